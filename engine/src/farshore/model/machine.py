@@ -1,0 +1,93 @@
+"""Machines, disks, networks and pools as a platform reports them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from farshore.model.base import Report
+
+Power = Literal["on", "off", "paused", "unknown"]
+
+
+def disk_key(machine_id: str, disk_id: str) -> str:
+    """Return the key that names one disk everywhere: ``"<machine id>/<disk id>"``."""
+    return f"{machine_id}/{disk_id}"
+
+
+class Finding(Report):
+    """Something that a person should know or do. ``error`` stops what asked for the check."""
+
+    code: str
+    severity: Literal["info", "warning", "error"]
+    message: str
+    remedy: str = ""
+    subject: str = ""
+
+
+class DiskFacts(Report):
+    """One disk of a machine, in the order in which the machine sees it.
+
+    ``disk_id`` is the platform's name of the slot (``vda``), stable over the machine's life.
+    ``tracked`` says that the platform can name changed blocks of this disk.
+    """
+
+    disk_id: str
+    size_bytes: int
+    path: str = ""
+    format: str = "raw"
+    bus: str = "virtio"
+    boot: bool = False
+    tracked: bool = True
+
+
+class NicFacts(Report):
+    """One network interface. ``network`` is the platform's name of what it is plugged into."""
+
+    mac: str
+    network: str
+    model: str = "virtio"
+    addresses: tuple[str, ...] = ()
+
+
+class MachineFacts(Report):
+    """A machine as its platform reports it. ``machine_id`` is the platform's own stable id (a UUID)."""
+
+    machine_id: str
+    name: str
+    power: Power = "unknown"
+    cpus: int = 1
+    memory_bytes: int = 0
+    firmware: Literal["bios", "uefi"] = "bios"
+    architecture: str = "x86_64"
+    disks: tuple[DiskFacts, ...] = ()
+    nics: tuple[NicFacts, ...] = ()
+    tags: dict[str, str] = {}
+    findings: tuple[Finding, ...] = ()
+
+
+class NetworkFacts(Report):
+    """A network that machines of a site can be plugged into."""
+
+    name: str
+    subnet: str = ""
+    isolated: bool = False
+    active: bool = True
+
+
+class PoolFacts(Report):
+    """Where a site keeps replicas."""
+
+    path: str
+    capacity_bytes: int
+    free_bytes: int
+
+
+class Inventory(Report):
+    """All that a node found at its site."""
+
+    platform: str
+    machines: tuple[MachineFacts, ...] = ()
+    networks: tuple[NetworkFacts, ...] = ()
+    pool: PoolFacts | None = None
+    accelerator: str = ""
+    findings: tuple[Finding, ...] = ()

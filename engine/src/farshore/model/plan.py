@@ -1,0 +1,204 @@
+"""The protection plan: the unit of policy, written by people as YAML, kept in git.
+
+One document describes one plan. Durations are ``30s``, ``15m``, ``4h``; sizes ``8MiB``.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from farshore.model.base import Duration, Model, Name, Port, Size
+from farshore.units import INTERMEDIATE_CHECKPOINT_WINDOW, PER_DISK_WINDOW
+
+Purpose = Literal["drill", "failover"]
+
+
+class _Probe(Model):
+    timeout: Duration = Field(120.0, gt=0, description="give up after this long, all tries together")
+    interval: Duration = Field(2.0, gt=0, description="pause between two tries")
+
+
+class TcpProbe(_Probe):
+    """Green when the port sends a banner that holds ``banner``. A bare connect proves nothing."""
+
+    type: Literal["tcp"]
+    port: Port
+    banner: str = Field(min_length=1)
+
+
+class HttpProbe(_Probe):
+    """Green when the answer has this status and its body holds ``contains``."""
+
+    type: Literal["http"]
+    port: Port = 80
+    path: str = Field("/", pattern=r"^/[^\s]*$")
+    status: int = Field(200, ge=100, le=599)
+    contains: str = ""
+
+
+class ConsoleProbe(_Probe):
+    """Green when the machine's console text holds ``contains``."""
+
+    type: Literal["console"]
+    contains: str = Field(min_length=1)
+
+
+Probe = Annotated[TcpProbe | HttpProbe | ConsoleProbe, Field(discriminator="type")]
+
+
+class RecoverySettings(Model):
+    """What a machine gets at the target; what is not said is as it was at the source."""
+
+    cpus: int | None = Field(None, ge=1)
+    memory: Size | None = Field(None, ge=16 << 20)
+    addresses: dict[Purpose, IPv4Address] = Field({}, description="address per purpose, handed out by DHCP")
+
+
+class MachinePlan(Model):
+    """One machine of the plan."""
+
+    name: Name = Field(description="the machine's name or id at the source site")
+    depends_on: tuple[Name, ...] = Field((), description="machines whose probes must be green first")
+    recovery: RecoverySettings = RecoverySettings()
+    probes: tuple[Probe, ...] = ()
+
+
+class BootGroup(Model):
+    """Machines that start together; the next group starts when all their probes are green."""
+
+    name: Name
+    machines: tuple[Name, ...] = Field(min_length=1)
+    critical: bool = Field(
+        default=True, description="a failure halts the run; else the others go on and it ends partial"
+    )
+
+
+class DrillNetwork(Model):
+    """An isolated network that a drill makes for itself and removes."""
+
+    subnet: IPv4Network = Field(description="its addresses; never routed, may overlap with anything")
+
+
+class NetworkMapping(Model):
+    """Where the machines that sit in one network at the source are plugged in at the target."""
+
+    source: Name
+    drill: DrillNetwork
+    failover: Name = Field(description="an existing network at the target site")
+
+
+class Shutdown(Model):
+    """How a planned failover stops a machine at the source."""
+
+    timeout: Duration = Field(120.0, gt=0)
+    on_timeout: Literal["abort", "power_off"] = "abort"
+
+
+class Retention(Model):
+    """Which checkpoints are kept."""
+
+    count: int = Field(8, ge=1, le=30)
+
+
+class Transport(Model):
+    """The data path's settings, by the names that the field uses."""
+
+    connections: int = Field(4, ge=1, le=32)
+    per_disk_window: Size = Field(PER_DISK_WINDOW, ge=1 << 20, le=64 << 20)
+    intermediate_checkpoint_window: Size = Field(INTERMEDIATE_CHECKPOINT_WINDOW, ge=1 << 20)
+
+
+class Plan(Model):
+    """A protection plan."""
+
+    name: Name
+    description: str = ""
+    source_site: Name
+    target_site: Name
+    rpo: Duration = Field(900.0, description="how much data, as time, may be lost; a cycle starts at least this often")
+    consistency: Literal["machine", "group"] = Field(
+        "machine", description="group: one common instant over all machines of the plan, by a short pause"
+    )
+    machines: tuple[MachinePlan, ...] = Field(min_length=1)
+    boot_groups: tuple[BootGroup, ...] = Field((), description="default: one group of all, ordered by depends_on")
+    networks: tuple[NetworkMapping, ...] = ()
+    shutdown: Shutdown = Shutdown()
+    retention: Retention = Retention()
+    transport: Transport = Transport()
+
+    @field_validator("rpo")
+    @classmethod
+    def _rpo_is_reachable(cls, value: float) -> float:
+        if value < 10:
+            raise ValueError("an RPO of less than 10 seconds cannot be kept by cycles; write for example 15m")
+        return value
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.source_site == self.target_site:
+            raise ValueError(f"target_site: {self.target_site!r} is the source site too; name another site")
+        names = [machine.name for machine in self.machines]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise ValueError(f"machines[{index}].name: {name!r} is listed twice; remove one")
+        for index, machine in enumerate(self.machines):
+            for other in machine.depends_on:
+                if other not in names:
+                    raise ValueError(f"machines[{index}].depends_on: {other!r} is no machine of this plan")
+        _refuse_cycle({machine.name: machine.depends_on for machine in self.machines})
+        seen: dict[str, str] = {}
+        for index, group in enumerate(self.boot_groups):
+            for member in group.machines:
+                if member not in names:
+                    raise ValueError(f"boot_groups[{index}].machines: {member!r} is no machine of this plan")
+                if member in seen:
+                    raise ValueError(f"boot_groups[{index}].machines: {member!r} is in group {seen[member]!r} already")
+                seen[member] = group.name
+        if self.boot_groups:
+            missing = [name for name in names if name not in seen]
+            if missing:
+                raise ValueError(f"boot_groups: {', '.join(missing)} is in no group; add it to one")
+            order = {member: index for index, group in enumerate(self.boot_groups) for member in group.machines}
+            for index, machine in enumerate(self.machines):
+                for other in machine.depends_on:
+                    if order[other] > order[machine.name]:
+                        raise ValueError(
+                            f"machines[{index}].depends_on: {other!r} boots in a later group than {machine.name!r}"
+                        )
+        sources = [mapping.source for mapping in self.networks]
+        for index, source in enumerate(sources):
+            if source in sources[:index]:
+                raise ValueError(f"networks[{index}].source: {source!r} is mapped twice")
+        return self
+
+    def machine(self, name: str) -> MachinePlan:
+        """Return the machine called ``name``; KeyError if the plan has none."""
+        for machine in self.machines:
+            if machine.name == name:
+                return machine
+        raise KeyError(name)
+
+    def groups(self) -> tuple[BootGroup, ...]:
+        """Return the boot groups, one of all machines where none are written."""
+        return self.boot_groups or (BootGroup(name="all", machines=tuple(machine.name for machine in self.machines)),)
+
+
+def _refuse_cycle(edges: dict[str, tuple[str, ...]]) -> None:
+    """Raise ValueError that shows the cycle if ``edges`` (machine → what it depends on) has one."""
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            cycle = " → ".join((*path[path.index(name) :], name))
+            raise ValueError(f"machines.depends_on: the machines wait for each other: {cycle}; remove one dependency")
+        if name in done:
+            return
+        for other in edges[name]:
+            visit(other, (*path, name))
+        done.add(name)
+
+    for name in edges:
+        visit(name, ())

@@ -1,0 +1,348 @@
+"""What the control plane asks of a node, and what comes back.
+
+A task is at-least-once: every kind is idempotent under its ``key``. Parameters and results are the models below,
+one pair per kind; both sides validate with them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from farshore.model.base import Report
+from farshore.model.checkpoint import CycleStats, Level, Manifest
+from farshore.model.machine import Finding, Inventory, MachineFacts, Power
+from farshore.model.plan import Probe, Transport
+
+TaskKind = Literal[
+    "inventory",
+    "check",
+    "point",
+    "replicate",
+    "release",
+    "machine-stop",
+    "machine-start",
+    "machine-fence",
+    "machine-unfence",
+    "machine-untrack",
+    "network-create",
+    "machine-create",
+    "machine-power-on",
+    "machine-probe",
+    "sweep",
+    "drop-checkpoint",
+    "catalog-scan",
+]
+
+
+class Task(Report):
+    """One piece of work for a node of ``site``.
+
+    ``task_id`` is unique; ``term`` grows each time the same task is given to another node or incarnation.
+    """
+
+    task_id: str
+    kind: TaskKind
+    key: str
+    site: str
+    term: int = 1
+    params: dict[str, Any] = {}
+
+
+class Empty(Report):
+    """No parameters, or nothing to tell."""
+
+
+class CheckResult(Report):
+    """What a site's self-check found."""
+
+    findings: tuple[Finding, ...] = ()
+
+
+class PointParams(Report):
+    """Take one source point over all disks of ``machine_ids``, named ``point_id``.
+
+    ``bases`` maps a disk key to the source point that the target holds of it, None where it holds nothing.
+    """
+
+    group_id: str
+    point_id: str
+    machine_ids: tuple[str, ...]
+    consistency: Literal["machine", "group"] = "machine"
+    bases: dict[str, str | None] = {}
+    epoch: int = 0
+
+
+class PointDisk(Report):
+    """``incremental`` says that changes since the base can be named; ``reason`` why not."""
+
+    disk_key: str
+    size_bytes: int
+    incremental: bool = False
+    reason: str = ""
+
+
+class PointResult(Report):
+    """A source point that exists and waits to be read."""
+
+    point_id: str
+    taken_at: float
+    level: Level
+    evidence: dict[str, Any] = {}
+    machines: tuple[MachineFacts, ...]
+    disks: tuple[PointDisk, ...]
+
+
+class ReplicateDisk(Report):
+    """One disk to pull. ``base_point`` and ``base_root`` are the target's point and tree to grow on."""
+
+    disk_key: str
+    size_bytes: int
+    incremental: bool
+    base_point: str | None = None
+    base_root: str | None = None
+    reason: str = ""
+
+
+class ReplicateParams(Report):
+    """Pull a source point into new native points and publish ``manifest`` once they are sealed.
+
+    ``manifest`` comes without its disks' points and roots; the node completes it (its ``disks`` are empty).
+    ``address`` is ``host:port`` of the source node's data listener, as the target node reaches it.
+    """
+
+    grant: str
+    address: str
+    manifest: Manifest
+    disks: tuple[ReplicateDisk, ...]
+    transport: Transport = Transport()
+
+
+class ReplicateResult(Report):
+    """A published checkpoint."""
+
+    manifest: Manifest
+    stats: CycleStats
+
+
+class ReleaseParams(Report):
+    """The point has been read (``applied``: it is a base now, older ones may go) or given up."""
+
+    group_id: str
+    point_id: str
+    machine_ids: tuple[str, ...]
+    applied: bool
+
+
+class MachineParams(Report):
+    """An action on one machine of the source."""
+
+    machine_id: str
+    epoch: int = 0
+
+
+class MachineStopParams(MachineParams):
+    """Stop cleanly; on time-out fail (``abort``) or power off."""
+
+    timeout_s: float
+    on_timeout: Literal["abort", "power_off"]
+
+
+class MachineResult(Report):
+    """Where the machine stands now, read back."""
+
+    machine_id: str
+    power: Power
+    fenced: bool = False
+    detail: str = ""
+
+
+class NetworkCreateParams(Report):
+    """Make an isolated network for a run. ``hosts`` maps a MAC to the address that DHCP hands out."""
+
+    tag: str
+    name: str
+    subnet: str
+    hosts: dict[str, str] = {}
+
+
+class NicSpec(Report):
+    """One interface of a machine to be made. ``address`` is handed out by the network's DHCP where it has one."""
+
+    mac: str
+    network: str
+    address: str | None = None
+
+
+class DiskSpec(Report):
+    """One disk of a machine to be made: a writable layer over a sealed point; the point is never written."""
+
+    disk_id: str
+    point: str
+    size_bytes: int
+
+
+class MachineCreateParams(Report):
+    """Reconstruct disks, instantiate, attach networks; left powered off.
+
+    ``tag`` marks everything that is made. ``purpose`` ``drill`` is thrown away later, ``failover`` becomes the machine.
+    ``name`` is unique at the site.
+    """
+
+    tag: str
+    purpose: Literal["drill", "failover"]
+    name: str
+    facts: MachineFacts
+    cpus: int
+    memory_bytes: int
+    disks: tuple[DiskSpec, ...]
+    nics: tuple[NicSpec, ...]
+    epoch: int
+
+
+class MachineCreateResult(Report):
+    """The machine at the target site."""
+
+    machine_id: str
+    name: str
+
+
+class ProbeParams(Report):
+    """Try all ``probes`` of one machine until green or timed out. ``address`` where known, else looked up."""
+
+    machine_id: str
+    address: str | None = None
+    probes: tuple[Probe, ...]
+
+
+class ProbeOutcome(Report):
+    """One probe's verdict with what was seen."""
+
+    type: str
+    target: str
+    green: bool
+    seconds: float
+    tries: int
+    detail: str = ""
+    evidence: str = Field("", max_length=4096)
+
+
+class ProbeResult(Report):
+    """All of one machine's verdicts; ``console`` is the tail of its console text."""
+
+    machine_id: str
+    green: bool
+    outcomes: tuple[ProbeOutcome, ...]
+    console: str = ""
+
+
+class SweepParams(Report):
+    """Remove everything that carries ``tag``."""
+
+    tag: str
+
+
+class SweepResult(Report):
+    """What was removed, and what still carries the tag (must be empty)."""
+
+    removed: tuple[str, ...] = ()
+    remaining: tuple[str, ...] = ()
+
+
+class DropCheckpointParams(Report):
+    """Tombstone a checkpoint's manifest, then drop its points. Refused while something uses them."""
+
+    group_id: str
+    checkpoint_id: str
+
+
+class CatalogScanResult(Report):
+    """Every live manifest in the site's store."""
+
+    manifests: tuple[Manifest, ...] = ()
+
+
+PARAMS: dict[str, type[Report]] = {
+    "inventory": Empty,
+    "check": Empty,
+    "point": PointParams,
+    "replicate": ReplicateParams,
+    "release": ReleaseParams,
+    "machine-stop": MachineStopParams,
+    "machine-start": MachineParams,
+    "machine-fence": MachineParams,
+    "machine-unfence": MachineParams,
+    "machine-untrack": MachineParams,
+    "network-create": NetworkCreateParams,
+    "machine-create": MachineCreateParams,
+    "machine-power-on": MachineParams,
+    "machine-probe": ProbeParams,
+    "sweep": SweepParams,
+    "drop-checkpoint": DropCheckpointParams,
+    "catalog-scan": Empty,
+}
+RESULTS: dict[str, type[Report]] = {
+    "inventory": Inventory,
+    "check": CheckResult,
+    "point": PointResult,
+    "replicate": ReplicateResult,
+    "release": Empty,
+    "machine-stop": MachineResult,
+    "machine-start": MachineResult,
+    "machine-fence": MachineResult,
+    "machine-unfence": MachineResult,
+    "machine-untrack": Empty,
+    "network-create": Empty,
+    "machine-create": MachineCreateResult,
+    "machine-power-on": MachineResult,
+    "machine-probe": ProbeResult,
+    "sweep": SweepResult,
+    "drop-checkpoint": Empty,
+    "catalog-scan": CatalogScanResult,
+}
+
+
+class Progress(Report):
+    """How far a running task is; counters in bytes, ``note`` a short sentence for people."""
+
+    done_bytes: int = 0
+    total_bytes: int = 0
+    note: str = ""
+    detail: dict[str, Any] = {}
+
+
+class PollRequest(Report):
+    """A node's call for work, which is its heartbeat too.
+
+    ``incarnation`` changes with every start of the process; ``running`` are the ids of the tasks that it holds.
+    ``data_port`` is where its data listener waits.
+    """
+
+    node: str
+    incarnation: str
+    version: str
+    platform: str
+    data_port: int
+    running: tuple[str, ...] = ()
+    generation: int = 0
+    wait_s: float = Field(10.0, ge=0, le=30)
+
+
+class PollReply(Report):
+    """Work to begin, work to stop, and the catalog generation that the node must obey from now on."""
+
+    tasks: tuple[Task, ...] = ()
+    cancel: tuple[str, ...] = ()
+    generation: int = 0
+    grant_key: str = Field("", description="PEM of the public key that signs grants")
+
+
+class TaskReport(Report):
+    """A task's end. ``error`` is :meth:`farshore.errors.FarshoreError.to_dict`."""
+
+    state: Literal["succeeded", "failed"]
+    term: int
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    stats: CycleStats | None = None

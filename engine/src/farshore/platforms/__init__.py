@@ -1,0 +1,1 @@
+"""Platforms behind one contract; each package knows one of them and no other."""
