@@ -17,7 +17,8 @@ parameter() { # parameter NAME: from the query or a form body, only the letters 
 }
 valid() { case "$1" in '' | *[!A-Za-z0-9._:-]*) return 1 ;; esac; [ ${#1} -le 64 ]; }
 need_database() { [ "$role" = db ] || refuse '404 Not Found' "this guest is $role, ask the database"; }
-ask_database() { wget -q -T 5 -O - "http://$(database_address):$PORT/cgi-bin/$1" 2>/dev/null; }
+# timeout and not wget's own -T: that one crashes in Debian 12's static BusyBox.
+ask_database() { timeout 5 wget -q -O - "http://$(database_address):$PORT/cgi-bin/$1" 2>/dev/null; }
 
 database_status() {
     # Under the lock, so that the row that is being written is seen whole or not at all.

@@ -7,7 +7,7 @@ CONF=$SYSTEM/etc/farshore-lab.conf      # role=db|web, optionally database=ADDRE
 HEAD=$SYSTEM/var/head                   # the sequence that is about to be written, on the *other* disk than the journal
 JOURNAL=$DATA/journal.txt               # one row a line: sequence seconds chain value
 TABLE=$DATA/table.dat                   # 4 KiB pages; row n rewrites page (n * 7919) mod PAGES
-PAGES=4096
+PAGES=16384
 PORT=8080
 role=
 database=

@@ -64,8 +64,12 @@ mkdir -p /srv/cgi-bin
 for name in status insert rows find digest index.cgi; do ln -sf /etc/cgi.sh "/srv/cgi-bin/$name"; done
 httpd -p "$PORT" -h /srv
 
+say "farshore-lab guest: role=${role:-unknown} last_sequence=$sequence boots=$boots previous_stop=$stop across_disks=$across"
+
 # The service answers on whatever address comes; the marker waits for one, but not for ever (a port without DHCP).
 tries=0
-until [ -n "$(address)" ] || [ $tries -gt 100 ]; do tries=$((tries + 1)); usleep 100000; done
-say "farshore-lab guest: role=${role:-unknown} last_sequence=$sequence boots=$boots previous_stop=$stop across_disks=$across"
+until [ -n "$(address)" ] || [ ! -e /sys/class/net/eth0 ] || [ $tries -gt 100 ]; do
+    tries=$((tries + 1))
+    usleep 100000
+done
 say "MARKER role=${role:-unknown} disks=$disks address=$(address) last_sequence=$sequence uptime_s=$(cut -d' ' -f1 /proc/uptime)"
