@@ -32,7 +32,7 @@ LAST_PAUSE_S: Final = 5.0
 
 
 def mount(*words: str) -> None:
-    """Make one mount, as mount(8) understands ``words``."""
+    """Pass ``words`` to the mount tool."""
     subprocess.run(["mount", *words], check=True, stdin=subprocess.DEVNULL)
 
 
