@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from farshore.errors import NoSpace, NotFound, Permanent, Reconnect, Retry, Unavailable
 from farshore.platforms.nbd import protocol as p
 from farshore.platforms.nbd.client import Connection

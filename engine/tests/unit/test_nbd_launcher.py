@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from farshore.errors import Conflict, Invalid, Permanent
 from farshore.platforms.nbd.launcher import Export, Launcher
 from farshore.units import MIB
