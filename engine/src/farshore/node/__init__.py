@@ -1,0 +1,1 @@
+"""The node: executes the tasks of its site, decides nothing."""

@@ -1,0 +1,317 @@
+"""The node's process: polls for work, runs it, reports it, serves its disks to other nodes.
+
+Threads: one polls, one delivers reports, one tells progress, the worker's lanes run tasks, the source service serves.
+Each goes on without the others: with the control plane away, tasks run and publish, reports wait on disk.
+
+The node obeys the highest catalog generation that it has seen and keeps it; what comes with a lower one is not done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+from farshore import __version__, durable
+from farshore.errors import FarshoreError, Fenced, Forbidden, Invalid, NotFound, Permanent, Unauthenticated
+from farshore.model.task import PollReply, PollRequest
+from farshore.node import enrol, process
+from farshore.node.client import Backoff, ControlClient
+from farshore.node.config import NodeConfig
+from farshore.node.identity import Catalog, load_grant_key, of
+from farshore.node.log import fields
+from farshore.node.marks import Marks
+from farshore.node.spool import Owed, Spool
+from farshore.node.tasks import Site, execute, lane_of
+from farshore.node.worker import KeyedLocks, Lane, Worker
+from farshore.platforms import registry
+from farshore.replication.flow import NodeWindow
+from farshore.replication.serve import SourceService
+from farshore.transport import tls
+from farshore.transport.links import Links
+from farshore.window.budget import node_budget
+
+_log = logging.getLogger(__name__)
+
+#: A control plane that comes back is found within this; one that stays away costs one connection attempt per pause.
+POLL_PAUSE_CAP_S: Final = 5.0
+#: One that refuses our certificate will not change its mind soon.
+REFUSED_PAUSE_CAP_S: Final = 60.0
+PROGRESS_EVERY_S: Final = 1.0
+#: How long tasks get to end when the node is asked to: a replication marks what it has within seconds.
+STOP_TIMEOUT_S: Final = 20.0
+LAST_REPORTS_S: Final = 5.0
+
+
+class Node:
+    """One running node."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        self.config = config
+        self.incarnation = secrets.token_hex(8)
+        #: Whether it ended by a bug.
+        self.failed = False
+        self._ending = threading.Event()
+        self._identity = of(config)
+        self._catalog_lock = threading.Lock()
+        self._catalog = self._identity.catalog()
+        self._tls = tls.load(self._identity.certificate_path, self._identity.key_path, self._identity.ca_path)
+        self._platform = registry.open_platform(config.platform)
+        self._links = Links(self._tls)
+        self._service = SourceService(
+            self._platform.source, self._tls, load_grant_key(self._catalog.grant_key_pem), self._catalog.generation
+        )
+        self._service.on_generation = self._raise_generation
+        site = Site(
+            platform=self._platform,
+            links=self._links,
+            window=NodeWindow(node_budget(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))),
+            journal_dir=config.state_dir / "journal",
+            marks=Marks(config.state_dir / "marks.json"),
+            locks=KeyedLocks(),
+            grant_key=lambda: self._service.grant_key,
+        )
+        durable.make_dir(site.journal_dir)
+        limits = config.limits
+        lanes = {name: Lane(name, limit) for name, limit in limits.model_dump().items()}
+        self._worker = Worker(lambda call: execute(site, call), lanes, lane_of, Spool(config.state_dir / "tasks"))
+        self._data_port = 0
+
+    def run(self) -> None:
+        """Work until :meth:`end`."""
+        interrupted = self._worker.recover()
+        host, port = self._service.start(self.config.data_listen)
+        self._data_port = port
+        _log.info(
+            "node runs",
+            extra=fields(
+                node=self.config.name,
+                site=self.config.site,
+                incarnation=self.incarnation,
+                version=__version__,
+                data=f"{host}:{port}",
+                control=self.config.control_url,
+                owed=len(self._worker.held()),
+                interrupted=interrupted,
+            ),
+        )
+        threads = [
+            threading.Thread(target=self._guard, args=(loop,), name=f"farshore-{name}", daemon=True)
+            for name, loop in (("poll", self._poll_loop), ("report", self._report_loop), ("progress", self._tell_loop))
+        ]
+        for thread in threads:
+            thread.start()
+        self._ending.wait()
+        self._stop()
+
+    def end(self) -> None:
+        """Ask the node to end; returns at once."""
+        self._ending.set()
+
+    def _guard(self, loop: Callable[[], None]) -> None:
+        # A loop that dies of a bug must take the process with it: half a node looks alive and does nothing.
+        try:
+            loop()
+        except Exception:  # noqa: BLE001 - said in the log, and the process ends
+            _log.exception("a part of the node failed; the node ends")
+            self.failed = True
+            self._ending.set()
+
+    def _stop(self) -> None:
+        _log.info("node stops")
+        left = self._worker.stop(STOP_TIMEOUT_S)
+        if left:
+            _log.warning("tasks did not end in time and are left", extra=fields(tasks=left))
+        # A last chance for reports; what is not taken now is on disk for the next start.
+        last = threading.Thread(target=self._deliver_owed, daemon=True)
+        last.start()
+        last.join(LAST_REPORTS_S)
+        self._service.stop()
+        self._links.close()
+        _log.info("node stopped")
+
+    # Polling
+
+    def _poll_loop(self) -> None:
+        control = ControlClient(self.config.control_url, self._identity)
+        pause = Backoff(cap_s=POLL_PAUSE_CAP_S)
+        trouble = ""
+        while not self._ending.is_set():
+            try:
+                self._renew(control)
+                reply = control.poll(self._request())
+            except FarshoreError as error:
+                # Said once per kind of trouble, not once per try.
+                if error.code != trouble:
+                    _log.warning("no work from the control plane", extra=fields(code=error.code, reason=error.message))
+                trouble = error.code
+                refused = isinstance(error, (Unauthenticated, Forbidden))
+                pause.cap_s = REFUSED_PAUSE_CAP_S if refused else POLL_PAUSE_CAP_S
+                self._ending.wait(pause.next_s())
+                continue
+            if trouble:
+                _log.info("the control plane answers again")
+            trouble = ""
+            pause.reset()
+            if self._obey(reply):
+                self._take(reply)
+            else:
+                self._ending.wait(POLL_PAUSE_CAP_S)
+        control.close()
+
+    def _request(self) -> PollRequest:
+        return PollRequest(
+            node=self.config.name,
+            incarnation=self.incarnation,
+            version=__version__,
+            platform=self._platform.type,
+            data_port=self._data_port,
+            running=self._worker.held(),
+            generation=self._catalog.generation,
+            wait_s=self.config.poll_wait,
+        )
+
+    def _renew(self, control: ControlClient) -> None:
+        if not enrol.renew(self._identity, control, datetime.now(UTC)):
+            return
+        self._tls = tls.load(self._identity.certificate_path, self._identity.key_path, self._identity.ca_path)
+        self._service.identity = self._tls
+        self._links.identity = self._tls
+        _log.info("certificate renewed")
+
+    def _obey(self, reply: PollReply) -> bool:
+        """Say whether the reply comes from the control plane that the node obeys; keep what is new in it."""
+        known = self._catalog
+        if reply.generation < known.generation:
+            _log.error(
+                "the control plane is not the one that this node obeys; nothing of what it asks is done",
+                extra=fields(obeyed=known.generation, offered=reply.generation),
+            )
+            return False
+        if reply.generation > known.generation or (reply.grant_key and reply.grant_key != known.grant_key_pem):
+            key_pem = reply.grant_key or known.grant_key_pem
+            try:
+                self._keep(Catalog(known.catalog_id, reply.generation, key_pem))
+            except Permanent as error:
+                _log.error("the control plane's grant key is refused", extra=fields(reason=error.message))
+        return True
+
+    def _raise_generation(self, generation: int) -> None:
+        """Keep a generation that another node's grant has proven."""
+        known = self._catalog
+        if generation > known.generation:
+            self._keep(Catalog(known.catalog_id, generation, known.grant_key_pem))
+
+    def _keep(self, catalog: Catalog) -> None:
+        key = load_grant_key(catalog.grant_key_pem)
+        with self._catalog_lock:
+            self._identity.keep_catalog(catalog)
+            self._catalog = catalog
+            self._service.grant_key = key
+            self._service.generation = catalog.generation
+
+    def _take(self, reply: PollReply) -> None:
+        for task_id in reply.cancel:
+            self._worker.cancel(task_id)
+        for task in reply.tasks:
+            if task.site != self.config.site:
+                _log.error("a task of another site is refused", extra=fields(task=task.task_id, site=task.site))
+                continue
+            try:
+                self._worker.accept(task)
+            except (Invalid, OSError) as error:
+                _log.error("a task cannot be taken", extra=fields(kind=task.kind, reason=str(error)))
+
+    # Reports
+
+    def _report_loop(self) -> None:
+        control = ControlClient(self.config.control_url, self._identity)
+        pause = Backoff(cap_s=POLL_PAUSE_CAP_S)
+        while not self._ending.is_set():
+            owed = self._worker.await_owed(1.0)
+            if owed and not self._deliver(control, owed):
+                self._ending.wait(pause.next_s())
+            else:
+                pause.reset()
+        control.close()
+
+    def _deliver_owed(self) -> None:
+        with contextlib.closing(ControlClient(self.config.control_url, self._identity)) as control:
+            self._deliver(control, self._worker.await_owed(0))
+
+    def _deliver(self, control: ControlClient, owed: list[Owed]) -> bool:
+        """Send reports; False when the control plane cannot take them now."""
+        for item in owed:
+            tags = {"task": item.task_id, "kind": item.kind, "term": item.term}
+            try:
+                control.report(item.task_id, item.report)
+            except (Fenced, NotFound) as error:
+                _log.warning("a report is not wanted", extra=fields(**tags, code=error.code, reason=error.message))
+            except (Unauthenticated, Forbidden):
+                return False
+            except Permanent as error:
+                self._refused(item, error)
+                continue
+            except FarshoreError:
+                return False
+            self._worker.delivered(item)
+        return True
+
+    def _refused(self, item: Owed, error: Permanent) -> None:
+        """Send a failure in place of a report that the control plane cannot take, and nothing in place of that."""
+        _log.error("a report is refused", extra=fields(task=item.task_id, code=error.code, reason=error.message))
+        if (item.report.get("error") or {}).get("code") == "report-refused":
+            self._worker.delivered(item)
+            return
+        failure = Permanent(
+            f"the control plane refused the report of task {item.kind}: {error.message}", code="report-refused"
+        )
+        self._worker.replace(item, failure)
+
+    def _tell_loop(self) -> None:
+        control = ControlClient(self.config.control_url, self._identity)
+        while not self._ending.wait(PROGRESS_EVERY_S):
+            for call in self._worker.calls():
+                progress = call.unsent_progress()
+                if progress is None:
+                    continue
+                try:
+                    control.progress(call.task.task_id, call.task.term, progress)
+                except Fenced:
+                    _log.warning("a task belongs to somebody else now", extra=fields(task=call.task.task_id))
+                    call.cancel.set()
+                except FarshoreError:
+                    break
+        control.close()
+
+
+def run(config: NodeConfig) -> int:
+    """Run the node in this process until SIGTERM or SIGINT; return the exit status.
+
+    Raises:
+        Conflict: a node runs with this state_dir already.
+        Permanent: the node is not enrolled, its platform or its listener cannot be opened.
+    """
+    with process.only_one(config.lock_path, config.pid_path):
+        node = Node(config)
+        with _ending_by_signal(node):
+            node.run()
+        return 70 if node.failed else 0
+
+
+@contextlib.contextmanager
+def _ending_by_signal(node: Node) -> Iterator[None]:
+    before = {
+        number: signal.signal(number, lambda _number, _frame: node.end()) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,297 @@
+"""One handler per kind of task, and the table of them.
+
+A handler takes validated parameters and returns the kind's result; it raises errors of :mod:`farshore.errors`. Every
+handler may be run again with the same parameters.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pydantic import ValidationError
+
+from farshore.checkpoints import catalog, publish
+from farshore.errors import Invalid, Permanent
+from farshore.model import task as model
+from farshore.model.base import Report
+from farshore.model.machine import Finding, Inventory
+from farshore.node.log import fields
+from farshore.node.marks import Marks
+from farshore.node.worker import Call, KeyedLocks
+from farshore.platforms.contract import Compute, Platform
+from farshore.recovery.probes import runner
+from farshore.recovery.steps import instantiate, power
+from farshore.recovery.steps import sweep as sweeping
+from farshore.replication.flow import NodeWindow
+from farshore.replication.group import replicate as replicate_group
+from farshore.transport.links import Links
+
+_log = logging.getLogger(__name__)
+#: Console text that a probe result carries.
+CONSOLE_TAIL_BYTES: Final = 16384
+
+
+@dataclass(slots=True)
+class Site:
+    """What handlers work with: the site's platform and this node's part in the data path."""
+
+    platform: Platform
+    links: Links
+    window: NodeWindow
+    journal_dir: Path
+    marks: Marks
+    locks: KeyedLocks
+    grant_key: Callable[[], Ed25519PublicKey | None]
+
+    def compute(self) -> Compute:
+        """Return the platform's machines.
+
+        Raises:
+            Permanent: it has none.
+        """
+        if self.platform.compute is None:
+            raise Permanent(
+                f"platform {self.platform.type!r} keeps disks only; it has no machines to act on",
+                code="no-compute",
+                hint="Recover at a site whose platform runs machines.",
+            )
+        return self.platform.compute
+
+
+def inventory(site: Site, _params: model.Empty, _call: Call) -> Inventory:
+    """Return what the site holds."""
+    return site.platform.inventory()
+
+
+def check(site: Site, _params: model.Empty, _call: Call) -> model.CheckResult:
+    """Prove that what is needed works here."""
+    findings: list[Finding] = []
+    if site.platform.compute is not None:
+        findings.extend(site.platform.compute.check())
+    pool = site.platform.target.usage()
+    if pool.free_bytes < pool.capacity_bytes // 20:
+        findings.append(
+            Finding(
+                code="pool-nearly-full",
+                severity="warning",
+                message=f"the pool {pool.path} has less than 5 % free",
+                remedy="Make the pool larger or keep fewer checkpoints.",
+                subject=pool.path,
+            )
+        )
+    return model.CheckResult(findings=tuple(findings))
+
+
+def point(site: Site, params: model.PointParams, _call: Call) -> model.PointResult:
+    """Take one source point over all disks of the machines."""
+    for machine_id in params.machine_ids:
+        site.marks.admit(machine_id, params.epoch)
+    snapshot = site.platform.source.snapshot(
+        params.group_id, params.point_id, params.machine_ids, params.bases, params.consistency
+    )
+    return model.PointResult(
+        point_id=snapshot.point_id,
+        taken_at=snapshot.taken_at,
+        level=snapshot.level,
+        evidence=dict(snapshot.evidence),
+        machines=snapshot.machines,
+        disks=tuple(
+            model.PointDisk(
+                disk_key=disk.disk_key, size_bytes=disk.size_bytes, incremental=disk.incremental, reason=disk.reason
+            )
+            for disk in snapshot.disks
+        ),
+    )
+
+
+def replicate(site: Site, params: model.ReplicateParams, call: Call) -> model.ReplicateResult:
+    """Pull a source point into new native points and publish them."""
+    return replicate_group(
+        params,
+        target=site.platform.target,
+        manifests=site.platform.manifests,
+        links=site.links,
+        journal_dir=site.journal_dir,
+        on_progress=call.progress,
+        cancel=call.cancel,
+        window=site.window,
+        grant_key=site.grant_key(),
+    )
+
+
+def release(site: Site, params: model.ReleaseParams, _call: Call) -> model.Empty:
+    """End the reading of a source point."""
+    site.platform.source.release(params.group_id, params.point_id, params.machine_ids, applied=params.applied)
+    return model.Empty()
+
+
+def machine_stop(site: Site, params: model.MachineStopParams, call: Call) -> model.MachineResult:
+    """Stop a machine and prove that it is off."""
+    return power.stop(
+        site.compute(),
+        params.machine_id,
+        params.timeout_s,
+        params.on_timeout,
+        clock=time.monotonic,
+        wait=call.cancel.wait,
+    )
+
+
+def machine_start(site: Site, params: model.MachineParams, _call: Call) -> model.MachineResult:
+    """Power a machine on, unless it was fenced in a higher epoch."""
+    site.marks.admit(params.machine_id, params.epoch)
+    return power.start(site.compute(), params.machine_id)
+
+
+def machine_fence(site: Site, params: model.MachineParams, _call: Call) -> model.MachineResult:
+    """Keep a machine from starting; the node's own mark comes first, so that a crash in between leaves it safe."""
+    compute = site.compute()
+    site.marks.fence(params.machine_id, params.epoch)
+    return power.fence(compute, params.machine_id, params.epoch)
+
+
+def machine_unfence(site: Site, params: model.MachineParams, _call: Call) -> model.MachineResult:
+    """Lift a fence of this epoch or a lower one; the node's own mark goes last."""
+    site.marks.admit(params.machine_id, params.epoch)
+    result = power.unfence(site.compute(), params.machine_id)
+    site.marks.lift(params.machine_id, params.epoch)
+    return result
+
+
+def machine_untrack(site: Site, params: model.MachineParams, _call: Call) -> model.Empty:
+    """Remove every trace of ours from a machine."""
+    site.platform.source.untrack(params.machine_id)
+    return model.Empty()
+
+
+def network_create(site: Site, params: model.NetworkCreateParams, call: Call) -> model.Empty:
+    """Make an isolated network."""
+    with site.locks.hold(call, f"tag:{params.tag}", shared=True):
+        instantiate.network(site.compute(), params)
+    return model.Empty()
+
+
+def machine_create(site: Site, params: model.MachineCreateParams, call: Call) -> model.MachineCreateResult:
+    """Make a machine from sealed points, powered off."""
+    with site.locks.hold(call, f"tag:{params.tag}", shared=True):
+        return instantiate.machine(site.compute(), site.platform.target, params)
+
+
+def machine_probe(site: Site, params: model.ProbeParams, call: Call) -> model.ProbeResult:
+    """Try a machine's probes until green or out of time."""
+    compute = site.compute()
+    outcomes = runner.run(
+        params.probes,
+        machine_id=params.machine_id,
+        compute=compute,
+        address=runner.addresses_of(compute, params.machine_id, params.address),
+        clock=time.monotonic,
+        wait=call.cancel.wait,
+    )
+    call.check()
+    return model.ProbeResult(
+        machine_id=params.machine_id,
+        green=all(outcome.green for outcome in outcomes),
+        outcomes=outcomes,
+        console=runner.console_tail(compute, params.machine_id, CONSOLE_TAIL_BYTES),
+    )
+
+
+def sweep(site: Site, params: model.SweepParams, call: Call) -> model.SweepResult:
+    """Remove everything that carries the tag, once nothing with it is being made."""
+    with site.locks.hold(call, f"tag:{params.tag}"):
+        return sweeping.sweep(site.platform.compute, site.platform.target, params.tag)
+
+
+def drop_checkpoint(site: Site, params: model.DropCheckpointParams, _call: Call) -> model.Empty:
+    """Tombstone a checkpoint's manifest, then drop its points."""
+    publish.withdraw(site.platform.manifests, site.platform.target, params.group_id, params.checkpoint_id)
+    return model.Empty()
+
+
+def catalog_scan(site: Site, _params: model.Empty, _call: Call) -> model.CatalogScanResult:
+    """Return every live manifest of the site's store."""
+    manifests, findings = catalog.scan(site.platform.manifests)
+    for finding in findings:
+        _log.warning("the catalog has a finding", extra=fields(code=finding.code, subject=finding.subject))
+    return model.CatalogScanResult(manifests=tuple(manifests))
+
+
+LaneName = Literal["replicate", "machine", "quick"]
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """How a kind is executed: in which lane, by what, and one at a time for which object."""
+
+    lane: LaneName
+    function: Callable[[Site, Any, Call], Report]
+    one_per: str = ""
+
+
+#: ``one_per``: the parameter whose equal values are never worked on at once. Fencing is quick: it waits for no probe.
+HANDLERS: Final[dict[str, Handler]] = {
+    "inventory": Handler("quick", inventory),
+    "check": Handler("quick", check),
+    "point": Handler("quick", point, "group_id"),
+    "replicate": Handler("replicate", replicate, "group_id"),
+    "release": Handler("quick", release, "group_id"),
+    "machine-stop": Handler("machine", machine_stop, "machine_id"),
+    "machine-start": Handler("machine", machine_start, "machine_id"),
+    "machine-fence": Handler("quick", machine_fence, "machine_id"),
+    "machine-unfence": Handler("quick", machine_unfence, "machine_id"),
+    "machine-untrack": Handler("quick", machine_untrack, "machine_id"),
+    "network-create": Handler("machine", network_create, "name"),
+    "machine-create": Handler("machine", machine_create, "name"),
+    "machine-power-on": Handler("machine", machine_start, "machine_id"),
+    "machine-probe": Handler("machine", machine_probe),
+    "sweep": Handler("machine", sweep),
+    "drop-checkpoint": Handler("quick", drop_checkpoint, "group_id"),
+    "catalog-scan": Handler("quick", catalog_scan),
+}
+
+
+def lane_of(kind: str) -> LaneName:
+    """Return the lane of a kind; unknown ones go to the quick lane, where they fail."""
+    handler = HANDLERS.get(kind)
+    return handler.lane if handler else "quick"
+
+
+def execute(site: Site, call: Call) -> dict[str, Any]:
+    """Run the handler of ``call`` and return its result as JSON values.
+
+    Raises:
+        Invalid: the parameters are not those of the kind; ``field`` names the first one that is wrong.
+        FarshoreError: what the handler raised.
+    """
+    task = call.task
+    handler = HANDLERS.get(task.kind)
+    if handler is None:
+        raise Invalid(f"this node knows no task of kind {task.kind!r}", code="task-kind-unknown", field="kind")
+    try:
+        params = model.PARAMS[task.kind].model_validate(task.params)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = ".".join(("params", *(str(part) for part in first["loc"])))
+        raise Invalid(f"task {task.kind}: {field}: {first['msg']}", code="task-invalid", field=field) from error
+    with _turn(site, call, handler, params):
+        result = handler.function(site, params, call)
+    # Checked before it leaves: what the other side would refuse is our bug, and shows here.
+    return model.RESULTS[task.kind].model_validate(result.model_dump()).model_dump(mode="json")
+
+
+def _turn(site: Site, call: Call, handler: Handler, params: Report) -> AbstractContextManager[None]:
+    if not handler.one_per:
+        return nullcontext()
+    if isinstance(params, model.ReplicateParams):
+        value = params.manifest.group_id
+    else:
+        value = cast("str", getattr(params, handler.one_per))
+    return site.locks.hold(call, f"{handler.one_per}:{value}")

@@ -1,0 +1,37 @@
+"""HTTP: green when one GET is answered with the status and a body that holds the text. Redirects are not followed."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Callable
+from typing import Any, cast
+from urllib.parse import quote
+
+from farshore.model.plan import HttpProbe
+from farshore.recovery.probes.deadline import Connection
+from farshore.recovery.probes.sight import READ_LIMIT_BYTES, Sight, decode
+
+
+def look(probe: HttpProbe, address: str, deadline: float, clock: Callable[[], float]) -> Sight:
+    """Send one GET and judge its answer, all before ``deadline``."""
+    host = f"[{address}]" if ":" in address else address
+    path = quote(probe.path, safe="/%?&=:@!$'()*+,;~-._")
+    request = f"GET {path} HTTP/1.1\r\nHost: {host}:{probe.port}\r\nConnection: close\r\nAccept: */*\r\n\r\n"
+    try:
+        with Connection(address, probe.port, deadline, clock) as connection:
+            connection.send(request.encode("ascii"))
+            # HTTPResponse asks of its socket only makefile(), which Connection has.
+            response = http.client.HTTPResponse(cast("Any", connection), method="GET")
+            response.begin()
+            body = response.read(READ_LIMIT_BYTES)
+    except http.client.HTTPException as error:
+        return Sight(green=False, detail=f"no HTTP: {type(error).__name__}")
+    except OSError as error:
+        return Sight(green=False, detail=error.strerror or str(error))
+    text = decode(body)
+    seen = f"HTTP status {response.status}\n{text}"
+    if response.status != probe.status:
+        return Sight(green=False, detail=f"status {response.status}, not {probe.status}", seen=seen)
+    if probe.contains not in text:
+        return Sight(green=False, detail=f"status {response.status}, but the body lacks the text", seen=seen)
+    return Sight(green=True, detail=f"status {response.status}", seen=seen)

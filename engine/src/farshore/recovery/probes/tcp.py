@@ -1,0 +1,31 @@
+"""TCP: green when the port sends the banner.
+
+A bare connect proves nothing: user-mode networks and proxies accept first and reset later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from farshore.model.plan import TcpProbe
+from farshore.recovery.probes.deadline import Connection
+from farshore.recovery.probes.sight import READ_LIMIT_BYTES, Sight, decode
+
+
+def look(probe: TcpProbe, address: str, deadline: float, clock: Callable[[], float]) -> Sight:
+    """Read from the port until the banner has come, the peer has closed, or ``deadline``."""
+    wanted = probe.banner.encode()
+    seen = b""
+    try:
+        with Connection(address, probe.port, deadline, clock) as connection:
+            while wanted not in seen and len(seen) < READ_LIMIT_BYTES:
+                data = connection.read(4096)
+                if not data:
+                    return Sight(green=False, detail=f"closed after {len(seen)} bytes, no banner", seen=decode(seen))
+                seen += data
+    except OSError as error:
+        after = f" after {len(seen)} bytes" if seen else ""
+        return Sight(green=False, detail=f"{error.strerror or error}{after}", seen=decode(seen))
+    if wanted not in seen:
+        return Sight(green=False, detail=f"no banner in {len(seen)} bytes", seen=decode(seen))
+    return Sight(green=True, detail="banner seen", seen=decode(seen))

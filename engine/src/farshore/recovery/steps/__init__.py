@@ -1,0 +1,1 @@
+"""Steps of a recovery that act on a site: small, repeatable functions over the platform contract."""
