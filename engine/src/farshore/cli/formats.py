@@ -1,0 +1,95 @@
+"""How values of the API look to people."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from farshore.units import format_duration, format_size
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+_GOOD: Final = frozenset(
+    {"online", "enrolled", "protected", "succeeded", "active", "published", "green", "on", "ok", "info"}
+)
+_BUSY: Final = frozenset({"running", "seeding", "pending", "failing-over", "reprotecting", "assigned"})
+_WARN: Final = frozenset(
+    {"paused", "partial", "no-node", "new", "cancelled", "warning", "failed-over", "inactive", "skipped"}
+)
+_BAD: Final = frozenset({"offline", "failed", "error", "red", "rpo-exceeded", "divergent", "suspect", "resync-needed"})
+
+#: Colour of a state, everywhere the same.
+STYLES: Final[dict[str, str]] = {
+    **dict.fromkeys(_GOOD, "green"),
+    **dict.fromkeys(_BUSY, "cyan"),
+    **dict.fromkeys(_WARN, "yellow"),
+    **dict.fromkeys(_BAD, "bold red"),
+}
+
+
+def state(value: str | None, conditions: list[Any] | None = None) -> Text:
+    """Return a state in its colour, with the conditions beside it."""
+    from rich.text import Text
+
+    text = Text(value or "—", style=STYLES.get(value or "", ""))
+    for condition in conditions or []:
+        name = condition_name(condition)
+        text.append(f" {name}", style=STYLES.get(name, "yellow"))
+    return text
+
+
+def condition_name(condition: Any) -> str:
+    """Return the name of a condition, which is a word or a document with more."""
+    if isinstance(condition, dict):
+        return str(condition.get("name") or condition.get("code") or condition.get("condition") or condition)
+    return str(condition)
+
+
+def parse_time(value: str) -> datetime:
+    """Return the instant that an ISO 8601 text of the API names."""
+    parsed = datetime.fromisoformat(value)
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def clock(value: str | None) -> str:
+    """Return an instant as local date and time of day."""
+    return parse_time(value).astimezone().strftime("%Y-%m-%d %H:%M:%S") if value else "—"
+
+
+def ago(value: str | None, now: datetime | None = None) -> str:
+    """Return how long ago an instant was: ``"12.0 s ago"``, or ``"in 3 min 0 s"``."""
+    if not value:
+        return "never"
+    seconds = ((now or datetime.now(UTC)) - parse_time(value)).total_seconds()
+    return f"{format_duration(seconds)} ago" if seconds >= 0 else f"in {format_duration(-seconds)}"
+
+
+def rpo(seconds: float | None, target_s: float | None = None) -> Text:
+    """Return a measured RPO, green within its target and red beyond."""
+    from rich.text import Text
+
+    if seconds is None:
+        return Text("—", style="dim")
+    style = "" if not target_s else "green" if seconds <= target_s else "bold red"
+    return Text(format_duration(seconds), style=style)
+
+
+def size(value: float | None) -> str:
+    """Return a size in bytes for people."""
+    return "—" if value is None else format_size(value)
+
+
+def duration(value: float | None) -> str:
+    """Return seconds for people."""
+    return "—" if value is None else format_duration(value)
+
+
+def share(part: float | None, whole: float | None) -> str:
+    """Return ``part`` of ``whole`` in percent."""
+    return f"{100 * part / whole:.1f} %" if part is not None and whole else "—"
+
+
+def yes(value: object) -> str:
+    """Return a truth for people."""
+    return "yes" if value else "no"

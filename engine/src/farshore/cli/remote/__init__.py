@@ -1,0 +1,1 @@
+"""Commands that only speak the REST API, from anywhere."""

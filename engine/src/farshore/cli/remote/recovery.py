@@ -1,0 +1,177 @@
+"""``farshore replicate``, ``drill`` and ``failover``: the verbs."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from farshore.cli.context import Shell, shell
+from farshore.cli.output import grid
+from farshore.cli.remote.watch import settle
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+drill = typer.Typer(help="Rehearse a recovery in an isolated network.", no_args_is_help=True)
+
+PlanName = Annotated[str, typer.Argument(metavar="PLAN", help="Name of the plan.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run to its end; else only start it.")]
+Check = Annotated[bool, typer.Option("--check", help="Only show what would be done.")]
+Selector = Annotated[
+    str | None, typer.Option("--checkpoint", help="latest, an id, or a time such as 2026-01-31T08:00:00Z.")
+]
+
+
+class Mode(StrEnum):
+    """Whether the source site still answers."""
+
+    PLANNED = "planned"
+    UNPLANNED = "unplanned"
+
+
+def _verb(here: Shell, plan: str, verb: str, body: dict[str, Any]) -> dict[str, Any]:
+    from farshore.cli.remote.client import segment
+
+    answer: dict[str, Any] = here.client.post(f"/plans/{segment(plan)}:{verb}", body).body
+    return answer
+
+
+def _started(here: Shell, answer: dict[str, Any], *, wait: bool, unchanged: str) -> None:
+    """Follow the run in ``answer``, or say that there is none to follow."""
+    run = answer["run"]
+    if run is None:
+        here.out.show(answer, lambda: unchanged)
+    elif wait:
+        here.out.say(f"run {run['run_id']} is started; page {run['url']}")
+        settle(here, run["run_id"])
+    else:
+        here.out.show(
+            answer, lambda: f"run {run['run_id']} is started; follow with 'farshore run watch {run['run_id']}'"
+        )
+
+
+def preview_table(preview: dict[str, Any]) -> list[RenderableType]:
+    """Return a preview as name and value, in the server's own words; lists below each other."""
+    rows = []
+    for part in ("before", "after"):
+        found = preview.get(part)
+        if isinstance(found, dict):
+            rows += [(part, key, _plain(value)) for key, value in found.items()]
+        elif found is not None:
+            rows.append((part, "", _plain(found)))
+    rows += [
+        ("", key, _plain(value))
+        for key, value in preview.items()
+        if key not in {"before", "after", "changed", "warnings"}
+    ]
+    parts: list[RenderableType] = [
+        f"would change: {'yes' if preview.get('changed') else 'no'}",
+        grid(("", "what", "value"), rows, empty="nothing would be done"),
+    ]
+    parts += [f"warning: {_plain(warning)}" for warning in preview.get("warnings") or []]
+    return parts
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items() if item not in (None, "", [], {}))
+    if isinstance(value, list):
+        return "\n".join(_plain(item) for item in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "—" if value is None else str(value)
+
+
+def replicate(
+    ctx: typer.Context,
+    plan: PlanName,
+    machine: Annotated[list[str] | None, typer.Option(help="Only these machines' groups.")] = None,
+    max_age: Annotated[
+        str | None, typer.Option(help="Do nothing if the newest checkpoint is younger: 5m.", metavar="DURATION")
+    ] = None,
+    wait: Wait = True,
+    check: Check = False,
+) -> None:
+    """Run a replication cycle now and publish checkpoints."""
+    from farshore.cli.remote.token import seconds
+
+    here = shell(ctx)
+    body: dict[str, Any] = {"machines": machine} if machine else {}
+    if max_age is not None:
+        body["max_age_s"] = seconds(max_age, "--max-age")
+    if check:
+        preview = _verb(here, plan, "replicate-preview", body)
+        here.out.show(preview, lambda: preview_table(preview))
+        return
+    answer = _verb(here, plan, "replicate", body)
+    _started(
+        here, answer, wait=wait, unchanged=f"plan {plan}: the newest checkpoint is younger than that; nothing to do"
+    )
+
+
+@drill.command("start")
+def drill_start(
+    ctx: typer.Context,
+    plan: PlanName,
+    checkpoint: Selector = "latest",
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the machines up until 'drill end'.")] = False,
+    wait: Wait = True,
+    check: Check = False,
+) -> None:
+    """Boot the plan's machines from a checkpoint, isolated; probe them; clean up. Replication goes on."""
+    here = shell(ctx)
+    body = {"checkpoint": checkpoint or "latest", "keep": keep}
+    if check:
+        preview = _verb(here, plan, "drill-preview", body)
+        here.out.show(preview, lambda: preview_table(preview))
+        return
+    _started(here, _verb(here, plan, "drill", body), wait=wait, unchanged=f"plan {plan}: nothing to do")
+
+
+@drill.command("end")
+def drill_end(ctx: typer.Context, plan: PlanName, wait: Wait = True) -> None:
+    """Clean up a drill that was kept."""
+    here = shell(ctx)
+    _started(
+        here, _verb(here, plan, "drill-end", {}), wait=wait, unchanged=f"plan {plan}: no drill is up; nothing to do"
+    )
+
+
+def failover(
+    ctx: typer.Context,
+    plan: PlanName,
+    to: Annotated[str, typer.Option("--to", help="The site that takes over.", metavar="SITE")],
+    mode: Annotated[Mode, typer.Option(help="unplanned makes no call at all to the source site.")] = Mode.PLANNED,
+    checkpoint: Selector = None,
+    force: Annotated[bool, typer.Option("--force", help="Go on where a check would stop it; audited.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask on a terminal.")] = False,
+    wait: Wait = True,
+    check: Check = False,
+) -> None:
+    """Make the plan's machines active at another site. Already there: nothing changes."""
+    here = shell(ctx)
+    body: dict[str, Any] = {"to_site": to, "mode": mode.value}
+    if checkpoint is not None:
+        body["checkpoint"] = checkpoint
+    if force:
+        body["force"] = True
+    if check:
+        preview = _verb(here, plan, "failover-preview", body)
+        here.out.show(preview, lambda: preview_table(preview))
+        return
+    if not yes and not here.out.as_json and sys.stdin.isatty() and sys.stdout.isatty():
+        preview = _verb(here, plan, "failover-preview", body)
+        here.out.show(preview, lambda: preview_table(preview))
+        if preview.get("changed") and not typer.confirm(f"Fail plan {plan} over to {to} ({mode.value})?"):
+            raise typer.Abort
+    answer = _verb(here, plan, "failover", body)
+    _started(here, answer, wait=wait, unchanged=f"plan {plan} is active at {to} already; nothing to do")
+
+
+def register(app: typer.Typer, panel: str) -> None:
+    """Add the commands to ``app``."""
+    app.command(rich_help_panel=panel)(replicate)
+    app.command(rich_help_panel=panel)(failover)
