@@ -1,0 +1,31 @@
+# Farshore: the commands of its developers. Each begins by installing what is missing.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup check test demo demo-down figures clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install what is missing: Debian packages (as root), .venv
+	@scripts/setup.sh lab
+
+check: ## format, lint, types, layers, unit tests
+	@scripts/setup.sh venv
+	@scripts/check.sh
+
+test: ## everything: check, contracts, crash points, security, Ansible gates, a journey with real guests (root)
+	@scripts/setup.sh test
+	@scripts/test.sh
+
+demo: ## two private sites on this machine, protected, rehearsed, failed over (root)
+	@scripts/setup.sh lab
+	@scripts/demo.sh
+
+demo-down: ## stop the demo and leave nothing of it
+	@scripts/demo_down.sh
+
+figures: ## print the figures of the last demo
+	@scripts/figures.sh
+
+clean: ## remove what was built; keeps .venv and downloads
+	@scripts/clean.sh

@@ -1,0 +1,182 @@
+#!/usr/bin/python
+
+# Copyright: Contributors to the Farshore project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: checkpoint
+short_description: Keep a checkpoint with a label
+version_added: 0.1.0
+description:
+  - Ensures that a plan has a checkpoint with a label, and that it is pinned or not. Runs a cycle of replication only where needed.
+  - A pinned checkpoint is not removed by retention.
+author:
+  - Farshore contributors (@farshore)
+options:
+  plan:
+    description:
+      - Name of the plan.
+    type: str
+    required: true
+  label:
+    description:
+      - Label that names the checkpoint within the plan.
+    type: str
+    required: true
+  pin:
+    description:
+      - Whether retention has to keep it.
+      - With O(state=absent) and V(false), a pinned checkpoint is unpinned first, otherwise it is refused.
+      - With O(state=present), V(true) is meant where it is not set.
+    type: bool
+  consistency:
+    description:
+      - The least level that the checkpoint has to have.
+    type: str
+    choices: [machine, group, application]
+  max_age:
+    description:
+      - A checkpoint that exists and is younger than this may get the label, instead of a new one.
+        Such as V(90s), V(15m), V(4h) or seconds.
+    type: str
+  state:
+    description:
+      - Whether a checkpoint with that label is to be there.
+    type: str
+    choices: [present, absent]
+    default: present
+extends_documentation_fragment:
+  - farshore.dr.connection
+  - farshore.dr.wait
+  - farshore.dr.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+seealso:
+  - module: farshore.dr.checkpoint_info
+  - module: farshore.dr.replicate
+"""
+
+EXAMPLES = r"""
+- name: Keep the state before the upgrade
+  farshore.dr.checkpoint:
+    plan: shop
+    label: before-upgrade
+
+- name: Let it go
+  farshore.dr.checkpoint:
+    plan: shop
+    label: before-upgrade
+    pin: false
+    state: absent
+"""
+
+RETURN = r"""
+checkpoint:
+  description: The checkpoint with that label; null where it is absent, in check mode where a cycle has to run, and with O(wait=false).
+  returned: success
+  type: dict
+  sample:
+    checkpoint_id: cp-31b7
+    group_id: grp-shop
+    plan: shop
+    level: group
+    label: before-upgrade
+    pinned: true
+    state: published
+    published_at: "2026-01-31T12:00:00Z"
+run:
+  description: The run that makes it; null where none was needed.
+  returned: success
+  type: dict
+"""
+
+from ansible_collections.farshore.dr.plugins.module_utils.client import Answer, segment
+from ansible_collections.farshore.dr.plugins.module_utils.durations import seconds
+from ansible_collections.farshore.dr.plugins.module_utils.module import given, outcome, run
+from ansible_collections.farshore.dr.plugins.module_utils.runs import conclude
+from ansible_collections.farshore.dr.plugins.module_utils.waiting import wait_argument_spec
+
+
+def labelled(client, params):
+    """Return the published checkpoints of the plan that carry the label."""
+    found = client.items("/checkpoints", {"plan": params["plan"], "limit": 1000})
+    return [
+        one for one in found if one.get("label") == params["label"] and one.get("state", "published") == "published"
+    ]
+
+
+def described(checkpoint):
+    return dict((key, checkpoint.get(key)) for key in ("checkpoint_id", "label", "pinned", "level"))
+
+
+def present(module, client):
+    params = module.params
+    plan = segment(params["plan"])
+    pin = params["pin"] is not False
+    body = dict(given(params, "consistency"), pin=pin)
+    if params["max_age"] is not None:
+        body["max_age_s"] = seconds(params["max_age"], "max_age")
+    guess = None
+    if client.check_mode or client.diff:
+        client.get(f"/plans/{plan}")  # an unknown plan is an error in check mode too
+        before = labelled(client, params)
+        after = dict(described(before[0]) if before else {}, label=params["label"], pinned=pin)
+        shown = described(before[0]) if before else {}
+        guess = Answer(shown != after, {"checkpoint": before[0] if before else None}, before=shown, after=after)
+    answer = client.write(
+        "PUT",
+        f"/plans/{plan}/checkpoints/{segment(params['label'])}",
+        body,
+        guess=guess,
+        idempotency_key=params["idempotency_key"],
+    )
+    result = conclude(module, client, answer)
+    checkpoint = (answer.value or {}).get("checkpoint")
+    if checkpoint is None and result["run"] and params["wait"]:
+        made = labelled(client, params)
+        checkpoint = made[0] if made else None
+    result["checkpoint"] = checkpoint
+    return result
+
+
+def absent(module, client):
+    params = module.params
+    result = dict(changed=False, checkpoint=None, run=None)
+    for one in labelled(client, params):
+        path = f"/checkpoints/{segment(one['checkpoint_id'])}"
+        guess = Answer(True, None, before=described(one), after={})
+        if one.get("pinned") and params["pin"] is False:
+            client.write("PATCH", path, {"pin": False}, guess=guess)
+        answer = client.write("DELETE", path, guess=guess)
+        # A checkpoint that was there and is gone is a change, whatever the answer says of it.
+        answer.changed = True
+        result.update(outcome(answer))
+    return result
+
+
+def ensure(module, client):
+    return present(module, client) if module.params["state"] == "present" else absent(module, client)
+
+
+def main():
+    run(
+        ensure,
+        dict(
+            wait_argument_spec(),
+            plan=dict(type="str", required=True),
+            label=dict(type="str", required=True),
+            pin=dict(type="bool"),
+            consistency=dict(type="str", choices=["machine", "group", "application"]),
+            max_age=dict(type="str"),
+            state=dict(type="str", choices=["present", "absent"], default="present"),
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+#!/usr/bin/python
+
+# Copyright: Contributors to the Farshore project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: failover
+short_description: Make a site the one where the machines of a plan run
+version_added: 0.1.0
+description:
+  - Declares at which site a plan is active. Where it is active there already, nothing is done.
+  - With O(mode=planned) the machines are stopped cleanly and their last changes are copied, so that nothing is lost.
+    Where something fails before the change of site is recorded, they are started again at the source.
+  - With O(mode=unplanned) the source is not asked for anything; what was written after the checkpoint is lost.
+author:
+  - Farshore contributors (@farshore)
+options:
+  plan:
+    description:
+      - Name of the plan.
+    type: str
+    required: true
+  to_site:
+    description:
+      - Site where the machines are to run.
+    type: str
+    required: true
+  mode:
+    description:
+      - Whether the source takes part.
+    type: str
+    choices: [planned, unplanned]
+    default: planned
+  checkpoint:
+    description:
+      - Only with O(mode=unplanned). V(latest), the identifier of a checkpoint, or a time in ISO 8601.
+      - Where it is not set, V(latest) is meant.
+    type: str
+  force:
+    description:
+      - Only with O(mode=unplanned). Go on although the source still answers. This is recorded.
+    type: bool
+    default: false
+extends_documentation_fragment:
+  - farshore.dr.connection
+  - farshore.dr.wait
+  - farshore.dr.attributes
+attributes:
+  check_mode:
+    support: full
+    details: Says what would be made, started and re-addressed, in which order, and how much would be lost.
+  diff_mode:
+    support: full
+seealso:
+  - module: farshore.dr.drill
+  - module: farshore.dr.run_info
+"""
+
+EXAMPLES = r"""
+- name: Show what a failover would do
+  farshore.dr.failover:
+    plan: shop
+    to_site: beta
+  check_mode: true
+  diff: true
+
+- name: Move the shop to the other site, losing nothing
+  farshore.dr.failover:
+    plan: shop
+    to_site: beta
+
+- name: Bring the shop up at the other site, its own having burnt down
+  farshore.dr.failover:
+    plan: shop
+    to_site: beta
+    mode: unplanned
+"""
+
+RETURN = r"""
+run:
+  description: The run, as it ended or, with O(wait=false), as it began; null where the plan was active at O(to_site) already.
+  returned: success
+  type: dict
+  sample:
+    run_id: run-c3d9
+    kind: failover
+    plan: shop
+    state: succeeded
+    url: https://127.0.0.1:8443/runs/run-c3d9
+    machines:
+      - name: db
+        state: green
+        rpo_s: 0.0
+        rto_s: 31.5
+        checkpoint_id: cp-9e02
+"""
+
+from ansible_collections.farshore.dr.plugins.module_utils.client import segment
+from ansible_collections.farshore.dr.plugins.module_utils.errors import BadParameter
+from ansible_collections.farshore.dr.plugins.module_utils.module import given, run
+from ansible_collections.farshore.dr.plugins.module_utils.runs import conclude
+from ansible_collections.farshore.dr.plugins.module_utils.waiting import wait_argument_spec
+
+
+def ensure(module, client):
+    params = module.params
+    if params["mode"] == "planned":
+        for name in ("checkpoint", "force"):
+            if params[name]:
+                raise BadParameter(
+                    f"{name} goes with an unplanned failover only",
+                    field=name,
+                    hint="A planned one always takes the last state of the stopped machines.",
+                )
+    path = f"/plans/{segment(params['plan'])}"
+    answer = client.write(
+        "POST",
+        path + ":failover",
+        given(params, "to_site", "mode", "checkpoint", "force"),
+        preview=path + ":failover-preview",
+        idempotency_key=params["idempotency_key"],
+    )
+    return conclude(module, client, answer)
+
+
+def main():
+    run(
+        ensure,
+        dict(
+            wait_argument_spec(),
+            plan=dict(type="str", required=True),
+            to_site=dict(type="str", required=True),
+            mode=dict(type="str", choices=["planned", "unplanned"], default="planned"),
+            checkpoint=dict(type="str"),
+            force=dict(type="bool", default=False),
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()

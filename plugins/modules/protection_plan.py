@@ -1,0 +1,153 @@
+#!/usr/bin/python
+
+# Copyright: Contributors to the Farshore project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: protection_plan
+short_description: Store a protection plan
+version_added: 0.1.0
+description:
+  - A protection plan says which machines are copied where, how much data may be lost, and how they come up again.
+  - This module owns what a plan says. Whether it is active is the matter of M(farshore.dr.protect).
+  - Every change makes a new revision; the control plane keeps the earlier ones.
+author:
+  - Farshore contributors (@farshore)
+options:
+  name:
+    description:
+      - Name of the plan, the same as in its content.
+    type: str
+    required: true
+  src:
+    description:
+      - File on the host of the module that holds the plan as YAML. It is sent as it is, so that an error names its line.
+    type: path
+  definition:
+    description:
+      - The plan itself, as an alternative to O(src).
+    type: dict
+  state:
+    description:
+      - Whether the plan is to be there. An active plan is not removed; make it unprotected first.
+    type: str
+    choices: [present, absent]
+    default: present
+extends_documentation_fragment:
+  - farshore.dr.connection
+  - farshore.dr.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+seealso:
+  - module: farshore.dr.protect
+  - module: farshore.dr.protection_plan_info
+"""
+
+EXAMPLES = r"""
+- name: Store the plan of the shop
+  farshore.dr.protection_plan:
+    name: shop
+    src: "{{ playbook_dir }}/plans/shop.yml"
+
+- name: Store a plan that is written here
+  farshore.dr.protection_plan:
+    name: wiki
+    definition:
+      name: wiki
+      source_site: alpha
+      target_site: beta
+      rpo: 15m
+      machines:
+        - name: wiki-1
+          probes:
+            - type: http
+              port: 80
+              contains: Welcome
+      networks:
+        - source: office
+          drill:
+            subnet: 10.99.0.0/24
+          failover: office-recovery
+"""
+
+RETURN = r"""
+plan:
+  description: The plan as it is now; empty where it is absent, and what it would be in check mode.
+  returned: success
+  type: dict
+  contains:
+    name:
+      description: Name of the plan.
+      type: str
+    revision:
+      description: Grows by one with each change.
+      type: int
+    activity:
+      description: V(inactive), V(active) or V(paused).
+      type: str
+    active_site:
+      description: Where its machines run.
+      type: str
+    definition:
+      description: What the plan says.
+      type: dict
+  sample:
+    name: shop
+    revision: 1
+    activity: inactive
+    active_site: alpha
+"""
+
+from ansible_collections.farshore.dr.plugins.module_utils.client import Answer, segment
+from ansible_collections.farshore.dr.plugins.module_utils.errors import BadParameter, NotFound
+from ansible_collections.farshore.dr.plugins.module_utils.module import outcome, run
+
+
+def content(params):
+    """Return the body that carries the plan: the text of a file, or a dict."""
+    if params["src"] is None:
+        return {"definition": params["definition"]}
+    try:
+        with open(params["src"], encoding="utf-8") as source:
+            return {"source": source.read()}
+    except OSError as error:
+        raise BadParameter(f"{params['src']} cannot be read: {error.strerror}", field="src") from error
+    except UnicodeDecodeError as error:
+        raise BadParameter(f"{params['src']} is no UTF-8 text: {error}", field="src") from error
+
+
+def ensure(module, client):
+    params = module.params
+    path = f"/plans/{segment(params['name'])}"
+    if params["state"] == "present":
+        answer = client.write("PUT", path, content(params), preview=path + ":preview")
+        return outcome(answer, plan=answer.value or {})
+    try:
+        before = client.get(path)
+    except NotFound:
+        return dict(changed=False, plan={})
+    answer = client.write("DELETE", path, guess=Answer(True, None, before=before.get("definition") or before, after={}))
+    return outcome(answer, plan={})
+
+
+def main():
+    run(
+        ensure,
+        dict(
+            name=dict(type="str", required=True),
+            src=dict(type="path"),
+            definition=dict(type="dict"),
+            state=dict(type="str", choices=["present", "absent"], default="present"),
+        ),
+        mutually_exclusive=[("src", "definition")],
+        required_if=[("state", "present", ["src", "definition"], True)],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Install what a profile needs, and only what is missing.
+#   setup.sh venv     Python tools and the engine (.venv)
+#   setup.sh lab      that, and the hypervisor packages (root)
+#   setup.sh test     that, and the test tools, and .venv-312 where a Python 3.12 is found
+source "$(dirname "$0")/common.sh"
+
+profile=${1:-lab}
+exec 9>"$CACHE/setup.lock"
+flock 9
+
+packages() { # the Debian packages of the profiles given, by bindep.txt
+    local wanted
+    wanted=$(printf '%s|' "$@")
+    sed -nE "s/^([a-z0-9.+-]+) \[platform:dpkg (${wanted%|})\]\$/\1/p" bindep.txt
+}
+
+apt() { # apt PROFILE...: install what is missing; `optional` as the first word makes that a wish
+    local optional=false missing=() package
+    [[ $1 == optional ]] && { optional=true; shift; }
+    if ! command -v dpkg-query >/dev/null; then
+        note "this is no Debian: see bindep.txt for what has to be there ($*)"
+        return
+    fi
+    local installed
+    installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' 2>/dev/null | sed -n 's/^installed //p')
+    for package in $(packages "$@"); do
+        grep -qxF "$package" <<<"$installed" || missing+=("$package")
+    done
+    ((${#missing[@]})) || return 0
+    if ((EUID != 0)); then
+        $optional && { note "not installed, since you are not root: ${missing[*]}"; return; }
+        die "these packages are missing: ${missing[*]}. As root: apt-get install --no-install-recommends ${missing[*]}"
+    fi
+    say "installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    {
+        apt-get update -q || note "the package lists could not be fetched; trying those that are here"
+        apt-get install -q -y --no-install-recommends "${missing[@]}"
+    } >"$CACHE/apt.log" 2>&1 || {
+        tail -n 20 "$CACHE/apt.log" >&2
+        $optional && { note "could not install ${missing[*]}"; return; }
+        die "apt-get could not install ${missing[*]} (offline?); the log is .cache/apt.log"
+    }
+}
+
+venv() { # venv DIR PYTHON FILES-THAT-DECIDE -- PIP-ARGUMENTS...
+    local dir=$1 python=$2 files=() stamp
+    shift 2
+    while [[ $1 != -- ]]; do files+=("$1"); shift; done
+    shift
+    stamp="$(printf '%s ' "$@") $(cat "${files[@]}" | sha256sum)"
+    [[ -x $dir/bin/python && -f $dir/.stamp && $(<"$dir/.stamp") == "$stamp" ]] && return 0
+    say "installing the Python tools into ${dir#"$ROOT"/} with $python (a few minutes the first time)"
+    [[ -x $dir/bin/python ]] || "$python" -m venv "$dir" || die "$python -m venv failed: on Debian install python3-venv"
+    "$dir/bin/python" -m pip install -q "$@" >"$CACHE/pip.log" 2>&1 || {
+        tail -n 20 "$CACHE/pip.log" >&2
+        die "pip could not install into ${dir#"$ROOT"/} (offline?); the log is .cache/pip.log"
+    }
+    printf '%s' "$stamp" >"$dir/.stamp"
+}
+
+if [[ $profile == venv ]]; then
+    apt optional dev kvm
+else
+    apt dev kvm
+fi
+python=$(find_python 3.11 3.12 3.13) || die "no Python 3.11, 3.12 or 3.13 with venv was found"
+extras=dev
+pkg-config --exists libvirt 2>/dev/null && extras=kvm,dev
+venv "$VENV" "$python" engine/pyproject.toml requirements-ansible.txt requirements-dev.txt -- \
+    -e "engine[$extras]" -r requirements-dev.txt
+
+[[ $profile == lab || $profile == test ]] && apt lab
+if [[ $profile == test ]]; then
+    apt test
+    if second=$(find_python 3.12); then
+        venv "$SECOND" "$second" requirements-ansible.txt -- -r requirements-ansible.txt
+    elif [[ ${CI:-} == true ]]; then
+        die "no Python 3.12 was found, and a run of CI has to try the second stack (ansible-core 2.21) too"
+    else
+        note "no Python 3.12 was found: the second stack (ansible-core 2.21) is not tried"
+    fi
+fi
+exit 0

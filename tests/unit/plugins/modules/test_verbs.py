@@ -1,0 +1,188 @@
+"""replicate, checkpoint, drill, failover: they start runs, wait for them, and fail where the run does."""
+
+from __future__ import annotations
+
+import pytest
+from double import Problem
+
+PLAN = {"name": "shop", "machines": [{"name": "db"}]}
+FAST = {"wait_interval": 0.001}
+
+
+@pytest.fixture(autouse=True)
+def plan(ok):
+    ok("protection_plan", name="shop", definition=PLAN)
+
+
+@pytest.mark.parametrize(
+    ("module", "params"),
+    [("replicate", {}), ("drill", {}), ("failover", {"to_site": "beta"})],
+)
+def test_a_run_is_started_and_waited_for(ok, double, module, params):
+    double.state.polls_until_end = 3
+    result = ok(module, plan="shop", **params, **FAST)
+    assert result["changed"]
+    assert result["run"]["state"] == "succeeded"
+    assert double.requests().count(("GET", "/api/v1/runs/run-1")) == 4
+
+
+def test_without_wait_the_run_is_only_named(ok, double):
+    result = ok("drill", plan="shop", wait=False)
+    assert result["run"]["run_id"] == "run-1"
+    assert result["run"]["state"] == "running"
+    assert ("GET", "/api/v1/runs/run-1") not in double.requests()
+
+
+@pytest.mark.parametrize("end", ["failed", "partial", "cancelled"])
+def test_the_module_fails_where_the_run_does(bad, double, end):
+    start = double.state.start
+    double.state.start = lambda kind, plan, **more: start(
+        kind,
+        plan,
+        end=end,
+        error={"code": "probe-red", "detail": "web: no answer on port 80", "hint": "See the console."},
+    )
+    result = bad("drill", plan="shop", **FAST)
+    assert result["code"] == "probe-red"
+    assert "web: no answer on port 80" in result["msg"]
+    assert "See the console." in result["msg"]
+    assert result["run"]["state"] == end
+    assert result["changed"]
+
+
+def test_a_run_that_failed_without_a_reason_names_red_machines(bad, double):
+    start = double.state.start
+    machines = [{"name": "db", "state": "green", "probes": []}, {"name": "web", "state": "failed", "probes": []}]
+    double.state.start = lambda kind, plan, **more: start(kind, plan, end="failed", machines=machines)
+    result = bad("drill", plan="shop", **FAST)
+    assert result["code"] == "run-failed"
+    assert "web is failed" in result["msg"]
+
+
+def test_the_time_limit_leaves_the_run_going(bad, double):
+    double.state.polls_until_end = 10**9
+    result = bad("failover", plan="shop", to_site="beta", wait_timeout=1, wait_interval=0.2)
+    assert result["code"] == "wait-timeout"
+    assert result["run"]["run_id"] == "run-1"
+    assert double.state.runs["run-1"]["state"] == "running"
+
+
+def test_a_wait_of_no_seconds_is_refused(bad, double):
+    before = len(double.log)
+    assert bad("drill", plan="shop", wait_timeout=0)["field"] == "wait_timeout"
+    assert len(double.log) == before
+
+
+def test_replicate_does_nothing_while_a_checkpoint_is_young(ok, double):
+    double.state.checkpoints.append({"checkpoint_id": "cp-1", "plan": "shop", "label": None, "pinned": False})
+    result = ok("replicate", plan="shop", max_age="5m")
+    assert not result["changed"]
+    assert result["run"] is None
+    assert double.log[-1][2] == {"max_age_s": 300.0}
+
+
+@pytest.mark.parametrize("text", ["soon", "-5m", "5 weeks", "1e9"])
+def test_a_bad_duration_names_its_parameter(bad, text):
+    assert bad("replicate", plan="shop", max_age=text)["field"] == "max_age"
+
+
+def test_a_checkpoint_is_made_once(ok, double):
+    first = ok("checkpoint", plan="shop", label="before upgrade", **FAST)
+    assert first["changed"]
+    assert first["checkpoint"]["label"] == "before upgrade"
+    assert first["run"]["state"] == "succeeded"
+    again = ok("checkpoint", plan="shop", label="before upgrade", **FAST)
+    assert not again["changed"]
+    assert again["run"] is None
+    assert again["checkpoint"]["checkpoint_id"] == first["checkpoint"]["checkpoint_id"]
+    assert ok("checkpoint", plan="shop", label="before upgrade", pin=False, **FAST)["changed"]
+
+
+def test_check_mode_foresees_a_checkpoint(ok):
+    foreseen = ok("checkpoint", plan="shop", label="x", check=True, diff=True)
+    assert foreseen["changed"]
+    assert foreseen["diff"]["before"] == {}
+    assert foreseen["diff"]["after"]["label"] == "x"
+    ok("checkpoint", plan="shop", label="x", **FAST)
+    assert not ok("checkpoint", plan="shop", label="x", check=True)["changed"]
+    assert ok("checkpoint", plan="shop", label="x", pin=False, check=True)["changed"]
+
+
+def test_a_pinned_checkpoint_goes_only_when_unpinned(ok, bad, double):
+    ok("checkpoint", plan="shop", label="x", **FAST)
+    assert bad("checkpoint", plan="shop", label="x", state="absent")["code"] == "checkpoint-pinned"
+    foreseen = ok("checkpoint", plan="shop", label="x", state="absent", pin=False, check=True)
+    assert foreseen["changed"]
+    assert double.state.checkpoints[0]["pinned"]
+    assert ok("checkpoint", plan="shop", label="x", state="absent", pin=False)["changed"]
+    assert not ok("checkpoint", plan="shop", label="x", state="absent", pin=False)["changed"]
+
+
+def test_a_drill_of_late_will_do(ok):
+    assert ok("drill", plan="shop", max_age="1d", **FAST)["changed"]
+    again = ok("drill", plan="shop", max_age="1d")
+    assert not again["changed"]
+    assert again["last"]["run_id"] == "run-1"
+
+
+def test_a_drill_while_one_runs(bad, double):
+    double.state.plans["shop"]["conditions"] = ["drilling"]
+    assert bad("drill", plan="shop")["code"] == "drill-running"
+
+
+def test_a_kept_drill_is_ended_once(ok, double):
+    assert not ok("drill", plan="shop", state="absent")["changed"]
+    double.state.plans["shop"]["conditions"] = ["drilling"]
+    assert ok("drill", plan="shop", state="absent", check=True)["changed"]
+    ended = ok("drill", plan="shop", state="absent", **FAST)
+    assert ended["changed"]
+    assert ended["run"]["kind"] == "cleanup"
+
+
+def test_a_second_failover_changes_nothing(ok, double):
+    double.state.plans["shop"]["active_site"] = "beta"
+    result = ok("failover", plan="shop", to_site="beta")
+    assert not result["changed"]
+    assert result["run"] is None
+
+
+@pytest.mark.parametrize("wrong", [{"checkpoint": "cp-1"}, {"force": True}])
+def test_what_goes_with_an_unplanned_failover_only(bad, double, wrong):
+    before = len(double.log)
+    assert bad("failover", plan="shop", to_site="beta", **wrong)["field"] == next(iter(wrong))
+    assert len(double.log) == before
+    wrong["mode"] = "unplanned"
+
+
+def test_a_preview_shows_what_a_failover_makes(ok):
+    result = ok("failover", plan="shop", to_site="beta", check=True, diff=True)
+    assert result["changed"]
+    assert result["run"] is None
+    assert result["diff"]["after"] == {"creates": ["db"]}
+
+
+def test_one_key_is_one_run(ok, double):
+    for unused in range(2):
+        result = ok("drill", plan="shop", idempotency_key="job-7", wait=False)
+        assert result["run"]["run_id"] == "run-1"
+    assert len(double.state.runs) == 1
+
+
+def test_a_lost_reply_does_not_start_a_second_run(ok, double):
+    """The control plane carries the drill out, but the connection ends before the answer."""
+    route = double.route
+    lost = []
+
+    def losing(method, path, query, body):
+        answer = route(method, path, query, body)
+        if path.endswith(":drill") and not lost:
+            lost.append(path)
+            key = double.log[-1][3]["Idempotency-Key"]
+            double.state.keys[key] = answer
+            raise Problem(503, "unavailable", "lost", headers={"Retry-After": "0"})
+        return answer
+
+    double.route = losing
+    assert ok("drill", plan="shop", wait=False)["run"]["run_id"] == "run-1"
+    assert lost
+    assert len(double.state.runs) == 1
