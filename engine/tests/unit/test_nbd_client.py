@@ -50,7 +50,7 @@ def daemon(tmp_path: Path, launcher: Launcher) -> StorageDaemon:
 def test_reads_what_was_written_through_another_connection(daemon: StorageDaemon) -> None:
     writer, reader = daemon.connect("d"), daemon.connect("d")
     assert writer.size_bytes == SIZE
-    assert writer.flags & p.ExportFlag.CAN_MULTI_CONN
+    assert writer.can_multi_conn
     data = bytes(range(256)) * 400
     writer.write(512, data)
     writer.flush()

@@ -69,6 +69,11 @@ class Connection:
             self.drop()
             raise
 
+    @property
+    def can_multi_conn(self) -> bool:
+        """Whether a flush on one connection covers what was written on others."""
+        return bool(self.flags & p.ExportFlag.CAN_MULTI_CONN)
+
     # --- handshake -----------------------------------------------------------------------------------------------
 
     def _negotiate(self, contexts: Sequence[str]) -> None:

@@ -1,0 +1,1 @@
+"""Platform ``kvm``: libvirt and QEMU."""

@@ -1,0 +1,183 @@
+"""Disk images: what ``qemu-img`` does for us, and the few header fields that we read ourselves.
+
+qcow2's layout: QEMU, docs/interop/qcow2.txt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from farshore import durable
+from farshore.errors import Corruption, NotFound, Permanent, Retry
+from farshore.platforms.nbd.launcher import failure
+
+TOOL: Final = "qemu-img"
+#: 128 KiB clusters keep the tables of large disks small; their 32 subclusters of 4 KiB keep small writes cheap.
+LAYER_OPTIONS: Final = "extended_l2=on,cluster_size=128k"
+SUBCLUSTER_BYTES: Final = 4096
+_HEADER: Final = struct.Struct(">4sIQIIQ")  # magic, version, backing offset, backing length, cluster bits, size
+_MAGIC: Final = b"QFI\xfb"
+#: qemu-img works on metadata only here; this is for a disk that hangs.
+_TIMEOUT_S: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What we need of a qcow2 header; ``backing`` is resolved against the image's folder."""
+
+    size_bytes: int
+    backing: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bitmap:
+    """A persistent dirty bitmap as the file tells it. ``in_use``: not stored since the image was opened."""
+
+    name: str
+    in_use: bool
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One image of a backing chain."""
+
+    path: Path
+    format: str
+    size_bytes: int
+    bitmaps: tuple[Bitmap, ...]
+
+    def bitmap(self, name: str) -> Bitmap | None:
+        """Return the bitmap called ``name``."""
+        return next((bitmap for bitmap in self.bitmaps if bitmap.name == name), None)
+
+
+def header(path: Path) -> Header:
+    """Read the header of the qcow2 image at ``path``, which may be in use.
+
+    Raises:
+        NotFound: there is no such file.
+        Corruption: it is no qcow2 image.
+    """
+    try:
+        with path.open("rb") as image:
+            head = image.read(_HEADER.size)
+            if len(head) < _HEADER.size or head[:4] != _MAGIC:
+                raise Corruption(f"{path} is no qcow2 image", code="not-qcow2")
+            _, _, offset, length, _, size = _HEADER.unpack(head)
+            if not offset:
+                return Header(size, None)
+            image.seek(offset)
+            name = os.fsdecode(image.read(length))
+    except FileNotFoundError as error:
+        raise NotFound(f"image {path} does not exist", code="image-missing") from error
+    return Header(size, Path(os.path.normpath(path.parent / name)))
+
+
+def run(*arguments: str | Path) -> str:
+    """Run ``qemu-img`` and return its output; failures by duty, see :func:`farshore.platforms.nbd.launcher.failure`."""
+    argv = [TOOL, *map(str, arguments)]
+    try:
+        done = subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=_TIMEOUT_S,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except FileNotFoundError as error:
+        raise Permanent(
+            f"{TOOL} is not installed", code="missing-tool", hint="As root: apt-get install qemu-utils"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise Retry(f"{TOOL} {arguments[0]} did not end", code="disk-hangs", argv=argv) from error
+    if done.returncode:
+        raise failure(f"{TOOL} {arguments[0]} failed", (done.stderr or done.stdout).strip()[-2000:])
+    return done.stdout
+
+
+def create(path: Path, size_bytes: int, backing: Path | None) -> None:
+    """Create the layer ``path``, durable under its name on return; a half-made one never has it.
+
+    The backing image is named relative to the layer's folder, so that a pool can be moved as a whole.
+    """
+    making = path.with_name(f"{path.name}.creating")
+    making.unlink(missing_ok=True)
+    base = ("-F", "qcow2", "-b", relative(backing, path.parent)) if backing else ()
+    try:
+        run("create", "-q", "-f", "qcow2", "-o", LAYER_OPTIONS, *base, making, str(size_bytes))
+        fsync(making)
+        making.rename(path)
+    except BaseException:
+        making.unlink(missing_ok=True)
+        raise
+    durable.fsync_dir(path.parent)
+
+
+def relative(path: Path, folder: Path) -> str:
+    """Return how an image in ``folder`` names ``path``."""
+    return os.path.relpath(path, folder)
+
+
+def set_backing(path: Path, backing: Path | None) -> None:
+    """Change the name of the backing image in the header alone, durable on return; contents must be equal already."""
+    base = ("-F", "qcow2", "-b", relative(backing, path.parent)) if backing else ("-b", "")
+    run("rebase", "-u", "-f", "qcow2", *base, path)
+    fsync(path)
+
+
+def fsync(path: Path) -> None:
+    """Make the content of ``path`` durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def chain(path: Path, image_format: str = "qcow2") -> list[Layer]:
+    """Return the backing chain of ``path``, itself first; images that are in use can be asked too."""
+    said = json.loads(run("info", "--output=json", "-U", "--backing-chain", "-f", image_format, path))
+    return [_layer(item) for item in said]
+
+
+def _layer(item: dict[str, Any]) -> Layer:
+    data = item.get("format-specific", {}).get("data", {})
+    bitmaps = [
+        Bitmap(bitmap["name"], "in-use" in bitmap["flags"], "auto" in bitmap["flags"])
+        for bitmap in data.get("bitmaps", ())
+    ]
+    return Layer(Path(os.path.normpath(item["filename"])), item["format"], item["virtual-size"], tuple(bitmaps))
+
+
+def add_bitmap(path: Path, name: str) -> None:
+    """Add an enabled persistent bitmap to an image that nobody has open."""
+    run("bitmap", "--add", "--enable", "-f", "qcow2", path, name)
+    fsync(path)
+
+
+def remove_bitmap(path: Path, name: str) -> None:
+    """Remove a bitmap, consistent or not, from an image that nobody has open."""
+    run("bitmap", "--remove", "-f", "qcow2", path, name)
+
+
+def node(name: str, path: Path, *, writable: bool = False, **options: Any) -> dict[str, Any]:
+    """Return ``blockdev-add`` arguments that open the qcow2 image ``path`` with its backing chain.
+
+    ``locking=False`` reads an image although somebody may open it for writing meanwhile.
+    """
+    file: dict[str, Any] = {"driver": "file", "filename": str(path)}
+    if not options.pop("locking", True):
+        file["locking"] = "off"
+    if writable:
+        file["discard"] = "unmap"
+        options["discard"] = "unmap"
+    return {"driver": "qcow2", "node-name": name, "read-only": not writable, "file": file, **options}
