@@ -50,7 +50,7 @@ def enrol(
     identity = of(config)
     if identity.is_enrolled(now):
         return False
-    if not _TOKEN.match(token):
+    if not _TOKEN.fullmatch(token):
         raise Invalid("the enrolment token has not the form fsn_<id>_<secret>", code="token-invalid", field="token")
     ca_pem = _find_ca(config, ca_file or config.ca_path, ca_sha256)
     durable.make_dir(config.state_dir)
@@ -119,7 +119,7 @@ def _find_ca(config: NodeConfig, ca_file: Path | None, ca_sha256: str | None) ->
 
 
 def _parse_pin(text: str) -> str:
-    match = _PIN.match(text.strip())
+    match = _PIN.fullmatch(text.strip())
     digits = match[1].replace(":", "").lower() if match else ""
     if len(digits) != 64:
         raise Invalid(

@@ -60,7 +60,7 @@ class Spool:
         durable.make_dir(directory)
 
     def _task_path(self, task_id: str) -> Path:
-        if not _TASK_ID.match(task_id):
+        if not _TASK_ID.fullmatch(task_id):
             raise Invalid(f"{task_id!r} is no task id", code="task-id-invalid", field="task_id")
         return self.directory / f"{task_id}.task.json"
 
@@ -129,7 +129,7 @@ class Spool:
                 continue
             if (
                 isinstance(data, dict)
-                and _TASK_ID.match(str(data.get("task_id")))
+                and _TASK_ID.fullmatch(str(data.get("task_id")))
                 and isinstance(data.get("term"), int)
             ):
                 yield path, data

@@ -24,6 +24,7 @@ def look(probe: HttpProbe, address: str, deadline: float, clock: Callable[[], fl
             response = http.client.HTTPResponse(cast("Any", connection), method="GET")
             response.begin()
             body = response.read(READ_LIMIT_BYTES)
+            missing = response.length if len(body) < READ_LIMIT_BYTES else 0
     except http.client.HTTPException as error:
         return Sight(green=False, detail=f"no HTTP: {type(error).__name__}")
     except OSError as error:
@@ -32,6 +33,8 @@ def look(probe: HttpProbe, address: str, deadline: float, clock: Callable[[], fl
     seen = f"HTTP status {response.status}\n{text}"
     if response.status != probe.status:
         return Sight(green=False, detail=f"status {response.status}, not {probe.status}", seen=seen)
+    if missing:
+        return Sight(green=False, detail=f"the body was cut, {missing} bytes are missing", seen=seen)
     if probe.contains not in text:
         return Sight(green=False, detail=f"status {response.status}, but the body lacks the text", seen=seen)
     return Sight(green=True, detail=f"status {response.status}", seen=seen)

@@ -31,5 +31,6 @@ def machine(compute: Compute, target: Target, params: MachineCreateParams) -> Ma
                 point=disk.point,
                 disk_id=disk.disk_id,
             )
+    for disk in params.disks:
         target.lease(disk.point, params.tag)
     return MachineCreateResult(machine_id=compute.create(params), name=params.name)
