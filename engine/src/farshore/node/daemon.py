@@ -43,6 +43,7 @@ _log = logging.getLogger(__name__)
 POLL_PAUSE_CAP_S: Final = 5.0
 #: One that refuses our certificate will not change its mind soon.
 REFUSED_PAUSE_CAP_S: Final = 60.0
+REPEATED_PAUSE_S: Final = 0.5
 PROGRESS_EVERY_S: Final = 1.0
 #: How long tasks get to end when the node is asked to: a replication marks what it has within seconds.
 STOP_TIMEOUT_S: Final = 20.0
@@ -159,10 +160,11 @@ class Node:
                 _log.info("the control plane answers again")
             trouble = ""
             pause.reset()
-            if self._obey(reply):
-                self._take(reply)
-            else:
+            if not self._obey(reply):
                 self._ending.wait(POLL_PAUSE_CAP_S)
+            elif not self._take(reply) and (reply.tasks or reply.cancel):
+                # Nothing new: a task that still has to stop, or one that we refuse. The next poll would not wait.
+                self._ending.wait(REPEATED_PAUSE_S)
         control.close()
 
     def _request(self) -> PollRequest:
@@ -188,6 +190,8 @@ class Node:
     def _obey(self, reply: PollReply) -> bool:
         """Say whether the reply comes from the control plane that the node obeys; keep what is new in it."""
         known = self._catalog
+        if reply == PollReply():
+            return True
         if reply.generation < known.generation:
             _log.error(
                 "the control plane is not the one that this node obeys; nothing of what it asks is done",
@@ -216,7 +220,9 @@ class Node:
             self._service.grant_key = key
             self._service.generation = catalog.generation
 
-    def _take(self, reply: PollReply) -> None:
+    def _take(self, reply: PollReply) -> bool:
+        """Do what the reply asks; say whether a task began."""
+        begun = False
         for task_id in reply.cancel:
             self._worker.cancel(task_id)
         for task in reply.tasks:
@@ -224,9 +230,10 @@ class Node:
                 _log.error("a task of another site is refused", extra=fields(task=task.task_id, site=task.site))
                 continue
             try:
-                self._worker.accept(task)
+                begun |= self._worker.accept(task)
             except (Invalid, OSError) as error:
                 _log.error("a task cannot be taken", extra=fields(kind=task.kind, reason=str(error)))
+        return begun
 
     # Reports
 

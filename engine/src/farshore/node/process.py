@@ -84,6 +84,9 @@ def start(argv: Sequence[str], lock_path: Path, pid_path: Path, log_path: Path, 
     durable.make_dir(lock_path.parent)
     log_path.parent.mkdir(parents=True, exist_ok=True)
     from_byte = log_path.stat().st_size if log_path.exists() else 0
+    if not is_running(lock_path):
+        # Of a node that was killed; it would name the wrong process until the new one has written its own.
+        pid_path.unlink(missing_ok=True)
     alive = _detach(argv, log_path)
     deadline = time.monotonic() + timeout_s
     try:
