@@ -1,0 +1,194 @@
+"""The interface of nodes, ``/node/v1``: enrolment, polls, reports. All but enrolment need the node's certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+from pydantic import Field
+from sqlalchemy.orm import Session
+
+from farshore.control import audit, tasks
+from farshore.control.auth import tokens
+from farshore.control.auth.ca import Issued
+from farshore.control.auth.identity import identify_node, mismatch
+from farshore.control.context import Context
+from farshore.control.store import settings
+from farshore.control.store.records import DeniedCertificate, EnrolToken, Node, Site
+from farshore.errors import Invalid, Unauthenticated
+from farshore.model.base import Report
+from farshore.model.task import PollReply, PollRequest, Progress, TaskReport
+
+router = APIRouter(prefix="/node/v1", tags=["nodes"])
+
+
+class EnrolRequest(Report):
+    """A node asks for its certificate. Names in the request are checked against the token, never taken over."""
+
+    token: str = Field(max_length=256)
+    csr_pem: str = Field(max_length=16384)
+    node: str
+    site: str
+
+
+class RenewRequest(Report):
+    """A node asks for a new certificate over the old one."""
+
+    csr_pem: str = Field(max_length=16384)
+
+
+class Certificate(Report):
+    """What a node needs to take part."""
+
+    certificate_pem: str
+    ca_pem: str
+    grant_key_pem: str
+    catalog_id: str
+    generation: int
+
+
+class ProgressRequest(Report):
+    """How far a task is."""
+
+    term: int
+    progress: Progress
+
+
+def _node(request: Request) -> Node:
+    return identify_node(request)
+
+
+Peer = Annotated[Node, Depends(_node)]
+
+
+class CaCertificate(Report):
+    """The CA that signs this control plane and its nodes."""
+
+    ca_pem: str
+
+
+@router.get("/ca", operation_id="get_ca")
+def ca(request: Request) -> CaCertificate:
+    """Return the CA's certificate; a node compares it with the SHA-256 that came with its token before it trusts it."""
+    ctx: Context = request.app.state.farshore
+    return CaCertificate(ca_pem=ctx.authority.pem)
+
+
+@router.post("/enrol", operation_id="enrol_node")
+def enrol(request: Request, body: EnrolRequest) -> Certificate:
+    """Trade a single-use token and a certificate request for a certificate."""
+    ctx: Context = request.app.state.farshore
+    parts = tokens.split(tokens.ENROL, body.token)
+    now = time.time()
+    with ctx.store.write() as tx:
+        token = tx.get(EnrolToken, parts[0]) if parts else None
+        if parts is None or token is None or not tokens.matches(parts[1], token.digest):
+            raise Unauthenticated(
+                "the enrolment token is not valid",
+                code="token-invalid",
+                hint="Make one with `farshore node token NAME`.",
+            )
+        if token.used_at is not None:
+            raise Unauthenticated(
+                "the enrolment token was used already", code="token-used", hint="Each token admits one node once."
+            )
+        if token.expires_at <= now:
+            raise Unauthenticated(
+                "the enrolment token has expired", code="token-expired", hint="Make a new one; it is valid for 1 h."
+            )
+        node = tx.get_one(Node, token.node)
+        if (body.site, body.node) != (node.site, node.name):
+            raise mismatch(node.site, node.name, body.site, body.node)
+        issued = ctx.authority.sign_node(body.csr_pem, node.site, node.name)
+        token.used_at = now
+        for old in {node.thumbprint, node.next_thumbprint} - {None}:
+            tx.add(DeniedCertificate(thumbprint=old, node=node.name, reason="replaced by a new enrolment", at=now))
+        node.thumbprint, node.serial, node.not_after = issued.thumbprint, issued.serial, issued.not_after
+        node.next_thumbprint = node.next_serial = node.next_not_after = None
+        tx.changed("node", node.name)
+        audit.record(tx, f"node {node.name}", "enrol_node", node.name, thumbprint=issued.thumbprint)
+        return _certificate(tx, ctx, issued)
+
+
+@router.post("/renew", operation_id="renew_certificate")
+def renew(request: Request, body: RenewRequest, peer: Peer) -> Certificate:
+    """Return a new certificate for the same node; the old one is refused once the new one was used."""
+    ctx: Context = request.app.state.farshore
+    with ctx.store.write() as tx:
+        node = tx.get_one(Node, peer.name)
+        issued = ctx.authority.sign_node(body.csr_pem, node.site, node.name)
+        node.next_thumbprint, node.next_serial, node.next_not_after = issued.thumbprint, issued.serial, issued.not_after
+        audit.record(tx, f"node {node.name}", "renew_certificate", node.name, thumbprint=issued.thumbprint)
+        return _certificate(tx, ctx, issued)
+
+
+def _certificate(session: Session, ctx: Context, issued: Issued) -> Certificate:
+    return Certificate(
+        certificate_pem=issued.pem,
+        ca_pem=ctx.authority.pem,
+        grant_key_pem=ctx.grant_key_pem,
+        catalog_id=settings.catalog_id(session),
+        generation=settings.generation(session),
+    )
+
+
+@router.post("/poll", operation_id="poll")
+async def poll(request: Request, body: PollRequest, peer: Peer) -> PollReply:
+    """Wait for work. The call is the node's sign of life too."""
+    ctx: Context = request.app.state.farshore
+    if body.node != peer.name:
+        raise mismatch(peer.site, peer.name, peer.site, body.node)
+    await asyncio.to_thread(_check_platform, ctx, peer, body)
+    turn = ctx.bus.begin_poll(peer.name)
+    deadline = time.monotonic() + min(body.wait_s, tasks.LONGEST_POLL_S)
+    first = True
+    while True:
+        version = ctx.bus.version(peer.site)
+        if not first and (not ctx.bus.is_current(peer.name, turn) or await request.is_disconnected()):
+            return PollReply()  # a later poll of the node, or nobody, would get what this one is given
+        reply = await asyncio.to_thread(_poll_once, ctx, peer.name, body, first)
+        first = False
+        remaining_s = deadline - time.monotonic()
+        if reply.tasks or reply.cancel or remaining_s <= 0 or ctx.bus.closing:
+            return reply
+        if not await ctx.bus.work(peer.site, version, remaining_s):
+            return reply
+
+
+def _check_platform(ctx: Context, peer: Node, body: PollRequest) -> None:
+    with ctx.store.read() as session:
+        site = session.get_one(Site, peer.site)
+    if body.platform != site.platform:
+        raise Invalid(
+            f"node {peer.name!r} runs platform {body.platform!r}, but site {site.name!r} is of platform"
+            f" {site.platform!r}",
+            code="platform-mismatch",
+            field="platform",
+            hint="Correct platform.type in the node's file, or the site.",
+        )
+
+
+def _poll_once(ctx: Context, node: str, body: PollRequest, first: bool) -> PollReply:
+    with ctx.store.write() as tx:
+        return tasks.poll(tx, ctx, node, body, first=first)
+
+
+@router.post("/tasks/{task_id}/progress", operation_id="report_progress", status_code=204)
+def progress(request: Request, task_id: str, body: ProgressRequest, peer: Peer) -> Response:
+    """Tell how far a task is."""
+    ctx: Context = request.app.state.farshore
+    with ctx.store.write() as tx:
+        tasks.progress(tx, task_id, peer.name, body.term, body.progress)
+    return Response(status_code=204)
+
+
+@router.post("/tasks/{task_id}/report", operation_id="report_task", status_code=204)
+def report(request: Request, task_id: str, body: TaskReport, peer: Peer) -> Response:
+    """Tell that a task has ended. Idempotent."""
+    ctx: Context = request.app.state.farshore
+    with ctx.store.write() as tx:
+        tasks.report(tx, task_id, peer.name, body)
+    return Response(status_code=204)

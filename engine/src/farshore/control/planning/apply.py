@@ -1,0 +1,341 @@
+"""Makes a plan a record, after holding it against the other plans and what the sites have."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import yaml
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from farshore.control import inventory, tasks
+from farshore.control.nearby import suggestion
+from farshore.control.planning.source import Document, dotted
+from farshore.control.store.database import Transaction
+from farshore.control.store.records import Group, Node, Plan, PlanMachine, PlanRevision, Site
+from farshore.errors import Conflict, Invalid
+from farshore.model.machine import MachineFacts
+from farshore.model.plan import Plan as Definition
+from farshore.model.task import MachineParams
+from farshore.units import format_size
+
+_MOVES: Final = "A plan keeps its sites. Make a new plan for the new site and remove this one."
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A plan as somebody wants it. ``source`` is the text as written, made from the definition if there was none."""
+
+    definition: Definition
+    source: str
+    document: Document | None = None
+
+    @property
+    def dumped(self) -> dict[str, Any]:
+        """The definition as JSON."""
+        return self.definition.model_dump(mode="json")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What applying a plan changes."""
+
+    changed: bool
+    before: dict[str, Any] | None
+    after: dict[str, Any]
+    machine_ids: dict[str, str | None]
+    warnings: list[str] = field(default_factory=list)
+
+
+def group_of(definition: Definition, machine: str) -> str:
+    """Return the id of the consistency group that a machine of the plan belongs to."""
+    return f"grp-{definition.name}" if definition.consistency == "group" else f"grp-{definition.name}-{machine}"
+
+
+def source_text(definition: dict[str, Any]) -> str:
+    """Return YAML for a definition that came without text."""
+    return yaml.safe_dump(definition, sort_keys=False, allow_unicode=True)
+
+
+def outcome(session: Session, name: str, wanted: Wanted) -> Outcome:
+    """Return what :func:`apply` would change, without changing anything.
+
+    Raises:
+        Invalid: ``field`` names what does not fit the sites; ``evidence`` has line and column of a text.
+        Conflict: a machine belongs to another plan already, or the plan would move.
+    """
+    definition = wanted.definition
+    if definition.name != name:
+        raise _wrong(wanted, ("name",), f"the plan is called {definition.name!r}, but was sent as {name!r}", "")
+    record = session.get(Plan, name)
+    known = {site.name for site in session.scalars(select(Site))}
+    for key in ("source_site", "target_site"):
+        site = getattr(definition, key)
+        if site not in known:
+            raise _wrong(
+                wanted,
+                (key,),
+                f"there is no site {site!r}",
+                f"{suggestion(site, known)} Register it first: `farshore site add NAME`.",
+                code="site-unknown",
+            )
+    if record is not None:
+        before = Definition.model_validate(record.definition)
+        if (before.source_site, before.target_site) != (definition.source_site, definition.target_site) and (
+            record.activity != "inactive" or record.epoch > 1 or record.state != "unprotected"
+        ):
+            raise Conflict(
+                f"plan {name!r} replicates from {before.source_site!r} to {before.target_site!r} and cannot move",
+                code="plan-cannot-move",
+                field="target_site" if before.source_site == definition.source_site else "source_site",
+                hint=_MOVES,
+            )
+    warnings: list[str] = []
+    machine_ids = _resolve(session, wanted, record, warnings)
+    _refuse_overlap(session, wanted, machine_ids)
+    _check_networks(session, wanted, warnings)
+    _check_pool(session, wanted, warnings)
+    return Outcome(
+        record is None or record.definition != wanted.dumped or record.source != wanted.source,
+        record.definition if record else None,
+        wanted.dumped,
+        machine_ids,
+        warnings,
+    )
+
+
+def apply(tx: Transaction, name: str, wanted: Wanted, actor: str) -> Outcome:
+    """Record the plan; a changed definition becomes a new revision.
+
+    Raises:
+        Invalid, Conflict: as :func:`outcome`; nothing is changed then.
+    """
+    result = outcome(tx, name, wanted)
+    if not result.changed:
+        return result
+    definition, now = wanted.definition, time.time()
+    record = tx.get(Plan, name)
+    if record is None:
+        record = Plan(
+            name=name,
+            revision=0,
+            source="",
+            definition={},
+            activity="inactive",
+            state="unprotected",
+            active_site=definition.source_site,
+            epoch=1,
+            created_at=now,
+            changed_at=now,
+        )
+        tx.add(record)
+    elif record.epoch == 1:
+        record.active_site = definition.source_site
+    if record.definition != result.after:
+        record.revision += 1
+        tx.flush()
+        tx.add(
+            PlanRevision(
+                plan=name,
+                revision=record.revision,
+                source=wanted.source,
+                definition=result.after,
+                created_at=now,
+                actor=actor,
+            )
+        )
+    record.source, record.definition, record.changed_at = wanted.source, result.after, now
+    tx.flush()
+    _members(tx, record, definition, result.machine_ids)
+    tx.changed("plan", name)
+    return result
+
+
+def _members(tx: Transaction, record: Plan, definition: Definition, machine_ids: dict[str, str | None]) -> None:
+    rows = {row.name: row for row in tx.scalars(select(PlanMachine).where(PlanMachine.plan == record.name))}
+    wanted_groups = {group_of(definition, machine.name) for machine in definition.machines}
+    for row in list(rows.values()):
+        if row.name not in machine_ids or row.site != definition.source_site:
+            if row.activity != "inactive" and row.machine_id is not None:
+                untrack(tx, record, row)
+            tx.delete(rows.pop(row.name))
+    tx.flush()
+    groups = {row.group_id: row for row in tx.scalars(select(Group).where(Group.plan == record.name))}
+    for group_id in wanted_groups - set(groups):
+        tx.add(Group(group_id=group_id, plan=record.name, failures=0, not_before=0.0))
+    for group_id in set(groups) - wanted_groups:
+        tx.delete(groups[group_id])
+    for position, machine in enumerate(definition.machines):
+        member = rows.get(machine.name)
+        if member is None:
+            member = PlanMachine(
+                plan=record.name,
+                name=machine.name,
+                position=position,
+                site=definition.source_site,
+                group_id=group_of(definition, machine.name),
+                activity=record.activity,
+                state="seeding" if record.activity != "inactive" else "unprotected",
+            )
+            tx.add(member)
+        member.position, member.group_id = position, group_of(definition, machine.name)
+        member.machine_id = machine_ids[machine.name]
+    tx.flush()
+
+
+def untrack(tx: Transaction, record: Plan, row: PlanMachine) -> None:
+    """Order the removal of every trace of ours from a machine at the source."""
+    if row.machine_id is None:
+        return
+    tasks.ensure(
+        tx,
+        f"untrack/{record.name}/{row.machine_id}/{time.time_ns()}",
+        "machine-untrack",
+        row.site,
+        MachineParams(machine_id=row.machine_id, epoch=record.epoch),
+        plan=record.name,
+        machine=row.name,
+    )
+
+
+def _resolve(session: Session, wanted: Wanted, record: Plan | None, warnings: list[str]) -> dict[str, str | None]:
+    """Return the ids of the plan's machines; None for all while the site has no inventory."""
+    definition = wanted.definition
+    site = session.get_one(Site, definition.source_site)
+    earlier: dict[str, str | None] = {}
+    if record is not None:
+        rows = session.scalars(
+            select(PlanMachine).where(PlanMachine.plan == record.name, PlanMachine.site == definition.source_site)
+        )
+        earlier = {row.name: row.machine_id for row in rows}
+    if site.inventory_at is None:
+        warnings.append(f"site {site.name!r} has sent no inventory yet: machines and networks were not checked")
+        return {machine.name: earlier.get(machine.name) for machine in definition.machines}
+    present = inventory.machines(session, site.name)
+    ids: dict[str, str | None] = {}
+    for index, machine in enumerate(definition.machines):
+        matching = inventory.find(present, machine.name)
+        if len(matching) == 1:
+            ids[machine.name] = matching[0].machine_id
+        elif len(matching) > 1:
+            raise _wrong(
+                wanted,
+                ("machines", index, "name"),
+                f"site {site.name!r} has {len(matching)} machines called {machine.name!r}",
+                f"Write the id instead: {' or '.join(facts.machine_id for facts in matching)}.",
+                code="machine-ambiguous",
+            )
+        elif earlier.get(machine.name):
+            ids[machine.name] = earlier[machine.name]
+            warnings.append(f"machine {machine.name!r} is not at site {site.name!r} any more")
+        else:
+            raise _wrong(
+                wanted,
+                ("machines", index, "name"),
+                f"site {site.name!r} has no machine {machine.name!r}",
+                suggestion(machine.name, [facts.name for facts in present], f" at {site.name}"),
+                code="machine-unknown",
+            )
+        for other, other_id in list(ids.items())[:-1]:
+            if other_id is not None and other_id == ids[machine.name]:
+                raise _wrong(
+                    wanted,
+                    ("machines", index, "name"),
+                    f"{machine.name!r} and {other!r} are the same machine {other_id}",
+                    "Remove one of them.",
+                )
+    return ids
+
+
+def _refuse_overlap(session: Session, wanted: Wanted, machine_ids: dict[str, str | None]) -> None:
+    definition = wanted.definition
+    others = session.scalars(
+        select(PlanMachine).where(PlanMachine.plan != definition.name, PlanMachine.site == definition.source_site)
+    ).all()
+    for index, machine in enumerate(definition.machines):
+        machine_id = machine_ids[machine.name]
+        for other in others:
+            if other.name == machine.name or (machine_id is not None and other.machine_id == machine_id):
+                raise Conflict(
+                    f"machine {machine.name!r} of plan {definition.name!r} is in plan {other.plan!r} already",
+                    code="machine-overlap",
+                    field=f"machines[{index}].name",
+                    hint=f"A machine belongs to one plan. Remove it from {other.plan!r} or from {definition.name!r}.",
+                    machine=machine.name,
+                    plans=[definition.name, other.plan],
+                    **_where(wanted, ("machines", index, "name")),
+                )
+
+
+def _check_networks(session: Session, wanted: Wanted, warnings: list[str]) -> None:
+    definition = wanted.definition
+    source = inventory.at(session, definition.source_site)
+    if source is not None:
+        members: list[MachineFacts] = []
+        for machine in definition.machines:
+            members += inventory.find(source.machines, machine.name)[:1]
+        used = {nic.network: facts.name for facts in members for nic in facts.nics}
+        for index, mapping in enumerate(definition.networks):
+            if mapping.source not in used:
+                raise _wrong(
+                    wanted,
+                    ("networks", index, "source"),
+                    f"no machine of the plan is plugged into a network {mapping.source!r}",
+                    suggestion(mapping.source, used, " of these machines"),
+                    code="network-unknown",
+                )
+        for network, machine_name in used.items():
+            if network not in {mapping.source for mapping in definition.networks}:
+                raise _wrong(
+                    wanted,
+                    ("networks",),
+                    f"machine {machine_name!r} is plugged into {network!r}, which is not mapped",
+                    f"Add an entry with `source: {network}`, a drill subnet and a failover network.",
+                    code="network-unmapped",
+                )
+    target = inventory.at(session, definition.target_site)
+    if target is None:
+        warnings.append(f"site {definition.target_site!r} has sent no inventory yet: its networks were not checked")
+        return
+    names = {network.name for network in target.networks}
+    for index, mapping in enumerate(definition.networks):
+        if mapping.failover not in names:
+            raise _wrong(
+                wanted,
+                ("networks", index, "failover"),
+                f"site {definition.target_site!r} has no network {mapping.failover!r}",
+                suggestion(mapping.failover, names, f" at {definition.target_site}"),
+                code="network-unknown",
+            )
+
+
+def _check_pool(session: Session, wanted: Wanted, warnings: list[str]) -> None:
+    definition = wanted.definition
+    if not any(definition.target_site == node.site for node in session.scalars(select(Node))):
+        warnings.append(f"site {definition.target_site!r} has no node: nothing can be replicated to it")
+    target = inventory.at(session, definition.target_site)
+    present = inventory.machines(session, definition.source_site)
+    need = sum(
+        disk.size_bytes
+        for machine in definition.machines
+        for facts in inventory.find(present, machine.name)[:1]
+        for disk in facts.disks
+    )
+    if target is not None and target.pool is not None and need > target.pool.free_bytes:
+        warnings.append(
+            f"the disks have {format_size(need)} together, the pool of site {definition.target_site!r} has"
+            f" {format_size(target.pool.free_bytes)} free"
+        )
+
+
+def _where(wanted: Wanted, path: tuple[str | int, ...]) -> dict[str, int]:
+    mark = wanted.document.mark(path) if wanted.document else None
+    return {"line": mark[0], "column": mark[1]} if mark else {}
+
+
+def _wrong(wanted: Wanted, path: tuple[str | int, ...], message: str, hint: str, code: str = "plan-invalid") -> Invalid:
+    where = _where(wanted, path)
+    at = f" (line {where['line']}, column {where['column']})" if where else ""
+    return Invalid(f"{dotted(path)}: {message}{at}", code=code, field=dotted(path), hint=hint, **where)

@@ -1,0 +1,233 @@
+"""Begins, pauses and ends the protection of machines."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from farshore.control import tasks, views
+from farshore.control.nearby import suggestion
+from farshore.control.planning.apply import untrack
+from farshore.control.store.database import Transaction
+from farshore.control.store.records import Checkpoint, Cycle, Fence, Group, Lease, Plan, PlanMachine, Run
+from farshore.control.views.protection import members, record
+from farshore.errors import Conflict, Invalid
+from farshore.model.base import Model, Name
+from farshore.model.plan import Plan as Definition
+from farshore.model.task import DropCheckpointParams
+
+_ACTIVITY = {"protected": "active", "paused": "paused", "unprotected": "inactive"}
+
+
+class Wish(Model):
+    """What should be. ``machines`` None: all of the plan."""
+
+    state: Literal["protected", "paused", "unprotected"]
+    machines: tuple[Name, ...] | None = None
+    keep_copies: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a wish changes: the activity of machines, and checkpoints that go."""
+
+    changed: bool
+    before: dict[str, Any]
+    after: dict[str, Any]
+    dropped: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def outcome(session: Session, name: str, wish: Wish) -> Outcome:
+    """Return what :func:`apply` would change, without changing anything.
+
+    Raises:
+        NotFound: no such plan.
+        Invalid: a machine that the plan does not have.
+        Conflict: the plan's state does not allow it; the error says why.
+    """
+    plan = record(session, name)
+    definition = Definition.model_validate(plan.definition)
+    rows = members(session, name)
+    chosen = _chosen(rows, wish)
+    activity = _ACTIVITY[wish.state]
+    before = {row.name: row.activity for row in rows}
+    after = {row.name: activity if row.name in chosen else row.activity for row in rows}
+    if plan.state in {"failing-over", "failed-over"} and wish.state != "unprotected" and before != after:
+        raise Conflict(
+            f"plan {name!r} is {plan.state}: it is active at site {plan.active_site!r}",
+            code=f"plan-{plan.state}",
+            hint="Nothing replicates from there yet. Fail back first."
+            if plan.state == "failed-over"
+            else "Wait for the failover to end.",
+        )
+    if plan.state == "failing-over" and before != after:
+        raise Conflict(f"plan {name!r} is failing over", code="plan-failing-over", hint="Wait for its end.")
+    if definition.consistency == "group" and len(set(after.values())) > 1:
+        raise Conflict(
+            f"plan {name!r} keeps its machines consistent as one group; they are protected together",
+            code="group-is-one",
+            field="machines",
+            hint="Leave out `machines`, or take the machine out of the plan.",
+        )
+    dropped: list[str] = []
+    if wish.state == "unprotected" and not wish.keep_copies:
+        dropped = _droppable(session, name, rows, chosen)
+    open_run = session.scalars(
+        select(Run.run_id).where(
+            Run.plan == name, Run.state.in_(("pending", "running")), Run.kind.in_(("drill", "failover"))
+        )
+    ).first()
+    if open_run and wish.state == "unprotected" and (before != after or dropped):
+        raise Conflict(
+            f"run {open_run} of plan {name!r} has not ended",
+            code="run-open",
+            hint=f"Wait for it, or stop it: `farshore run cancel {open_run}`.",
+        )
+    warnings = []
+    if wish.state == "protected":
+        warnings = [
+            f"no node of site {site!r} answers; copying begins when one does"
+            for site in (definition.source_site, definition.target_site)
+            if views.site(session, site)["state"] != "online"
+        ]
+    return Outcome(
+        before != after or bool(dropped),
+        {"machines": before, "checkpoints": len(dropped)},
+        {"machines": after, "checkpoints": 0},
+        dropped,
+        warnings,
+    )
+
+
+def apply(tx: Transaction, name: str, wish: Wish) -> Outcome:
+    """Make ``wish`` true. Errors: as :func:`outcome`."""
+    result = outcome(tx, name, wish)
+    if not result.changed:
+        return result
+    plan = record(tx, name)
+    for row in members(tx, name):
+        activity = result.after["machines"][row.name]
+        if activity == row.activity:
+            continue
+        row.activity = activity
+        if activity == "inactive":
+            row.state = "unprotected"
+            untrack(tx, plan, row)
+        elif row.state == "unprotected":
+            row.state = "seeding"
+        group = tx.get(Group, row.group_id)
+        if group is not None and activity == "active":
+            group.failures, group.not_before = 0, 0.0
+        if activity != "active":
+            stop_cycles(tx, name, row.group_id)
+    for checkpoint_id in result.dropped:
+        drop(tx, tx.get_one(Checkpoint, checkpoint_id))
+    settle(tx, plan)
+    return result
+
+
+def settle(tx: Transaction, plan: Plan) -> None:
+    """Derive a plan's activity and state from its machines' (but for the states of a failover)."""
+    rows = members(tx, plan.name)
+    activities = {row.activity for row in rows}
+    plan.activity = "active" if "active" in activities else "paused" if "paused" in activities else "inactive"
+    if plan.state not in {"failing-over", "failed-over"}:
+        states = {row.state for row in rows if row.activity != "inactive"}
+        plan.state = "unprotected" if not states else "seeding" if "seeding" in states else "protected"
+    if plan.activity == "inactive":
+        plan.last_error = None
+        if plan.state == "failed-over":
+            plan.state = "unprotected"
+    plan.changed_at = time.time()
+    tx.changed("plan", plan.name)
+
+
+def stop_cycles(tx: Transaction, plan: str, group_id: str | None = None) -> None:
+    """Ask all cycles of a plan, or of one of its groups, to end."""
+    query = select(Cycle).where(Cycle.plan == plan, Cycle.ended_at.is_(None))
+    if group_id is not None:
+        query = query.where(Cycle.group_id == group_id)
+    for cycle in tx.scalars(query):
+        cycle.cancel = True
+    tx.changed("plan", plan)
+
+
+def drop(tx: Transaction, checkpoint: Checkpoint) -> None:
+    """Order the removal of a checkpoint: its manifest first, then its points."""
+    checkpoint.state = "dropping"
+    tasks.ensure(
+        tx,
+        f"drop/{checkpoint.checkpoint_id}",
+        "drop-checkpoint",
+        checkpoint.target_site,
+        DropCheckpointParams(group_id=checkpoint.group_id, checkpoint_id=checkpoint.checkpoint_id),
+        plan=checkpoint.plan,
+    )
+    tx.changed("checkpoint", checkpoint.checkpoint_id)
+
+
+def remove(tx: Transaction, name: str) -> None:
+    """Remove a plan's records; checkpoints stay.
+
+    Raises:
+        Conflict: it protects machines, or a run or cycle of it has not ended.
+    """
+    plan = record(tx, name)
+    busy = tx.scalars(select(Run.run_id).where(Run.plan == name, Run.state.in_(("pending", "running")))).first()
+    if plan.activity != "inactive":
+        raise Conflict(
+            f"plan {name!r} is {plan.activity}",
+            code="plan-active",
+            hint=f"End its protection first: `farshore plan protect {name} --state unprotected`.",
+        )
+    if busy:
+        raise Conflict(f"run {busy} of plan {name!r} has not ended", code="run-open", hint="Wait for its end.")
+    if tx.scalars(select(Cycle.cycle_id).where(Cycle.plan == name, Cycle.ended_at.is_(None))).first():
+        raise Conflict(f"a cycle of plan {name!r} is ending", code="cycle-open", hint="Try again in a moment.")
+    for fence in tx.scalars(select(Fence).where(Fence.plan == name, Fence.done_at.is_(None))):
+        raise Conflict(
+            f"machine {fence.machine!r} of plan {name!r} waits to be fenced at site {fence.site!r}",
+            code="fence-open",
+            hint="Start the node of that site once.",
+        )
+    tx.delete(plan)
+    tx.changed("plan", name)
+
+
+def _chosen(rows: list[PlanMachine], wish: Wish) -> set[str]:
+    names = {row.name for row in rows}
+    if wish.machines is None:
+        return names
+    for index, machine in enumerate(wish.machines):
+        if machine not in names:
+            raise Invalid(
+                f"the plan has no machine {machine!r}",
+                code="machine-unknown",
+                field=f"machines[{index}]",
+                hint=suggestion(machine, names, " in the plan"),
+            )
+    return set(wish.machines)
+
+
+def _droppable(session: Session, name: str, rows: list[PlanMachine], chosen: set[str]) -> list[str]:
+    groups = {row.group_id for row in rows if row.name in chosen}
+    found = session.scalars(
+        select(Checkpoint)
+        .where(Checkpoint.plan == name, Checkpoint.group_id.in_(groups), Checkpoint.state == "published")
+        .order_by(Checkpoint.sequence)
+    ).all()
+    for checkpoint in found:
+        used = session.scalars(select(Lease.run_id).where(Lease.checkpoint_id == checkpoint.checkpoint_id)).first()
+        if used or checkpoint.pinned:
+            raise Conflict(
+                f"checkpoint {checkpoint.checkpoint_id} is {f'in use by {used}' if used else 'pinned'}",
+                code="checkpoint-in-use" if used else "checkpoint-pinned",
+                field="keep_copies",
+                hint="Wait for that run." if used else "Take the pin away, or keep the copies.",
+            )
+    return [checkpoint.checkpoint_id for checkpoint in found]

@@ -1,0 +1,81 @@
+"""The scheduler: one thread, a round each second or as soon as something has changed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from farshore.control import tasks
+from farshore.control.context import Context
+from farshore.control.store.database import Transaction
+from farshore.control.store.records import Node, Site, Task
+from farshore.control.views.places import is_online
+from farshore.model.task import Empty
+
+log = logging.getLogger(__name__)
+
+ROUND_S: Final = 1.0
+#: How old a site's inventory becomes.
+INVENTORY_EVERY_S: Final = 60.0
+
+
+class Scheduler:
+    """Drives whatever is due."""
+
+    def __init__(self, ctx: Context) -> None:
+        self.ctx = ctx
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Work until :meth:`stop`. A round that fails is logged and tried again: all state is in rows."""
+        while not self._stopping.is_set():
+            self.ctx.bus.scheduler.wait(ROUND_S)
+            self.ctx.bus.scheduler.clear()
+            if self._stopping.is_set():
+                return
+            try:
+                self.round()
+            except Exception:
+                log.exception("a round of the scheduler failed; the next one tries again")
+
+    def stop(self) -> None:
+        """End :meth:`run` after its round."""
+        self._stopping.set()
+        self.ctx.bus.scheduler.set()
+
+    def round(self) -> None:
+        """Do all that is due now."""
+        with self.ctx.store.write() as tx:
+            tasks.take_back(tx, self.ctx.started.wall_s)
+            _inventories(tx)
+
+
+def _inventories(tx: Transaction) -> None:
+    """Ask each site whose inventory is old for a new one."""
+    now = time.time()
+    for site in tx.scalars(select(Site)):
+        if site.inventory_at is not None and now - site.inventory_at < INVENTORY_EVERY_S:
+            continue
+        if _asked(tx, site.name) or not _online(tx, site.name):
+            continue
+        tasks.ensure(tx, f"inventory/{site.name}/{int(now * 1000)}", "inventory", site.name, Empty())
+
+
+def _asked(session: Session, site: str) -> bool:
+    return (
+        session.scalars(
+            select(Task.task_id).where(
+                Task.site == site, Task.kind == "inventory", Task.state.in_(("queued", "assigned"))
+            )
+        ).first()
+        is not None
+    )
+
+
+def _online(session: Session, site: str) -> bool:
+    return any(is_online(node) for node in session.scalars(select(Node).where(Node.site == site)))

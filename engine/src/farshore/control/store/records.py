@@ -1,0 +1,407 @@
+"""The records. Times are seconds since the epoch; JSON columns hold what the models in ``farshore.model`` dump."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Json = dict[str, Any]
+
+
+class Base(DeclarativeBase):
+    """Root of all records."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {
+        Json: JSON(none_as_null=True),
+        list[str]: JSON(none_as_null=True),
+        list[Json]: JSON(none_as_null=True),
+        str: String(),
+    }
+
+
+class Setting(Base):
+    """One fact about this control plane: ``catalog_id``, ``generation``."""
+
+    __tablename__ = "setting"
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[Json]
+
+
+class Site(Base):
+    """A place with machines, and what its node last found there."""
+
+    __tablename__ = "site"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    platform: Mapped[str]
+    description: Mapped[str] = mapped_column(Text, default="")
+    data_listen: Mapped[str] = mapped_column(default="source")
+    created_at: Mapped[float]
+    inventory: Mapped[Json | None]
+    inventory_at: Mapped[float | None]
+
+
+class Node(Base):
+    """A worker of one site.
+
+    ``thumbprint`` is that of the certificate in use; ``next_thumbprint`` of a renewed one that was not used yet, for the
+    answer that carried it may have been lost.
+    """
+
+    __tablename__ = "node"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    site: Mapped[str] = mapped_column(ForeignKey("site.name"), index=True)
+    roles: Mapped[list[str]]
+    data_address: Mapped[str]
+    created_at: Mapped[float]
+    thumbprint: Mapped[str | None]
+    serial: Mapped[str | None]
+    not_after: Mapped[float | None]
+    next_thumbprint: Mapped[str | None]
+    next_serial: Mapped[str | None]
+    next_not_after: Mapped[float | None]
+    last_seen: Mapped[float | None]
+    incarnation: Mapped[str | None]
+    version: Mapped[str | None]
+    platform: Mapped[str | None]
+    data_port: Mapped[int | None]
+    generation: Mapped[int] = mapped_column(default=0)
+
+
+class DeniedCertificate(Base):
+    """A certificate that is refused though its signature and time are good."""
+
+    __tablename__ = "denied_certificate"
+    thumbprint: Mapped[str] = mapped_column(primary_key=True)
+    node: Mapped[str]
+    reason: Mapped[str]
+    at: Mapped[float]
+
+
+class EnrolToken(Base):
+    """Admits one node once."""
+
+    __tablename__ = "enrol_token"
+    token_id: Mapped[str] = mapped_column(primary_key=True)
+    node: Mapped[str] = mapped_column(ForeignKey("node.name", ondelete="CASCADE"), index=True)
+    digest: Mapped[str]
+    expires_at: Mapped[float]
+    used_at: Mapped[float | None]
+
+
+class Machine(Base):
+    """A machine of a site's inventory. Ids are unique at their site only."""
+
+    __tablename__ = "machine"
+    site: Mapped[str] = mapped_column(ForeignKey("site.name", ondelete="CASCADE"), primary_key=True)
+    machine_id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(index=True)
+    facts: Mapped[Json]
+    seen_at: Mapped[float]
+    gone_at: Mapped[float | None]
+
+
+class Plan(Base):
+    """A protection plan as it is now; ``epoch`` grows with each change of the active site."""
+
+    __tablename__ = "plan"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    revision: Mapped[int]
+    source: Mapped[str] = mapped_column(Text)
+    definition: Mapped[Json]
+    activity: Mapped[str] = mapped_column(default="inactive")
+    active_site: Mapped[str]
+    state: Mapped[str] = mapped_column(default="unprotected")
+    epoch: Mapped[int] = mapped_column(default=1)
+    created_at: Mapped[float]
+    changed_at: Mapped[float]
+    last_error: Mapped[Json | None]
+
+
+class PlanRevision(Base):
+    """What a plan said at one time."""
+
+    __tablename__ = "plan_revision"
+    plan: Mapped[str] = mapped_column(ForeignKey("plan.name", ondelete="CASCADE"), primary_key=True)
+    revision: Mapped[int] = mapped_column(primary_key=True)
+    source: Mapped[str] = mapped_column(Text)
+    definition: Mapped[Json]
+    created_at: Mapped[float]
+    actor: Mapped[str]
+
+
+class PlanMachine(Base):
+    """A machine's part in a plan. ``machine_id`` is None until an inventory has shown the machine."""
+
+    __tablename__ = "plan_machine"
+    __table_args__ = (UniqueConstraint("site", "name"), UniqueConstraint("site", "machine_id"))
+    plan: Mapped[str] = mapped_column(ForeignKey("plan.name", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    position: Mapped[int]
+    site: Mapped[str]
+    machine_id: Mapped[str | None]
+    group_id: Mapped[str] = mapped_column(index=True)
+    activity: Mapped[str] = mapped_column(default="inactive")
+    state: Mapped[str] = mapped_column(default="unprotected")
+    target_machine_id: Mapped[str | None]
+
+
+class Group(Base):
+    """A consistency group: what is published together."""
+
+    __tablename__ = "consistency_group"
+    group_id: Mapped[str] = mapped_column(primary_key=True)
+    plan: Mapped[str] = mapped_column(ForeignKey("plan.name", ondelete="CASCADE"), index=True)
+    failures: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[float] = mapped_column(default=0.0)
+    last_started_at: Mapped[float | None]
+    last_seconds: Mapped[float | None]
+    last_error: Mapped[Json | None]
+
+
+class Checkpoint(Base):
+    """A projection of a published manifest, with what the catalogue adds: pins, labels, leases.
+
+    ``ordered_boot_s`` and ``ordered_boot_id`` are the second clock's reading when the source point was ordered.
+    """
+
+    __tablename__ = "checkpoint"
+    __table_args__ = (
+        UniqueConstraint("group_id", "epoch", "sequence"),
+        Index("ix_checkpoint_plan_label", "plan", "label"),
+    )
+    checkpoint_id: Mapped[str] = mapped_column(primary_key=True)
+    group_id: Mapped[str] = mapped_column(index=True)
+    plan: Mapped[str] = mapped_column(index=True)
+    plan_revision: Mapped[int]
+    epoch: Mapped[int]
+    sequence: Mapped[int]
+    level: Mapped[str]
+    ordered_at: Mapped[float]
+    ordered_boot_s: Mapped[float]
+    ordered_boot_id: Mapped[str]
+    taken_at: Mapped[float]
+    published_at: Mapped[float]
+    source_site: Mapped[str]
+    target_site: Mapped[str]
+    manifest: Mapped[Json]
+    stats: Mapped[Json | None]
+    state: Mapped[str] = mapped_column(default="published")
+    pinned: Mapped[bool] = mapped_column(default=False)
+    label: Mapped[str] = mapped_column(default="")
+    note: Mapped[str] = mapped_column(Text, default="")
+
+
+class Lease(Base):
+    """A run that uses a checkpoint, which therefore stays."""
+
+    __tablename__ = "lease"
+    checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoint.checkpoint_id"), primary_key=True)
+    run_id: Mapped[str] = mapped_column(primary_key=True, index=True)
+
+
+class Cycle(Base):
+    """One replication cycle of a group: point, replicate, release.
+
+    ``state``: waiting, point, replicate, release, then done, failed or cancelled. ``error`` is set as soon as the
+    outcome is known, also while the release is still going on.
+    """
+
+    __tablename__ = "cycle"
+    cycle_id: Mapped[str] = mapped_column(primary_key=True)
+    plan: Mapped[str] = mapped_column(ForeignKey("plan.name", ondelete="CASCADE"), index=True)
+    group_id: Mapped[str] = mapped_column(index=True)
+    plan_revision: Mapped[int]
+    epoch: Mapped[int]
+    purpose: Mapped[str]
+    run_id: Mapped[str | None] = mapped_column(index=True)
+    state: Mapped[str] = mapped_column(index=True)
+    attempt: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[float] = mapped_column(default=0.0)
+    cancel: Mapped[bool] = mapped_column(default=False)
+    point_id: Mapped[str | None]
+    checkpoint_id: Mapped[str | None]
+    base_checkpoint_id: Mapped[str | None]
+    source_node: Mapped[str | None]
+    ordered_at: Mapped[float | None]
+    ordered_boot_s: Mapped[float | None]
+    ordered_boot_id: Mapped[str | None]
+    point: Mapped[Json | None]
+    task_id: Mapped[str | None]
+    stats: Mapped[Json | None]
+    error: Mapped[Json | None]
+    label: Mapped[str] = mapped_column(default="")
+    pin: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[float]
+    started_at: Mapped[float | None]
+    ended_at: Mapped[float | None]
+
+
+class Task(Base):
+    """Work for a node. ``key`` makes its insertion idempotent; ``term`` grows when another incarnation takes it over.
+
+    ``state``: queued, assigned, then succeeded, failed or cancelled. ``waiter`` is the workflow that is told of the
+    end; ``told`` says that it was.
+    """
+
+    __tablename__ = "task"
+    __table_args__ = (Index("ix_task_site_state", "site", "state"),)
+    task_id: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(unique=True)
+    kind: Mapped[str]
+    site: Mapped[str]
+    role: Mapped[str | None]
+    pinned_node: Mapped[str | None]
+    plan: Mapped[str | None] = mapped_column(index=True)
+    run_id: Mapped[str | None] = mapped_column(index=True)
+    cycle_id: Mapped[str | None] = mapped_column(index=True)
+    step: Mapped[str | None]
+    machine: Mapped[str | None]
+    waiter: Mapped[str | None]
+    told: Mapped[bool] = mapped_column(default=False)
+    state: Mapped[str] = mapped_column(default="queued")
+    cancel: Mapped[bool] = mapped_column(default=False)
+    term: Mapped[int] = mapped_column(default=1)
+    node: Mapped[str | None]
+    incarnation: Mapped[str | None]
+    params: Mapped[Json]
+    result: Mapped[Json | None]
+    error: Mapped[Json | None]
+    stats: Mapped[Json | None]
+    progress: Mapped[Json | None]
+    created_at: Mapped[float]
+    assigned_at: Mapped[float | None]
+    ended_at: Mapped[float | None]
+
+
+class Fence(Base):
+    """An old primary that has to be fenced before anything else is done at its site."""
+
+    __tablename__ = "fence"
+    site: Mapped[str] = mapped_column(primary_key=True)
+    machine_id: Mapped[str] = mapped_column(primary_key=True)
+    plan: Mapped[str] = mapped_column(index=True)
+    machine: Mapped[str]
+    epoch: Mapped[int]
+    created_at: Mapped[float]
+    attempts: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[float] = mapped_column(default=0.0)
+    task_id: Mapped[str | None]
+    done_at: Mapped[float | None]
+    error: Mapped[Json | None]
+
+
+class Run(Base):
+    """Something that a person asked for and that takes a while."""
+
+    __tablename__ = "run"
+    run_id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(index=True)
+    plan: Mapped[str] = mapped_column(index=True)
+    plan_revision: Mapped[int]
+    state: Mapped[str] = mapped_column(default="pending", index=True)
+    actor: Mapped[str]
+    params: Mapped[Json]
+    created_at: Mapped[float]
+    started_at: Mapped[float | None]
+    ended_at: Mapped[float | None]
+    cancel: Mapped[bool] = mapped_column(default=False)
+    workflow: Mapped[bool] = mapped_column(default=False)
+    error: Mapped[Json | None]
+    facts: Mapped[Json]
+
+
+class RunStep(Base):
+    """One step of a run, of one machine where ``machine`` is not empty."""
+
+    __tablename__ = "run_step"
+    __table_args__ = (Index("ix_run_step_run_id_position", "run_id", "position"),)
+    run_id: Mapped[str] = mapped_column(ForeignKey("run.run_id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    machine: Mapped[str] = mapped_column(primary_key=True, default="")
+    position: Mapped[int]
+    state: Mapped[str]
+    started_at: Mapped[float | None]
+    ended_at: Mapped[float | None]
+    detail: Mapped[str] = mapped_column(Text, default="")
+    task_id: Mapped[str | None]
+    error: Mapped[Json | None]
+
+
+class RunMachine(Base):
+    """What a run did with one machine."""
+
+    __tablename__ = "run_machine"
+    run_id: Mapped[str] = mapped_column(ForeignKey("run.run_id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    position: Mapped[int]
+    state: Mapped[str] = mapped_column(default="pending")
+    machine_id: Mapped[str | None]
+    target_name: Mapped[str | None]
+    target_machine_id: Mapped[str | None]
+    checkpoint_id: Mapped[str | None]
+    address: Mapped[str | None]
+    rpo_s: Mapped[float | None]
+    rto_s: Mapped[float | None]
+    stop_ordered_at: Mapped[float | None]
+    probes: Mapped[list[Json]]
+
+
+class Report(Base):
+    """The evidence of a finished run; ``digest`` chains it to the one before."""
+
+    __tablename__ = "report"
+    run_id: Mapped[str] = mapped_column(ForeignKey("run.run_id"), primary_key=True)
+    position: Mapped[int] = mapped_column(unique=True)
+    document: Mapped[Json]
+    digest: Mapped[str]
+
+
+class Token(Base):
+    """A bearer token of a person or program."""
+
+    __tablename__ = "token"
+    token_id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    role: Mapped[str]
+    digest: Mapped[str]
+    created_at: Mapped[float]
+    expires_at: Mapped[float | None]
+    revoked_at: Mapped[float | None]
+    last_used_at: Mapped[float | None]
+
+
+class Audit(Base):
+    """One entry of the audit trail; ``digest`` covers the entry and the digest before it."""
+
+    __tablename__ = "audit"
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[float]
+    actor: Mapped[str]
+    action: Mapped[str]
+    subject: Mapped[str]
+    detail: Mapped[Json]
+    previous: Mapped[str]
+    digest: Mapped[str]
+
+
+class Idempotency(Base):
+    """The answer that was given to a request that carried a key. Never holds a secret."""
+
+    __tablename__ = "idempotency"
+    actor: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    status: Mapped[int]
+    headers: Mapped[Json]
+    body: Mapped[Json | None]
+    at: Mapped[float] = mapped_column(index=True)

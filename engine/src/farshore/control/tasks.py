@@ -1,0 +1,318 @@
+"""Tasks: rows that nodes pull. At least once each, never by two nodes with the same term."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from pydantic import ValidationError
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from farshore.control import ids, inventory
+from farshore.control.context import Context
+from farshore.control.store import settings
+from farshore.control.store.database import Transaction
+from farshore.control.store.records import Fence, Node, Task
+from farshore.errors import Conflict, FarshoreError, Fenced, NotFound, Permanent
+from farshore.model.base import Report
+from farshore.model.machine import Inventory
+from farshore.model.task import PARAMS, RESULTS, PollReply, PollRequest, Progress, TaskReport
+from farshore.model.task import Task as WireTask
+
+#: A node that has not polled for this long is offline, and its tasks may go to another node of its site.
+SILENT_AFTER_S: Final = 30.0
+#: A long poll ends well before that, so that an idle node never looks silent.
+LONGEST_POLL_S: Final = 15.0
+assert LONGEST_POLL_S < SILENT_AFTER_S / 1.5  # noqa: S101
+#: Tasks that one node holds at once; each node has its own, smaller limits per kind.
+MOST_HELD: Final = 128
+
+ENDED: Final = ("succeeded", "failed", "cancelled")
+
+#: Kinds that need a node with a certain role; the others suit every node of the site.
+_ROLE: Final = {
+    "point": "replication",
+    "replicate": "replication",
+    "release": "replication",
+    "drop-checkpoint": "replication",
+    "machine-untrack": "replication",
+    "network-create": "recovery",
+    "machine-create": "recovery",
+    "machine-power-on": "recovery",
+    "machine-probe": "recovery",
+}
+
+
+def ensure(
+    tx: Transaction,
+    key: str,
+    kind: str,
+    site: str,
+    params: Report,
+    *,
+    plan: str | None = None,
+    run_id: str | None = None,
+    cycle_id: str | None = None,
+    step: str | None = None,
+    machine: str | None = None,
+    waiter: str | None = None,
+    node: str | None = None,
+) -> Task:
+    """Return the task called ``key``, made now if there is none. ``params`` is of the model of its kind."""
+    task = tx.scalars(select(Task).where(Task.key == key)).first()
+    if task is not None:
+        return task
+    if not isinstance(params, PARAMS[kind]):
+        raise TypeError(f"{kind} takes {PARAMS[kind].__name__}, not {type(params).__name__}")
+    task = Task(
+        task_id=ids.new("task"),
+        key=key,
+        kind=kind,
+        site=site,
+        role=_ROLE.get(kind),
+        pinned_node=node,
+        plan=plan,
+        run_id=run_id,
+        cycle_id=cycle_id,
+        step=step,
+        machine=machine,
+        waiter=waiter,
+        told=waiter is None,
+        state="queued",
+        cancel=False,
+        term=1,
+        params=params.model_dump(mode="json"),
+        created_at=time.time(),
+    )
+    tx.add(task)
+    tx.flush()
+    tx.wake(site)
+    return task
+
+
+def cancel(tx: Transaction, task: Task) -> None:
+    """Stop a task: at once if no node has it, else when its node has stopped and said so."""
+    if task.state in ENDED:
+        return
+    if task.state == "queued":
+        _end(tx, task, "cancelled")
+    else:
+        task.cancel = True
+        tx.wake(task.site)
+
+
+def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *, first: bool) -> PollReply:
+    """Record a node's sign of life and return what it has to begin and to stop.
+
+    ``first`` is False when the same poll asks again after a wake-up: then what it was given is not taken for lost.
+
+    Raises:
+        Fenced: the node has obeyed a newer catalogue generation than ours.
+    """
+    now = time.time()
+    generation = settings.generation(tx)
+    if request.generation > generation:
+        raise Fenced(
+            f"node {node_name!r} obeys catalogue generation {request.generation}; this control plane has {generation}",
+            code="generation-fenced",
+            hint="Another control plane took over. Stop this one.",
+        )
+    node = tx.get_one(Node, node_name)
+    if _differs(node, request) or node.last_seen is None or now - node.last_seen > SILENT_AFTER_S:
+        tx.changed("node", node.name)
+        tx.changed("site", node.site)
+    node.last_seen = now
+    node.incarnation, node.version, node.platform = request.incarnation, request.version, request.platform
+    node.data_port, node.generation = request.data_port, request.generation
+
+    running = set(request.running)
+    held = list(tx.scalars(select(Task).where(Task.node == node_name, Task.state == "assigned")))
+    give: list[Task] = []
+    wanted: set[str] = set()
+    for task in held:
+        if task.task_id in running:
+            task.incarnation = request.incarnation
+            if not task.cancel:
+                wanted.add(task.task_id)
+        elif task.cancel:
+            _end(tx, task, "cancelled")
+        elif task.incarnation != request.incarnation:
+            task.term += 1
+            task.incarnation = request.incarnation
+            give.append(task)
+        elif first:
+            give.append(task)
+    fences = tx.scalars(
+        select(Fence).where(Fence.site == node.site, Fence.done_at.is_(None), Fence.attempts == 0)
+    ).all()
+    room = MOST_HELD - len(held)
+    if room > 0:
+        queued = tx.scalars(
+            select(Task)
+            .where(
+                Task.site == node.site,
+                Task.state == "queued",
+                or_(Task.pinned_node.is_(None), Task.pinned_node == node_name),
+                or_(Task.role.is_(None), Task.role.in_(node.roles)),
+            )
+            .order_by(Task.created_at, Task.task_id)
+            .limit(room)
+        )
+        give.extend(queued)
+    if fences:
+        # Nothing else happens at the site of an old primary before the attempt to fence it has ended.
+        fencing = {fence.task_id for fence in fences}
+        give = [task for task in give if task.task_id in fencing]
+    wire = []
+    for task in give:
+        delivered = _deliver(tx, ctx, task, node, now)
+        if delivered is not None:
+            wire.append(delivered)
+    return PollReply(
+        tasks=tuple(wire),
+        cancel=tuple(sorted(running - wanted)),
+        generation=generation,
+        grant_key=ctx.grant_key_pem,
+    )
+
+
+def _differs(node: Node, request: PollRequest) -> bool:
+    return (node.incarnation, node.version, node.platform) != (request.incarnation, request.version, request.platform)
+
+
+def _deliver(tx: Transaction, ctx: Context, task: Task, node: Node, now: float) -> WireTask | None:
+    """Give ``task`` to ``node``; None if it cannot begin yet."""
+    params = task.params
+    if task.kind == "replicate":
+        from farshore.control.scheduling import sessions
+
+        composed = sessions.compose(tx, ctx, task, node)
+        if composed is None:
+            return None
+        params = composed
+    if task.state == "queued":
+        task.state, task.assigned_at = "assigned", now
+        if task.run_id:
+            tx.changed("run", task.run_id)
+    task.node, task.incarnation = node.name, node.incarnation
+    return WireTask(
+        task_id=task.task_id,
+        kind=task.kind,
+        key=task.key,
+        site=task.site,
+        term=task.term,
+        params=params,
+    )
+
+
+def progress(tx: Transaction, task_id: str, node: str, term: int, value: Progress) -> None:
+    """Record how far a task is.
+
+    Raises:
+        NotFound, Fenced: as :func:`report`.
+    """
+    task = _owned(tx, task_id, node, term)
+    if task.state == "assigned":
+        task.progress = value.model_dump(mode="json")
+        if task.run_id:
+            tx.changed("run", task.run_id)
+        elif task.plan:
+            tx.changed("plan", task.plan)
+
+
+def report(tx: Transaction, task_id: str, node: str, value: TaskReport) -> None:
+    """Record a task's end. Again with the same term: nothing.
+
+    Raises:
+        NotFound: no such task.
+        Fenced: somebody with a higher term has the task.
+    """
+    task = _owned(tx, task_id, node, value.term)
+    if task.state in ENDED:
+        return
+    task.stats = value.stats.model_dump(mode="json") if value.stats else None
+    if value.state == "failed":
+        task.error = value.error or Permanent("the node gave no reason", code="node-failed").to_dict()
+        _end(tx, task, "cancelled" if task.cancel else "failed")
+        return
+    try:
+        task.result = RESULTS[task.kind].model_validate(value.result or {}).model_dump(mode="json")
+    except ValidationError as error:
+        task.error = Permanent(
+            f"node {node!r} answered {task.kind} in a form that this version does not know",
+            code="node-result-invalid",
+            hint="Bring node and control plane to the same version.",
+            problems=[f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5]],
+        ).to_dict()
+        _end(tx, task, "failed")
+        return
+    if task.kind == "inventory":
+        inventory.apply(tx, task.site, Inventory.model_validate(task.result))
+    _end(tx, task, "succeeded")
+
+
+def _owned(tx: Transaction, task_id: str, node: str, term: int) -> Task:
+    task = tx.get(Task, task_id)
+    if task is None:
+        raise NotFound(f"there is no task {task_id!r}", code="task-unknown", field="task_id")
+    if term != task.term or task.node != node:
+        raise Fenced(
+            f"task {task_id} has term {task.term} and belongs to node {task.node!r}; term {term} of {node!r} is over",
+            term=task.term,
+        )
+    return task
+
+
+def _end(tx: Transaction, task: Task, state: str) -> None:
+    task.state, task.ended_at = state, time.time()
+    if task.run_id:
+        tx.changed("run", task.run_id)
+    tx.changed("task", task.task_id)  # wakes the scheduler
+
+
+def take_back(tx: Transaction, since: float) -> None:
+    """Give tasks of silent nodes to the other nodes of their sites, with a higher term.
+
+    ``since`` is when this process began: silence while nobody listened proves nothing. A task stays where it is while
+    no other node could take it: its node may still be at work and only cut off.
+    """
+    now = time.time()
+    if now - since < SILENT_AFTER_S:
+        return
+    nodes = tx.scalars(select(Node)).all()
+    alive = {node.name for node in nodes if node.last_seen is not None and now - node.last_seen <= SILENT_AFTER_S}
+    for task in tx.scalars(select(Task).where(Task.state == "assigned", Task.node.not_in(alive))):
+        if task.cancel:
+            _end(tx, task, "cancelled")
+            continue
+        if any(
+            node.name in alive
+            and node.site == task.site
+            and (task.role is None or task.role in node.roles)
+            and task.pinned_node in {None, node.name}
+            for node in nodes
+        ):
+            task.term += 1
+            task.state, task.node, task.incarnation = "queued", None, None
+            tx.wake(task.site)
+
+
+def failure(task: Task) -> FarshoreError:
+    """Return the error of a task that failed or was cancelled."""
+    from farshore import errors
+
+    if task.error:
+        return errors.from_dict(task.error)
+    return Conflict(f"{task.kind} was cancelled", code="cancelled")
+
+
+def of_run(session: Session, run_id: str, step: str) -> Sequence[Task]:
+    """Return the tasks of one step of a run."""
+    return session.scalars(select(Task).where(Task.run_id == run_id, Task.step == step)).all()
+
+
+def result_of(task: Task) -> Any:
+    """Return a succeeded task's result as the model of its kind."""
+    return RESULTS[task.kind].model_validate(task.result or {})
