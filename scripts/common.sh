@@ -1,5 +1,5 @@
 # What the scripts share; sourced, never run. Every path is relative to the repository's root, where it changes to.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -74,8 +74,8 @@ venv "$VENV" "$python" engine/pyproject.toml requirements-ansible.txt requiremen
 [[ $profile == lab || $profile == test ]] && apt lab
 if [[ $profile == test ]]; then
     apt test
-    if second=$(find_python 3.12); then
-        venv "$SECOND" "$second" requirements-ansible.txt -- -r requirements-ansible.txt
+    if python312=$(find_python 3.12); then
+        venv "$SECOND" "$python312" requirements-ansible.txt -- -r requirements-ansible.txt
     elif [[ ${CI:-} == true ]]; then
         die "no Python 3.12 was found, and a run of CI has to try the second stack (ansible-core 2.21) too"
     else

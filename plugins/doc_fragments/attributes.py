@@ -18,7 +18,7 @@ attributes:
   action_group:
     description: Takes the options of C(module_defaults) that are set for this group.
     support: full
-    membership: farshore.dr.dr
+    membership: [farshore.dr.dr]
 """
 
     # Modules that only read.
@@ -36,5 +36,5 @@ attributes:
   action_group:
     description: Takes the options of C(module_defaults) that are set for this group.
     support: full
-    membership: farshore.dr.dr
+    membership: [farshore.dr.dr]
 """

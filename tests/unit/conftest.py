@@ -26,7 +26,7 @@ def _link():
 
 _link()
 
-import double as control_plane  # noqa: E402  the path is made above
+import double as control_plane  # the path is made above
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ class Result(dict):
 
 @pytest.fixture
 def run_module(double, capsys):
-    """Run a module in this process, through the code that Ansible runs: ``run_module("site", check=True, name=...)``."""
+    """Run a module in this process: ``run_module("site", check=True, name=...)``."""
     from ansible.module_utils.testing import patch_module_args
 
     def run(name, /, check=False, diff=False, connected=True, **params):

@@ -246,7 +246,7 @@ class Double:
             if not found:
                 raise Problem(404, "not-found", f"checkpoint {parts[1]!r} does not exist")
             if method == "PATCH":
-                found[0].update(body)
+                found[0]["pinned"] = body["pin"]
             if method == "DELETE":
                 if found[0]["pinned"]:
                     raise Problem(
@@ -288,7 +288,7 @@ class Double:
             return 200, after, {"X-Farshore-Changed": "true" if before != after else "false"}
         if verb == "drill-end":
             return 202, {"run": shown(state.start("cleanup", name)), "changed": True}, {}
-        kind, dash, preview = verb.partition("-")
+        kind, _dash, preview = verb.partition("-")
         changed = not (kind == "failover" and plan["active_site"] == body["to_site"])
         if kind == "replicate" and body.get("max_age_s") is not None and state.checkpoints:
             changed = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 import ssl
 
@@ -150,15 +150,13 @@ def authority(tmp_path_factory):
     from cryptography.hazmat.primitives.asymmetric import ec
 
     folder = tmp_path_factory.mktemp("tls")
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = dt.datetime.now(dt.timezone.utc)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "double")])
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for unused in range(2))
 
     def certificate(public, subject, ca):
         builder = (
-            x509.CertificateBuilder(
-                name, subject, public, x509.random_serial_number(), now, now + datetime.timedelta(days=1)
-            )
+            x509.CertificateBuilder(name, subject, public, x509.random_serial_number(), now, now + dt.timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
             .add_extension(
                 x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False

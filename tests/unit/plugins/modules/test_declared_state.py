@@ -44,7 +44,8 @@ def test_diff_shows_before_and_after(ok):
 
 
 def test_warnings_of_the_control_plane_are_shown(ok):
-    assert "only a preview" in ok("site", name="alpha", platform="kvm", check=True)["warnings"]
+    result = ok("site", name="alpha", platform="kvm", check=True)
+    assert "only a preview" in str(result["warnings"])
 
 
 def test_a_name_is_one_segment_whatever_it_holds(ok, double):
