@@ -97,6 +97,7 @@ class Held:
     """A task as the control plane sees it."""
 
     task: Task
+    site: str
     node: str = ""
     incarnation: str = ""
     reports: list[TaskReport] = field(default_factory=list)
@@ -178,9 +179,10 @@ class Control:
         self.tokens[token] = (site, node)
         return token
 
-    def put(self, task: Task) -> Held:
+    def put(self, task: Task, site: str = "") -> Held:
+        """Have a node of ``site`` (default: the task's) do ``task``."""
         with self.changed:
-            held = self.tasks[task.task_id] = Held(task)
+            held = self.tasks[task.task_id] = Held(task, site or task.site)
             self.changed.notify_all()
             return held
 
@@ -201,12 +203,12 @@ class Control:
 
     # What nodes ask
 
-    def poll(self, request: PollRequest) -> dict[str, Any]:
+    def poll(self, request: PollRequest, site: str) -> dict[str, Any]:
         with self.changed:
             self.polls.append(request)
             self.changed.notify_all()
-            self.changed.wait_for(lambda: self._work(request) or not self.serving, min(request.wait_s, 5))
-            tasks = [held for held in self.tasks.values() if self._due(held, request)]
+            self.changed.wait_for(lambda: self._work(request, site) or not self.serving, min(request.wait_s, 5))
+            tasks = [held for held in self.tasks.values() if self._due(held, request, site)]
             for held in tasks:
                 if held.node and held.incarnation != request.incarnation:
                     held.task = held.task.model_copy(update={"term": held.task.term + 1})
@@ -221,13 +223,13 @@ class Control:
                 "grant_key": self.grant_key_pem,
             }
 
-    def _work(self, request: PollRequest) -> bool:
-        return any(self._due(held, request) for held in self.tasks.values()) or bool(
+    def _work(self, request: PollRequest, site: str) -> bool:
+        return any(self._due(held, request, site) for held in self.tasks.values()) or bool(
             self.cancelled & set(request.running)
         )
 
-    def _due(self, held: Held, request: PollRequest) -> bool:
-        mine = held.node in {"", request.node} and held.task.task_id not in request.running
+    def _due(self, held: Held, request: PollRequest, site: str) -> bool:
+        mine = held.site == site and held.node in {"", request.node} and held.task.task_id not in request.running
         return not held.done and mine and held.task.task_id not in self.cancelled
 
 
@@ -315,7 +317,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         owner = self.owner
         if path == "poll":
             request = PollRequest.model_validate(body)
-            return (200, owner.poll(request)) if request.node == peer[1] else (403, "certificate-mismatch")
+            return (200, owner.poll(request, peer[0])) if request.node == peer[1] else (403, "certificate-mismatch")
         if path == "renew":
             return 200, self._certificate(body["csr_pem"], *peer)
         _, task_id, verb = path.split("/")
