@@ -20,6 +20,9 @@ from farshore.platforms.nbd.launcher import failure
 TOOL: Final = "qemu-img"
 #: 128 KiB clusters keep the tables of large disks small; their 32 subclusters of 4 KiB keep small writes cheap.
 LAYER_OPTIONS: Final = "extended_l2=on,cluster_size=128k"
+#: What a machine writes may be streamed into later, and QEMU 7.2 aborts when it copies on read into an image with
+#: subclusters (block/io.c, assertion skip_bytes < pnum).
+MACHINE_OPTIONS: Final = "cluster_size=64k"
 SUBCLUSTER_BYTES: Final = 4096
 _HEADER: Final = struct.Struct(">4sIQIIQ")  # magic, version, backing offset, backing length, cluster bits, size
 _MAGIC: Final = b"QFI\xfb"
@@ -104,8 +107,8 @@ def run(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def create(path: Path, size_bytes: int, backing: Path | None) -> None:
-    """Create the layer ``path``, durable under its name on return; a half-made one never has it.
+def create(path: Path, size_bytes: int, backing: Path | None, options: str = LAYER_OPTIONS) -> None:
+    """Create the image ``path``, durable under its name on return; a half-made one never has it.
 
     The backing image is named relative to the layer's folder, so that a pool can be moved as a whole.
     """
@@ -113,7 +116,7 @@ def create(path: Path, size_bytes: int, backing: Path | None) -> None:
     making.unlink(missing_ok=True)
     base = ("-F", "qcow2", "-b", relative(backing, path.parent)) if backing else ()
     try:
-        run("create", "-q", "-f", "qcow2", "-o", LAYER_OPTIONS, *base, making, str(size_bytes))
+        run("create", "-q", "-f", "qcow2", "-o", options, *base, making, str(size_bytes))
         fsync(making)
         making.rename(path)
     except BaseException:
@@ -169,15 +172,25 @@ def remove_bitmap(path: Path, name: str) -> None:
     run("bitmap", "--remove", "-f", "qcow2", path, name)
 
 
-def node(name: str, path: Path, *, writable: bool = False, **options: Any) -> dict[str, Any]:
-    """Return ``blockdev-add`` arguments that open the qcow2 image ``path`` with its backing chain.
+def node(
+    name: str,
+    path: Path,
+    *,
+    image_format: str = "qcow2",
+    writable: bool = False,
+    device: bool = False,
+    locking: bool = True,
+    **options: Any,
+) -> dict[str, Any]:
+    """Return ``blockdev-add`` arguments that open an image, with its backing chain unless ``options`` say otherwise.
 
-    ``locking=False`` reads an image although somebody may open it for writing meanwhile.
+    ``device``: the path is a block device. Without ``locking`` an image is read although somebody may open it for
+    writing meanwhile.
     """
-    file: dict[str, Any] = {"driver": "file", "filename": str(path)}
-    if not options.pop("locking", True):
+    file: dict[str, Any] = {"driver": "host_device" if device else "file", "filename": str(path)}
+    if not locking:
         file["locking"] = "off"
     if writable:
         file["discard"] = "unmap"
         options["discard"] = "unmap"
-    return {"driver": "qcow2", "node-name": name, "read-only": not writable, "file": file, **options}
+    return {"driver": image_format, "node-name": name, "read-only": not writable, "file": file, **options}
