@@ -71,6 +71,7 @@ def grid(
         return Text(f"{title}: {empty}" if title else empty, style="dim")
     table = Table(
         box=box.SIMPLE_HEAD,
+        show_edge=False,
         title=title or None,
         title_justify="left",
         title_style="bold",

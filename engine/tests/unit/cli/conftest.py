@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import ssl
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,10 +12,8 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from doubles.cli_server import TOKEN, Api, Request, Result, make_certificate
 from farshore.cli.main import main
-
-sys.path.insert(0, str(Path(__file__).parent))
-from cli_server import TOKEN, Api, Request, Result, make_certificate  # found by the line above
 
 
 @pytest.fixture(scope="session")

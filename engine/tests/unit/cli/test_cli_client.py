@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from cli_server import TOKEN, Api, make_certificate
+from doubles.cli_server import TOKEN, Api, make_certificate
 from farshore.cli.remote.client import PAUSES_S, Client, problem
 from farshore.cli.settings import Endpoint
 from farshore.errors import (

@@ -304,7 +304,7 @@ def doctor(
                 ("", "checked", "found", "remedy"),
                 ((formats.state(v.state), v.subject, v.message, v.remedy) for v in verdicts),
             ),
-            f"{document['errors']} errors, {document['warnings']} warnings",
+            f"\nerrors: {document['errors']}, warnings: {document['warnings']}",
         ],
     )
     if document["errors"]:

@@ -413,7 +413,11 @@ def build(stand: Stand) -> FastAPI:
         return found or refusal(404, code="not-found", detail=f"no run is called {run_id!r}")
 
     @app.post("/api/v1/{subject:path}:{verb}", status_code=202)
-    async def act(verb: str, request: Request) -> Any:
+    async def act(
+        subject: str,  # noqa: ARG001 - part of the path
+        verb: str,
+        request: Request,
+    ) -> Any:
         stand.posts.append((request.url.path, request.headers.get("idempotency-key", ""), await request.json()))
         if verb in stand.refuse:
             status, fields = stand.refuse[verb]
