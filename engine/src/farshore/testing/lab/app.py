@@ -8,13 +8,12 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import quoteattr
 
 from farshore import durable
-from farshore.errors import Conflict, NotFound, Retry
+from farshore.errors import NotFound, Retry
 from farshore.testing.lab.accelerator import Accelerator
 from farshore.testing.lab.guest import Image, Role
 from farshore.testing.lab.site import Site, libvirt_module
@@ -83,8 +82,7 @@ def tier(role: str) -> Tier:
 def ensure_network(site: Site, network: Network) -> bool:
     """Define and start ``network`` on ``site`` unless that is done; True if something was done."""
     libvirt = libvirt_module()
-    connection = site.connect()
-    try:
+    with site.session() as connection:
         try:
             found = connection.networkLookupByName(network.name)
         except libvirt.libvirtError as error:
@@ -96,8 +94,6 @@ def ensure_network(site: Site, network: Network) -> bool:
             return False
         found.create()
         return True
-    finally:
-        connection.close()
 
 
 def _network_xml(network: Network) -> str:
@@ -140,29 +136,25 @@ class Guest:
             return None
 
     def ensure(self, image: Image, accelerator: Accelerator, progress: Callable[[str], None]) -> bool:
-        """Create disks and domain and start it, whatever of that is missing; True if something was done."""
-        connection = self.site.connect()
-        try:
+        """Create disks and domain and start it, whatever of that is missing; True if something was done.
+
+        A guest that was started once and is off or gone is left alone.
+        """
+        with self.site.session() as connection:
             domain = self.domain(connection)
-            changed = domain is None
+            if self._started.exists():
+                if domain is None or not domain.isActive():
+                    progress(f"{self.name} on {self.site.name} was switched off or removed, and is left so")
+                return False
             if domain is None:
-                if self._started.exists():
-                    raise Conflict(
-                        f"the guest {self.name} was removed from {self.site.name} after it had run",
-                        hint="Begin again with: python -m farshore.testing.lab down, then up",
-                    )
                 progress(f"creating {self.name} on {self.site.name}")
                 self._create_disks(image)
                 domain = connection.defineXML(_domain_xml(self, self.site, accelerator))
-            if not self._started.exists():
-                if not domain.isActive():
-                    progress(f"starting {self.name}")
-                    domain.create()
-                durable.write(self._started, b"")
-                changed = True
-            return changed
-        finally:
-            connection.close()
+            if not domain.isActive():
+                progress(f"starting {self.name}")
+                domain.create()
+            durable.write(self._started, b"")
+            return True
 
     def _create_disks(self, image: Image) -> None:
         """Copy the image's disks; a disk that is there under its name is whole."""
@@ -176,26 +168,20 @@ class Guest:
 
     def start(self) -> None:
         """Switch on a guest that is off, on somebody's explicit order."""
-        connection = self.site.connect()
-        try:
+        with self.site.session() as connection:
             domain = self.domain(connection)
             if domain is None:
                 raise NotFound(f"the guest {self.name} does not exist on {self.site.name}")
             if not domain.isActive():
                 domain.create()
-        finally:
-            connection.close()
 
     def state(self) -> str:
         """Return ``running``, ``off`` or ``missing``."""
-        connection = self.site.connect()
-        try:
+        with self.site.session() as connection:
             domain = self.domain(connection)
             if domain is None:
                 return "missing"
             return "running" if domain.isActive() else "off"
-        finally:
-            connection.close()
 
     def wait(self, timeout_s: float = BOOT_TIMEOUT_S) -> str:
         """Return the marker line of the guest's present boot; :class:`Retry` (``guest-not-up``) if it does not come."""
@@ -206,14 +192,14 @@ class Guest:
             _before, marker, rest = text.partition(MARKER)
             if marker and b"\n" in rest:
                 return (marker + rest.split(b"\n", 1)[0]).decode(errors="replace").strip()
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or self.state() != "running":
                 raise Retry(
-                    f"the guest {self.name} showed no marker on its console within {timeout_s:.0f} s",
+                    f"the guest {self.name} ended, or showed no marker on its console within {timeout_s:.0f} s",
                     code="guest-not-up",
                     hint=f"Look at {self.console}",
                     console=text[-500:].decode(errors="replace"),
                 )
-            time.sleep(0.1)
+            time.sleep(0.2)
 
     def describe(self, network: Network) -> dict[str, Any]:
         """Return the facts that a plan or a test needs."""
@@ -259,28 +245,17 @@ def _domain_xml(guest: Guest, site: Site, accelerator: Accelerator) -> str:
 
 def leases(site: Site, network: Network) -> dict[str, str]:
     """Return the addresses that DHCP has given out on ``network``, by MAC."""
-    connection = site.connect()
-    try:
+    with site.session() as connection:
         found = connection.networkLookupByName(network.name).DHCPLeases()
         return {str(lease["mac"]): str(lease["ipaddr"]) for lease in found}
-    finally:
-        connection.close()
 
 
 def bridges(site: Site) -> list[str]:
     """Return the names of the bridges in the site's network namespace, from the networks that libvirt runs."""
-    connection = site.connect()
-    try:
-        names = []
+    names = []
+    with site.session() as connection:
         for network in connection.listAllNetworks():
             element = ET.fromstring(network.XMLDesc(0)).find("bridge")  # noqa: S314  # libvirt's own text
             if element is not None and network.isActive():
                 names.append(str(element.get("name")))
-        return sorted(names)
-    finally:
-        connection.close()
-
-
-def disk_bytes(path: Path) -> int:
-    """Return how much ``path`` occupies on its file system."""
-    return path.stat().st_blocks * 512
+    return sorted(names)

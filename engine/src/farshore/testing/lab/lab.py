@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from farshore import durable
-from farshore.errors import Conflict, Permanent
+from farshore.errors import Conflict, NotFound, Permanent
 from farshore.testing.lab import app, command, guest
 from farshore.testing.lab.accelerator import Accelerator, accelerator
+from farshore.testing.lab.relay import API_PORT, HOST, NODE_PORT, Relay, Route, default_routes
 from farshore.testing.lab.site import Site
 
 SITES: Final = ("alpha", "beta")
@@ -34,6 +35,7 @@ class Lab:
         self.cache = cache.resolve()
         self._progress = progress
         self.sites: dict[str, Site] = {name: Site(self.root, name) for name in SITES}
+        self.relay = Relay(self.root)
         self.guests: dict[str, app.Guest] = {one.role: app.Guest(self.sites["alpha"], one) for one in app.TIERS}
 
     @property
@@ -46,12 +48,21 @@ class Lab:
         """Return the site that it is recovered to."""
         return self.sites["beta"]
 
-    def up(self, *, sites_only: bool = False, interpreter: Path | None = None) -> dict[str, Any]:
+    def up(
+        self,
+        *,
+        sites_only: bool = False,
+        interpreter: Path | None = None,
+        api_port: int = API_PORT,
+        node_port: int = NODE_PORT,
+    ) -> dict[str, Any]:
         """Bring up what is missing and return the document of :meth:`status`, with ``changed``.
 
         Args:
             sites_only: no guest is built, put on a site or started.
             interpreter: the Python that ``<site>/python`` runs inside a site; this process's own by default.
+            api_port: port of the control plane for people, carried from both sites to the machine.
+            node_port: its port for nodes, likewise.
         """
         command.require_root()
         with self._locked(create=True):
@@ -60,6 +71,7 @@ class Lab:
                 changed |= site.start(interpreter, self._progress)
                 for network in app.NETWORKS[site.name]:
                     changed |= app.ensure_network(site, network)
+            changed |= self.relay.start(default_routes(api_port, node_port))
             kind: Accelerator | None = None
             if not sites_only:
                 image = guest.build(self.cache, self._progress)
@@ -77,6 +89,9 @@ class Lab:
         command.require_root()
         with self._locked(create=False):
             found = self.root.exists()
+            if self.relay.stop():
+                self._progress("stopped the relay")
+                found = True
             for site in self.sites.values():
                 if site.stop():
                     self._progress(f"stopped the private site {site.name}")
@@ -85,6 +100,18 @@ class Lab:
                 shutil.rmtree(self.root)
                 self._progress(f"removed {self.root}")
             return found
+
+    def publish(self, name: str, port: int, site: str, address: str, to_port: int) -> bool:
+        """Make ``address:to_port`` of a site reachable on the machine's 127.0.0.1, ``port``; False if it was.
+
+        Raises:
+            Conflict: the port is taken (``port-taken``).
+            NotFound: there is no such site.
+            Unavailable: the laboratory does not run.
+        """
+        if site not in self.sites:
+            raise NotFound(f"the laboratory has no site {site}", field="site", known=sorted(self.sites))
+        return self.relay.add(Route(name, HOST, port, site, to_port, address))
 
     def status(self) -> dict[str, Any]:
         """Return what there is; never changes anything."""
@@ -102,6 +129,7 @@ class Lab:
             "accelerator": kind,
             "sites": {name: self._describe_site(site, running=running[name]) for name, site in self.sites.items()},
             "guests": guests,
+            "relay": {"log": str(self.relay.log), "routes": self.relay.status() if self.relay.processes() else []},
         }
 
     def _describe_site(self, site: Site, *, running: bool) -> dict[str, Any]:

@@ -7,12 +7,13 @@ all that runs inside, so what survives a crash of anything is either the whole s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -186,6 +187,23 @@ class Site:
                 f"libvirt of the site {self.name} does not answer: {error}",
                 hint="Start the laboratory: python -m farshore.testing.lab up",
             ) from error
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Any]:
+        """Yield an open connection, close it, and tell what libvirt refuses as :class:`Permanent` (``libvirt``)."""
+        libvirt = libvirt_module()
+        connection = self.connect()
+        try:
+            yield connection
+        except libvirt.libvirtError as error:
+            raise Permanent(
+                f"libvirt of the site {self.name}: {error}",
+                code="libvirt",
+                hint=f"See the logs in {self.folder}/log",
+                libvirt_code=error.get_error_code(),
+            ) from error
+        finally:
+            connection.close()
 
     def argv(self, *words: str | os.PathLike[str]) -> list[str]:
         """Return the argument list that runs ``words`` inside the site."""

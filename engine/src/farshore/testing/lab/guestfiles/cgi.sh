@@ -1,5 +1,6 @@
 #!/bin/sh
 # All pages of the application; which one is the name that we were called by.
+# shellcheck source=common.sh
 . /etc/common.sh
 
 reply() { # reply STATUS TYPE: the head; the body follows on standard output

@@ -1,5 +1,7 @@
+#!/bin/sh
 # Shared by all scripts of the laboratory's guest. POSIX sh as BusyBox has it.
 # System disk (vda2) on /system, data disk (vdb, database only) on /data; what must not outlive a boot is in /run.
+# shellcheck disable=SC2034  # used by the scripts that read this file
 export PATH=/bin
 SYSTEM=/system
 DATA=/data
@@ -11,6 +13,7 @@ PAGES=16384
 PORT=8080
 role=
 database=
+# shellcheck disable=SC1090
 [ -r "$CONF" ] && . "$CONF"
 
 address() { ip -4 -o addr show dev eth0 2>/dev/null | awk '{ split($4, a, "/"); print a[1]; exit }'; }
@@ -66,14 +69,13 @@ check_journal() {
     END { print (bad ? "broken" : "ok"), NR, last + 0 }' "$JOURNAL"
 }
 
-# check_table LAST: the page of the newest row must hold it or, after a crash between the two writes, an older one.
+# check_table LAST: the page of the newest row must hold it; right after an unclean stop it may not have been reached.
 check_table() {
     [ "$1" = 0 ] && { echo ok; return; }
     page=$(dd if="$TABLE" bs=4096 skip=$(($1 * 7919 % PAGES)) count=1 2>/dev/null | head -c 64 | tr -d '\000' | head -n 1)
     case "$page" in
     "row $1 at "*) echo ok ;;
-    "row "*) [ -f /run/table-late ] && echo ok || echo stale ;;
-    *) [ -f /run/table-late ] && echo ok || echo stale ;;
+    *) if [ -f /run/table-late ]; then echo ok; else echo stale; fi ;;
     esac
 }
 

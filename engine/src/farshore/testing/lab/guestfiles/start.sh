@@ -4,6 +4,7 @@
 /bin/mount -t sysfs sysfs /sys
 /bin/mount -t devtmpfs devtmpfs /dev
 /bin/mount -t tmpfs tmpfs /run
+# shellcheck source=common.sh
 . /etc/common.sh
 
 # Each after what it needs: virtio_ring before virtio, failover before virtio_net.
@@ -26,6 +27,7 @@ wait_block() {
 
 disks=ok
 wait_block /dev/vda2 200 && mount -t ext4 -o errors=panic /dev/vda2 "$SYSTEM" || disks=no-system-disk
+# shellcheck disable=SC1090
 [ -r "$CONF" ] && . "$CONF"
 hostname "farshore-lab-${role:-unknown}"
 

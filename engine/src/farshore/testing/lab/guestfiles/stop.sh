@@ -1,5 +1,6 @@
 #!/bin/sh
 # An orderly stop: no new rows, the last one finished, everything on disk, file systems closed, power off.
+# shellcheck source=common.sh
 . /etc/common.sh
 say "farshore-lab guest: power button, stopping"
 : >/run/stopping

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Called by udhcpc: $1 is the event, the lease is in the environment.
 export PATH=/bin
+# shellcheck disable=SC2154  # set by udhcpc
 case "$1" in
 bound | renew)
     ip addr flush dev "$interface"
