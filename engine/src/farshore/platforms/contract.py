@@ -9,7 +9,7 @@ Errors are those of :mod:`farshore.errors`: ``Retry`` for what may pass, ``Perma
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, Protocol
@@ -276,3 +276,15 @@ class Compute(Protocol):
 
     def sweep(self, tag: str) -> tuple[list[str], list[str]]:
         """Remove machines, disks, networks and rules that carry ``tag``; return (removed, still there)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """One site's platform, opened. ``compute`` is None where the platform only keeps disks (``file``)."""
+
+    type: str
+    source: Source
+    target: Target
+    manifests: ManifestStore
+    inventory: Callable[[], Inventory]
+    compute: Compute | None = None

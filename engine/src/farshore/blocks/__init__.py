@@ -1,0 +1,1 @@
+"""Ranges, descriptors and digests of disks. Pure: no I/O, no clock, no randomness."""

@@ -1,0 +1,1 @@
+"""Manifests, their publication and what hangs on them; see docs/internals/publication.md."""

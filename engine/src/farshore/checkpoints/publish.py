@@ -1,0 +1,181 @@
+"""Publication and its reverse. The sole commit point is the creation of the group's manifest object.
+
+Two checkpoints must never hold the same place (epoch, sequence) of a group, whoever works on them. So before the manifest
+a *claim* is created for the place, which says who means to take it. A claim is not a publication and needs no cleaning:
+
+1. The claim is ours: create the manifest.
+2. The claim is another checkpoint's and that one is published: we are fenced.
+3. It is another's that was never published (its node died): the checkpoint that was ordered later wins. It first makes
+   the other's manifest impossible, by creating a refusal under the other's key; then it goes on as if the claim were its
+   own. If the refusal cannot be created, the other was published meanwhile: case 2.
+
+Whoever finds a refusal under its own key is fenced. Crash windows: docs/internals/publication.md.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from farshore.checkpoints import trees
+from farshore.checkpoints.manifest import (
+    GROUPS,
+    decode,
+    encode,
+    is_refusal,
+    key_of,
+    load_group,
+    parse_key,
+    prefix_of,
+    validate,
+)
+from farshore.errors import Conflict, Corruption, Fenced, NotFound
+from farshore.model.checkpoint import Manifest
+from farshore.platforms.contract import ManifestStore, Target
+
+
+def find(store: ManifestStore, head: Manifest) -> Manifest | None:
+    """Return the published manifest of ``head``'s checkpoint, whatever else ``head`` says; None before publication.
+
+    Raises:
+        Fenced: it can never be published, for a later checkpoint took its place.
+    """
+    key = key_of(head)
+    try:
+        data = store.get(key)
+    except NotFound:
+        return None
+    if is_refusal(data):
+        raise _fenced(head, "was refused for a checkpoint that was ordered later")
+    return decode(data, key)
+
+
+def publish(store: ManifestStore, manifest: Manifest) -> Manifest:
+    """Publish a checkpoint and return its manifest as it is in the store.
+
+    Publishing the same checkpoint again returns what the first call published.
+
+    Raises:
+        Invalid: the manifest is not complete.
+        Fenced: another checkpoint holds the sequence, or the group has gone on to a higher epoch.
+    """
+    validate(manifest)
+    found = find(store, manifest)
+    if found is not None:
+        return found
+    for other in load_group(store, manifest.group_id):
+        if other.epoch > manifest.epoch or other.generation > manifest.generation:
+            raise _fenced(manifest, f"is of an epoch or generation before that of {other.checkpoint_id}")
+        if (other.epoch, other.sequence) == (manifest.epoch, manifest.sequence):
+            raise _fenced(manifest, f"has the sequence of {other.checkpoint_id}, which is published")
+    _claim(store, manifest)
+    if store.put_if_absent(key_of(manifest), encode(manifest)):  # the commit point
+        return manifest
+    found = find(store, manifest)
+    if found is None:
+        raise _fenced(manifest, "was taken away before it was published")
+    return found
+
+
+def _claim(store: ManifestStore, manifest: Manifest) -> None:
+    key = f"claims/{manifest.group_id}/{manifest.epoch:010d}-{manifest.sequence:010d}.json"
+    mine = {"checkpoint_id": manifest.checkpoint_id, "ordered_at": manifest.ordered_at}
+    depth = 0
+    while not store.put_if_absent(key, json.dumps(mine, sort_keys=True).encode()):
+        holder = _parse_claim(store.get(key), key)
+        if holder["checkpoint_id"] == manifest.checkpoint_id:
+            return
+        if holder["ordered_at"] >= manifest.ordered_at:
+            raise _fenced(manifest, f"was ordered before {holder['checkpoint_id']}, which claims its sequence")
+        _refuse(store, manifest, str(holder["checkpoint_id"]))
+        # The dead checkpoint's claim stays; ours is the next one in line.
+        depth += 1
+        key = f"claims/{manifest.group_id}/{manifest.epoch:010d}-{manifest.sequence:010d}-{depth}.json"
+
+
+def _refuse(store: ManifestStore, manifest: Manifest, other_id: str) -> None:
+    """Make the publication of another checkpoint at our place impossible."""
+    key = f"{prefix_of(manifest.group_id)}{manifest.sequence:010d}-{other_id}.json"
+    refusal = json.dumps({"refused_for": manifest.checkpoint_id}).encode()
+    if not store.put_if_absent(key, refusal):
+        try:
+            data = store.get(key)
+        except NotFound:
+            return  # published and withdrawn since; its place is free
+        if not is_refusal(data):
+            raise _fenced(manifest, f"has the sequence of {other_id}, which is published")
+
+
+def withdraw(store: ManifestStore, target: Target, group_id: str, checkpoint_id: str) -> None:
+    """Take a checkpoint away: the manifest first, then its points, then what of its trees nobody else needs.
+
+    Before the tombstone, a note of what there is to do is kept, so that the call can be repeated after whatever stopped
+    it, and :func:`finish_withdrawals` can.
+
+    Raises:
+        Conflict: a point is still used. The checkpoint is not offered any more; call again when the use has ended.
+        NotFound: the group has no such checkpoint.
+    """
+    note = f"withdrawn/{group_id}/{checkpoint_id}.json"
+    manifest = next((one for one in load_group(store, group_id) if one.checkpoint_id == checkpoint_id), None)
+    if manifest is not None:
+        store.put_if_absent(note, encode(manifest))
+        store.tombstone(key_of(manifest))
+    else:
+        try:
+            manifest = Manifest.model_validate_json(store.get(note))
+        except NotFound:
+            raise NotFound(
+                f"group {group_id} has no checkpoint {checkpoint_id}",
+                code="checkpoint-not-found",
+                hint="It was dropped before, or never published.",
+                checkpoint=checkpoint_id,
+            ) from None
+    for disk in manifest.disks:
+        target.drop(disk.point)
+    live = [disk.point for other in load_all(store) for disk in other.disks]
+    trees.drop(store, [disk.point for disk in manifest.disks], live)
+    store.tombstone(note)
+
+
+def finish_withdrawals(store: ManifestStore, target: Target) -> list[str]:
+    """End what an interrupted :func:`withdraw` began; return the checkpoints that are gone now."""
+    done = []
+    for note in store.list("withdrawn/"):
+        _, group_id, name = note.split("/")
+        checkpoint_id = name.removesuffix(".json")
+        try:
+            withdraw(store, target, group_id, checkpoint_id)
+        except Conflict:
+            continue  # still in use
+        done.append(checkpoint_id)
+    return done
+
+
+def load_all(store: ManifestStore) -> list[Manifest]:
+    """Return the published manifests of all groups.
+
+    Raises:
+        Corruption: one is damaged.
+    """
+    groups = {parsed[0] for key in store.list(GROUPS) if (parsed := parse_key(key))}
+    return [manifest for group_id in sorted(groups) for manifest in load_group(store, group_id)]
+
+
+def _parse_claim(data: bytes, key: str) -> dict[str, Any]:
+    try:
+        claim = json.loads(data)
+        return {"checkpoint_id": str(claim["checkpoint_id"]), "ordered_at": float(claim["ordered_at"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise Corruption(f"object {key} is no claim", code="claim-damaged", key=key) from error
+
+
+def _fenced(manifest: Manifest, why: str) -> Fenced:
+    return Fenced(
+        f"checkpoint {manifest.checkpoint_id} of group {manifest.group_id} {why}",
+        code="stale-checkpoint",
+        hint="Nothing was published; the group goes on with its newer checkpoints.",
+        group=manifest.group_id,
+        sequence=manifest.sequence,
+        epoch=manifest.epoch,
+    )

@@ -1,0 +1,1 @@
+"""What of a draft is durable; see docs/internals/journal.md."""

@@ -1,0 +1,347 @@
+"""All disks of a group: copied side by side, sealed together, published at once."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pydantic import ValidationError
+
+from farshore import durable
+from farshore.checkpoints.publish import find, publish
+from farshore.checkpoints.trees import TreeStore
+from farshore.errors import (
+    Corruption,
+    FarshoreError,
+    Fenced,
+    Forbidden,
+    Invalid,
+    NoSpace,
+    RestartFromCheckpoint,
+    Retry,
+)
+from farshore.journal.state import DraftState, Sealed, Subject
+from farshore.model.checkpoint import CycleStats, DiskPoint, Manifest
+from farshore.model.grant import Grant, GrantDisk, verify
+from farshore.model.task import Progress, ReplicateParams, ReplicateResult
+from farshore.platforms.contract import ManifestStore, Target
+from farshore.replication import resume
+from farshore.replication.cycle import MODES, DiskCycle, Mode
+from farshore.replication.flow import NodeWindow
+from farshore.transport.frames import ZERO_BLOCK
+from farshore.transport.links import Links
+from farshore.transport.session import Session
+from farshore.transport.tls import Peer
+from farshore.units import format_size
+from farshore.window.budget import node_budget
+from farshore.window.levels import fixed_level
+
+log = logging.getLogger(__name__)
+
+#: Progress is told this often.
+PROGRESS_INTERVAL_S: Final = 0.5
+#: After these the drafts are of use: the same cycle goes on from its journal.
+_RESUMABLE: Final = frozenset({"session-gone", "grant-expired"})
+
+OnProgress = Callable[[Progress], None]
+
+
+def replicate(
+    params: ReplicateParams,
+    *,
+    target: Target,
+    manifests: ManifestStore,
+    links: Links,
+    journal_dir: Path,
+    on_progress: OnProgress = lambda _progress: None,
+    cancel: threading.Event | None = None,
+    window: NodeWindow | None = None,
+    grant_key: Ed25519PublicKey | None = None,
+) -> ReplicateResult:
+    """Pull a source point into new native points of ``target`` and publish them as one checkpoint.
+
+    Called again with the same checkpoint and source point it goes on where it was; when that is published already it
+    returns what was published.
+
+    Args:
+        params: the task's parameters.
+        target: where the points are made.
+        manifests: where the checkpoint is published.
+        links: connections to other nodes; they stay open.
+        journal_dir: where the journals of unfinished checkpoints are kept; durable storage of this node alone.
+        on_progress: called from this thread, about twice a second.
+        cancel: set it to end the call early with ``Retry`` (``cancelled``); what is durable is kept.
+        window: the node's byte budget, shared with other groups.
+        grant_key: the control plane's key, to check the grant here too.
+
+    Raises:
+        Retry, Reconnect: what is durable is kept; call again.
+        RestartFromCheckpoint: ``session-gone`` and ``grant-expired`` keep what is durable and need a fresh grant; with any
+            other code the source point is gone, and with it the drafts.
+        NoSpace, Corruption: the drafts are removed, nothing is published.
+        Fenced: somebody else owns the group now; nothing was touched.
+    """
+    head = params.manifest
+    folder = journal_dir / head.checkpoint_id
+    grant = _read_grant(params.grant, grant_key)
+    _check(params, grant)
+    durable.make_dir(journal_dir)
+    with resume.held(folder):
+        began = time.monotonic()
+        existing = find(manifests, head)
+        if existing is not None:
+            resume.forget(folder)
+            return ReplicateResult(manifest=existing, stats=_no_stats(existing))
+        resume.retire_older(target, manifests, journal_dir, head.group_id, head.checkpoint_id)
+        try:
+            with ExitStack() as stack:
+                group = _Group(params, grant, target, manifests, folder, stack)
+                stats = group.copy(links, window or NodeWindow(_default_budget()), on_progress, cancel)
+                manifest = group.publish()
+        except (NoSpace, Corruption) as error:
+            _discard(target, folder, error)
+            raise
+        except RestartFromCheckpoint as error:
+            if error.code not in _RESUMABLE:
+                _discard(target, folder, error)
+            raise
+        resume.forget(folder)
+        return ReplicateResult(
+            manifest=manifest, stats=stats.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
+        )
+
+
+class _Group:
+    """The disks of one checkpoint, with their journals open."""
+
+    def __init__(
+        self,
+        params: ReplicateParams,
+        grant: Grant,
+        target: Target,
+        manifests: ManifestStore,
+        folder: Path,
+        stack: ExitStack,
+    ) -> None:
+        self._params = params
+        self._grant = grant
+        self._target = target
+        self._manifests = manifests
+        self._stack = stack
+        self._states: list[DraftState] = []
+        self._cycles: list[DiskCycle] = []
+        head = params.manifest
+        granted = {disk.disk_key: disk for disk in grant.disks}
+        for disk in params.disks:
+            subject = Subject(
+                group_id=head.group_id,
+                checkpoint_id=head.checkpoint_id,
+                disk_key=disk.disk_key,
+                size_bytes=disk.size_bytes,
+                source_point=granted[disk.disk_key].source_point,
+                base_source_point=granted[disk.disk_key].base,
+                base_point=disk.base_point,
+                epoch=head.epoch,
+            )
+            key = resume.draft_key(head.checkpoint_id, disk.disk_key, grant.term)
+            state = DraftState(folder / resume.disk_folder(disk.disk_key), subject, key)
+            stack.callback(state.close)
+            self._states.append(state)
+
+    def copy(
+        self, links: Links, window: NodeWindow, on_progress: OnProgress, cancel: threading.Event | None
+    ) -> CycleStats:
+        """Copy all disks side by side; all are durable on return. The first error ends all of them."""
+        params, grant = self._params, self._grant
+        peer = Peer(grant.source_site, grant.source_node, grant.source_thumbprint)
+        link = links.to(params.address, peer)
+        zero_block = max(ZERO_BLOCK, self._target.caps.granularity_bytes)
+        session = Session(link, params.grant, grant.epoch, zero_block)
+        self._stack.callback(session.close)
+        if any(state.copied is None for state in self._states):
+            link.use(params.transport.connections)
+            self._stack.callback(link.unuse)
+            _open(session, cancel)
+        order = {disk.disk_key: index for index, disk in enumerate(grant.disks)}
+        for disk, state in zip(params.disks, self._states, strict=True):
+            trees = TreeStore(self._manifests, state.draft_key)
+            level = fixed_level(params.transport.per_disk_window)
+            disk_window = window.disk(level, params.transport.intermediate_checkpoint_window)
+            cycle = DiskCycle(disk, order[disk.disk_key], session, self._target, trees, state, disk_window)
+            self._cycles.append(cycle)
+            self._stack.callback(disk_window.close)
+            self._stack.callback(cycle.close)
+        # Callbacks run last first: the session ends before the windows and drafts that its answers would touch.
+        self._stack.callback(session.close)
+        self._run(session, on_progress, cancel)
+        return self._stats(session)
+
+    def _run(self, session: Session, on_progress: OnProgress, cancel: threading.Event | None) -> None:
+        done = threading.Condition()
+        running = len(self._cycles)
+        errors: list[BaseException] = []
+
+        def fail(error: BaseException) -> None:
+            errors.append(error)
+            cause = (
+                error if isinstance(error, FarshoreError) else Retry("another disk of the group failed", code="group")
+            )
+            for cycle in self._cycles:
+                cycle.abort(cause)
+            session.abort(cause)
+
+        def run(cycle: DiskCycle) -> None:
+            nonlocal running
+            try:
+                cycle.run()
+            except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's thread
+                with done:
+                    first = not errors
+                if first:
+                    fail(error)
+            finally:
+                with done:
+                    running -= 1
+                    done.notify_all()
+
+        threads = [
+            threading.Thread(target=run, args=(cycle,), name=f"disk-{cycle.disk.disk_key}") for cycle in self._cycles
+        ]
+        for thread in threads:
+            thread.start()
+        while True:
+            with done:
+                finished = done.wait_for(lambda: running == 0, timeout=PROGRESS_INTERVAL_S)
+            if finished:
+                break
+            if cancel is not None and cancel.is_set() and not errors:
+                fail(Retry("the cycle was cancelled", code="cancelled", hint="What is durable is kept."))
+            on_progress(self._progress())
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
+        on_progress(self._progress())
+
+    def publish(self) -> Manifest:
+        """Seal all disks, then create the manifest: the checkpoint exists from then on, for all disks at once."""
+        sealed: list[Sealed] = [cycle.seal() for cycle in self._cycles]
+        disks = tuple(
+            DiskPoint(
+                disk_key=state_disk.disk_key,
+                size_bytes=state_disk.size_bytes,
+                point=one.point,
+                tree_root=one.root,
+                source_point=granted.source_point,
+            )
+            for state_disk, one, granted in zip(self._params.disks, sealed, self._granted(), strict=True)
+        )
+        return publish(self._manifests, self._params.manifest.model_copy(update={"disks": disks}))
+
+    def _granted(self) -> list[GrantDisk]:
+        granted = {disk.disk_key: disk for disk in self._grant.disks}
+        return [granted[disk.disk_key] for disk in self._params.disks]
+
+    def _progress(self) -> Progress:
+        done = sum(cycle.done_bytes for cycle in self._cycles)
+        total = max(sum(cycle.described_bytes for cycle in self._cycles), done)
+        mode = _widest(self._cycles)
+        return Progress(
+            done_bytes=done,
+            total_bytes=total,
+            note=f"{mode}: {format_size(done)} of {format_size(total)}",
+            detail={"moved_bytes": sum(cycle.counters.moved_bytes for cycle in self._cycles), "mode": mode},
+        )
+
+    def _stats(self, session: Session) -> CycleStats:
+        counters = [cycle.counters for cycle in self._cycles]
+        reasons = {cycle.plan.reason for cycle in self._cycles if cycle.plan and cycle.plan.reason}
+        return CycleStats(
+            mode=_widest(self._cycles),
+            disk_bytes=sum(disk.size_bytes for disk in self._params.disks),
+            changed_bytes=sum(one.changed_bytes for one in counters),
+            moved_bytes=sum(one.moved_bytes for one in counters),
+            zero_bytes=sum(one.zero_bytes for one in counters),
+            resent_bytes=sum(one.resent_bytes for one in counters) + session.resent_bytes,
+            seconds=0.0,
+            reason="; ".join(sorted(reasons)),
+        )
+
+
+def _open(session: Session, cancel: threading.Event | None) -> None:
+    """Open the session; an expired grant is no fence, only a reason to ask for a fresh one."""
+    try:
+        session.open(cancel)
+    except Fenced as error:
+        if error.code != "grant-expired":
+            raise
+        raise RestartFromCheckpoint(
+            error.message, code="grant-expired", hint="Order the cycle again with a fresh grant.", **error.evidence
+        ) from error
+
+
+def _read_grant(text: str, key: Ed25519PublicKey | None) -> Grant:
+    """Return the grant in ``text``, checked where we have the key. Its time is the source's to check."""
+    if key is not None:
+        try:
+            return verify(text, key, now=time.time())
+        except Fenced:
+            pass  # expired: an open session does not mind, and the source refuses to open another
+    try:
+        body = text.split(".")[0]
+        return Grant.model_validate_json(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+    except (ValueError, binascii.Error, ValidationError) as error:
+        raise Forbidden("the task's grant is no grant", code="grant-invalid") from error
+
+
+def _check(params: ReplicateParams, grant: Grant) -> None:
+    """Refuse parameters that do not belong together."""
+    head = params.manifest
+    if (head.group_id, head.epoch) != (grant.group_id, grant.epoch):
+        raise Invalid("the grant is of another group or epoch than the manifest", code="grant-mismatch", field="grant")
+    if not params.disks:
+        raise Invalid("there is no disk to replicate", code="no-disks", field="disks")
+    granted = {disk.disk_key: disk.size_bytes for disk in grant.disks}
+    for index, disk in enumerate(params.disks):
+        if granted.get(disk.disk_key) != disk.size_bytes:
+            raise Invalid(
+                f"the grant does not cover disk {disk.disk_key} with {disk.size_bytes} bytes",
+                code="grant-mismatch",
+                field=f"disks[{index}]",
+            )
+
+
+def _discard(target: Target, folder: Path, cause: FarshoreError) -> None:
+    """Remove the drafts after ``cause``, which stays the error that is told."""
+    try:
+        resume.discard(target, folder)
+    except FarshoreError as error:
+        log.warning("drafts of %s stay until the next sweep (%s), after: %s", folder.name, error, cause)
+
+
+def _widest(cycles: list[DiskCycle]) -> Mode:
+    return max((cycle.plan.mode for cycle in cycles if cycle.plan), key=MODES.index, default="incremental")
+
+
+def _no_stats(manifest: Manifest) -> CycleStats:
+    return CycleStats(
+        mode="incremental",
+        disk_bytes=sum(disk.size_bytes for disk in manifest.disks),
+        changed_bytes=0,
+        moved_bytes=0,
+        seconds=0.0,
+        reason="the checkpoint was published before",
+    )
+
+
+def _default_budget() -> int:
+    return node_budget(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -1,0 +1,148 @@
+"""What follows a crash: which drafts go on, which are removed.
+
+    journal_dir/<checkpoint id>/.lock            held while a process works on the checkpoint
+    journal_dir/<checkpoint id>/<disk>/journal   see farshore.journal
+    journal_dir/<checkpoint id>/<disk>/leaves
+
+A journal is made durable before its draft is made, so every draft of ours has one; and it is removed after the manifest
+is published or the draft is gone. A draft is continued only by who finds its journal and gets the lock: the node whose
+process wrote it, after that process has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from hashlib import sha256
+from pathlib import Path
+
+from farshore import durable
+from farshore.checkpoints.manifest import GROUPS, parse_key
+from farshore.checkpoints.publish import finish_withdrawals
+from farshore.errors import Conflict
+from farshore.journal.state import read_subject
+from farshore.platforms.contract import ManifestStore, Target
+
+log = logging.getLogger(__name__)
+
+
+def disk_folder(disk_key: str) -> str:
+    """Return the name of a disk's folder: its key may hold any character."""
+    return sha256(disk_key.encode()).hexdigest()[:16]
+
+
+def draft_key(checkpoint_id: str, disk_key: str, term: int) -> str:
+    """Return the name of the draft that ``term`` would begin for a disk."""
+    return f"{checkpoint_id}.{disk_folder(disk_key)}.t{term}"
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a checkpoint's journals.
+
+    Raises:
+        Conflict: another process, or another thread of this one, works on them.
+    """
+    durable.make_dir(folder)
+    fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(
+                f"checkpoint {folder.name} is being worked on by another process",
+                code="draft-busy",
+                hint="Wait until it has ended.",
+                checkpoint=folder.name,
+            ) from None
+        yield
+    finally:
+        os.close(fd)
+
+
+def forget(folder: Path) -> None:
+    """Remove a checkpoint's journals; its drafts are points or gone."""
+    shutil.rmtree(folder, ignore_errors=True)
+    durable.fsync_dir(folder.parent)
+
+
+def discard(target: Target, folder: Path) -> None:
+    """Remove the drafts, and the points that were sealed but never published, then the journals of a checkpoint."""
+    for path in sorted(folder.iterdir()):
+        known = read_subject(path)
+        if known is None:
+            continue
+        _, key, sealed = known
+        target.abandon(key)
+        if sealed is not None:
+            target.drop(sealed.point)
+    forget(folder)
+
+
+def retire_older(
+    target: Target, manifests: ManifestStore, journal_dir: Path, group_id: str, checkpoint_id: str
+) -> None:
+    """Remove what earlier checkpoints of a group left unfinished: the control plane has ordered another one."""
+    for folder in _folders(journal_dir):
+        if folder.name != checkpoint_id and _group_of(folder) == group_id:
+            _retire(target, manifests, folder)
+
+
+def sweep(target: Target, manifests: ManifestStore, journal_dir: Path, keep: Collection[str]) -> list[str]:
+    """Remove what no task needs any more; return the checkpoints, or drafts, that were removed.
+
+    Args:
+        target: where drafts and points lie.
+        manifests: what is published is never touched.
+        journal_dir: the journals of this node.
+        keep: checkpoint ids of tasks that run or will be given to this node again.
+    """
+    removed = [
+        folder.name
+        for folder in _folders(journal_dir)
+        if folder.name not in keep and _retire(target, manifests, folder)
+    ]
+    removed.extend(finish_withdrawals(manifests, target))
+    return removed
+
+
+def _retire(target: Target, manifests: ManifestStore, folder: Path) -> bool:
+    try:
+        with held(folder):
+            group_id = _group_of(folder)
+            if group_id is not None and folder.name in published(manifests, group_id):
+                forget(folder)
+            else:
+                log.info("removing what is left of checkpoint %s", folder.name)
+                discard(target, folder)
+    except Conflict:
+        return False  # somebody works on it, or a point is leased; the next sweep looks again
+    return True
+
+
+def published(manifests: ManifestStore, group_id: str) -> set[str]:
+    """Return the ids of a group's published checkpoints (refused ones too: they have no points left to save)."""
+    found = set()
+    for key in manifests.list(f"{GROUPS}{group_id}/"):
+        parsed = parse_key(key)
+        if parsed is not None:
+            found.add(parsed[2])
+    return found
+
+
+def _folders(journal_dir: Path) -> list[Path]:
+    if not journal_dir.is_dir():
+        return []
+    return sorted(path for path in journal_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _group_of(folder: Path) -> str | None:
+    for path in sorted(folder.iterdir()):
+        known = read_subject(path)
+        if known is not None:
+            return known[0].group_id
+    return None

@@ -1,0 +1,1 @@
+"""Frames and connections between two nodes; see docs/internals/protocol.md."""

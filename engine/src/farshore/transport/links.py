@@ -1,0 +1,463 @@
+"""Connections from a target node to a source node.
+
+A :class:`Link` belongs to a pair of nodes and outlives sessions: small cycles are bound by connection start-up, not by
+bandwidth. It has N connections, one thread each, with blocking sockets and buffers that are taken once. All reading and
+writing of a connection happens in its own thread, for a TLS connection must not be used by two at once.
+
+A request goes to the live connection with the fewest bytes outstanding, so that slow connections get less. When a
+connection breaks, what it still owed goes to another one; every request of the protocol may be repeated. Connections
+come back by themselves, with a pause that grows and is jittered. After ``give_up_s`` without any connection what waits
+fails with ``Unavailable``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import random
+import select
+import socket
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from farshore.errors import FarshoreError, Forbidden, Invalid, Permanent, Reconnect, Unavailable
+from farshore.transport import frames
+from farshore.transport.tls import NodeTls, Peer, peer_of, same_thumbprint
+
+log = logging.getLogger(__name__)
+
+#: Bytes of requests that a connection may have unanswered. They fit the smallest default receive buffer (64 KiB of a
+#: 128 KiB tcp_rmem), so sending one never waits for a source that is itself busy sending to us.
+REQUEST_BYTES_MAX: Final = 48 * 1024
+#: Silence of this length while an answer is owed means that the connection is dead.
+ANSWER_TIMEOUT_S: Final = 60.0
+CONNECT_TIMEOUT_S: Final = 10.0
+GIVE_UP_S: Final = 120.0
+PAUSE_FIRST_S: Final = 0.1
+PAUSE_MAX_S: Final = 5.0
+
+OnAnswer = Callable[[frames.Header, memoryview, memoryview], None]
+OnError = Callable[[FarshoreError], None]
+
+
+class Request:
+    """A question that waits for its answer.
+
+    ``on_answer`` and ``on_error`` are called once in all, from a connection's thread; the views that ``on_answer`` gets
+    are valid only during the call. ``weight`` is the bytes that the answer is expected to bring.
+    """
+
+    __slots__ = ("abandoned", "build", "frame", "number", "on_answer", "on_error", "times_sent", "weight")
+
+    def __init__(self, build: Callable[[int], bytes], on_answer: OnAnswer, on_error: OnError, weight: int = 0) -> None:
+        self.build = build
+        self.on_answer = on_answer
+        self.on_error = on_error
+        self.weight = weight
+        self.number = 0
+        self.frame = b""
+        self.times_sent = 0
+        self.abandoned = False
+
+
+class Link:
+    """The connections to one peer. Made by :class:`Links`."""
+
+    def __init__(self, links: Links, address: tuple[str, int], peer: Peer, give_up_s: float) -> None:
+        self._links = links
+        self.address = address
+        self.peer = peer
+        self._give_up_s = give_up_s
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._connections: list[_Connection] = []
+        self._backlog: deque[Request] = deque()
+        self._numbers = itertools.cycle(range(1, 1 << 32))
+        self._users = 0
+        self._closed = False
+        self._down_since: float | None = None
+        self._last_error: str = "no connection was tried yet"
+        self.resent_bytes = 0
+
+    @property
+    def identity(self) -> NodeTls:
+        """Who we are, with the newest certificate."""
+        return self._links.identity
+
+    def use(self, connections: int) -> None:
+        """Keep at least ``connections`` open until :meth:`unuse`."""
+        with self._changed:
+            self._users += 1
+            if not any(connection.alive for connection in self._connections):
+                self._down_since = time.monotonic()
+            while len(self._connections) < connections:
+                connection = _Connection(self, len(self._connections))
+                self._connections.append(connection)
+                connection.start()
+            self._changed.notify_all()
+
+    def unuse(self) -> None:
+        """End one :meth:`use`. Connections that live stay open; broken ones are not opened again."""
+        with self._changed:
+            self._users -= 1
+
+    def submit(self, request: Request) -> None:
+        """Send a request when a connection is there for it."""
+        with self._changed:
+            if self._closed:
+                error: FarshoreError = Reconnect("the link was closed", code="link-closed")
+            else:
+                request.number = next(self._numbers)
+                request.frame = request.build(request.number)
+                self._place(request)
+                return
+        request.on_error(error)
+
+    def close(self) -> None:
+        """Close all connections; what waits fails."""
+        with self._changed:
+            self._closed = True
+            connections = list(self._connections)
+            self._changed.notify_all()
+        for connection in connections:
+            connection.wake()
+        for connection in connections:
+            connection.join()
+        self._fail_all(Reconnect("the link was closed", code="link-closed"))
+
+    def _place(self, request: Request) -> None:
+        """Give a request to a connection; called with the lock held."""
+        alive = [connection for connection in self._connections if connection.alive]
+        if not alive:
+            self._backlog.append(request)
+            return
+        best = min(alive, key=lambda connection: connection.load)
+        best.load += request.weight + len(request.frame)
+        best.outbox.append(request)
+        best.wake()
+
+    # Called by connections ------------------------------------------------------------------------------------------
+
+    def wait_until_wanted(self) -> bool:
+        """Block until somebody uses the link; False once it is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._users > 0)
+            return not self._closed
+
+    def pause(self, seconds: float) -> None:
+        """Wait, less long if the link is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed, timeout=seconds)
+
+    def came_up(self, connection: _Connection) -> None:
+        """Note a new connection and hand it what waits."""
+        with self._changed:
+            connection.alive = True
+            connection.load = 0
+            self._down_since = None
+            waiting, self._backlog = self._backlog, deque()
+            for request in waiting:
+                self._place(request)
+            self._changed.notify_all()
+
+    def went_down(self, connection: _Connection, owed: list[Request], reason: str) -> None:
+        """Note a broken connection; what it owed goes to others."""
+        with self._changed:
+            connection.alive = False
+            self._last_error = reason
+            if not any(other.alive for other in self._connections):
+                self._down_since = self._down_since or time.monotonic()
+            owed.extend(connection.outbox)
+            connection.outbox.clear()
+            for request in owed:
+                if request.abandoned:
+                    continue
+                if request.times_sent:
+                    self.resent_bytes += request.weight
+                self._place(request)
+
+    def not_connected(self, reason: str) -> None:
+        """Note a failed attempt; give up when it has gone on for too long."""
+        with self._changed:
+            self._last_error = reason
+            since = self._down_since
+            expired = since is not None and time.monotonic() - since > self._give_up_s
+            if expired and self._users:
+                self._down_since = time.monotonic()  # the next user gets its own time
+        if expired:
+            self._fail_all(
+                Unavailable(
+                    f"{self.peer} cannot be reached at {self.address[0]}:{self.address[1]}: {reason}",
+                    code="peer-unreachable",
+                    hint="Check that the other node runs and that its data port is reachable.",
+                )
+            )
+
+    def refuse(self, error: FarshoreError) -> None:
+        """Fail all that waits: the peer will never be the right one."""
+        self._fail_all(error)
+
+    def _fail_all(self, error: FarshoreError) -> None:
+        with self._changed:
+            waiting = list(self._backlog)
+            self._backlog.clear()
+        for request in waiting:
+            request.on_error(error)
+
+
+class _Connection(threading.Thread):
+    """One connection and all reading and writing on it."""
+
+    def __init__(self, link: Link, index: int) -> None:
+        host, port = link.address
+        super().__init__(name=f"link-{host}:{port}-{index}", daemon=True)
+        self._link = link
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.outbox: deque[Request] = deque()
+        self.alive = False
+        self.load = 0
+        self._outstanding: dict[int, Request] = {}
+        self._outstanding_bytes = 0
+        self._head = memoryview(bytearray(frames.HEADER.size))
+        self._meta = memoryview(bytearray(frames.MAX_META))
+        self._payload = memoryview(bytearray(frames.MAX_PAYLOAD))
+
+    def wake(self) -> None:
+        """Make the thread look at its outbox."""
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._event, 1)
+
+    def run(self) -> None:
+        """Connect, serve, and again."""
+        attempt = 0
+        while self._link.wait_until_wanted():
+            try:
+                connection = self._connect()
+            except Permanent as error:
+                self._link.refuse(error)
+                self._link.pause(PAUSE_MAX_S)
+                continue
+            except (OSError, EOFError, FarshoreError) as error:
+                self._link.not_connected(str(error) or type(error).__name__)
+                # Full jitter: nodes that lost the same peer do not come back together.
+                self._link.pause(random.uniform(0.5, 1.0) * min(PAUSE_FIRST_S * 2**attempt, PAUSE_MAX_S))  # noqa: S311
+                attempt = min(attempt + 1, 10)
+                continue
+            attempt = 0
+            self._link.came_up(self)
+            reason = "closed"
+            try:
+                self._serve(connection)
+            except (OSError, EOFError, FarshoreError) as error:
+                reason = str(error) or type(error).__name__
+                log.info("connection to %s broke: %s", self._link.peer, reason)
+            finally:
+                connection.close()
+                owed = list(self._outstanding.values())
+                self._outstanding.clear()
+                self._outstanding_bytes = 0
+                self._link.went_down(self, owed, reason)
+        os.close(self._event)
+
+    def _connect(self) -> ssl.SSLSocket:
+        plain = socket.create_connection(self._link.address, timeout=CONNECT_TIMEOUT_S)
+        try:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keep_alive(plain)
+            connection = self._link.identity.client.wrap_socket(plain)
+        except ssl.SSLError as error:
+            plain.close()
+            raise _refusal(error, self._link) from error
+        except BaseException:
+            plain.close()
+            raise
+        try:
+            expected, peer = self._link.peer, peer_of(connection)
+            if (peer.site, peer.node) != (expected.site, expected.node) or not same_thumbprint(
+                peer.thumbprint, expected.thumbprint
+            ):
+                raise Forbidden(
+                    f"{self._link.address[0]}:{self._link.address[1]} is {peer}, not {expected}",
+                    code="wrong-peer",
+                    hint="Check the node's data address, and whether its certificate was renewed meanwhile.",
+                    expected=expected.thumbprint,
+                    found=peer.thumbprint,
+                )
+            connection.sendall(frames.Hello().encode())
+            header = self._receive_frame(connection)
+            if header.type is frames.Type.ERROR:
+                raise frames.decode_error(self._meta[: header.meta_size])
+            if header.type is not frames.Type.HELLO:
+                raise Reconnect("the peer did not greet", code="protocol-error")
+            frames.Hello.decode(self._meta[: header.meta_size]).agree()
+            connection.settimeout(ANSWER_TIMEOUT_S)
+        except ssl.SSLError as error:  # with TLS 1.3 the peer's verdict on our certificate comes after the handshake
+            connection.close()
+            raise _refusal(error, self._link) from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _serve(self, connection: ssl.SSLSocket) -> None:
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        poll.register(self._event, select.POLLIN)
+        heard = time.monotonic()
+        while not self._link._closed:  # noqa: SLF001
+            self._send_waiting(connection)
+            if not connection.pending():
+                ready = {fd for fd, _ in poll.poll(1000)}
+                if self._event in ready:
+                    with contextlib.suppress(BlockingIOError):
+                        os.eventfd_read(self._event)
+                if connection.fileno() not in ready:
+                    if not self._outstanding:
+                        heard = time.monotonic()
+                    elif time.monotonic() - heard > ANSWER_TIMEOUT_S:
+                        raise Reconnect("no answer came in time", code="peer-silent")
+                    continue
+            header = self._receive_frame(connection)
+            heard = time.monotonic()
+            self._handle(header)
+
+    def _send_waiting(self, connection: ssl.SSLSocket) -> None:
+        batch = []
+        with self._link._lock:  # noqa: SLF001
+            while self.outbox and (self._outstanding_bytes < REQUEST_BYTES_MAX or not self._outstanding):
+                request = self.outbox.popleft()
+                if request.abandoned:
+                    self.load -= request.weight + len(request.frame)
+                    continue
+                request.times_sent += 1
+                self._outstanding[request.number] = request
+                self._outstanding_bytes += len(request.frame)
+                batch.append(request.frame)
+        if batch:
+            connection.sendall(b"".join(batch))
+
+    def _handle(self, header: frames.Header) -> None:
+        request = self._outstanding.pop(header.request, None)
+        if request is None:
+            if header.type is frames.Type.ERROR and header.request == 0:
+                raise frames.decode_error(self._meta[: header.meta_size])
+            raise Reconnect("the peer answered what was not asked", code="protocol-error")
+        self._outstanding_bytes -= len(request.frame)
+        with self._link._lock:  # noqa: SLF001
+            self.load -= request.weight + len(request.frame)
+        if request.abandoned:
+            return
+        meta, payload = self._meta[: header.meta_size], self._payload[: header.payload_size]
+        if header.type is frames.Type.ERROR:
+            request.on_error(frames.decode_error(meta))
+        else:
+            request.on_answer(header, meta, payload)
+
+    def _receive_frame(self, connection: ssl.SSLSocket) -> frames.Header:
+        """Receive one frame into the thread's own buffers."""
+        return receive_frame(connection, self._head, self._meta, self._payload)
+
+
+def _refusal(error: ssl.SSLError, link: Link) -> FarshoreError:
+    """Return ``Forbidden`` where one side rejected the other's certificate, else ``Reconnect``."""
+    text = str(error)
+    if isinstance(error, ssl.SSLCertVerificationError) or "ALERT" in text:
+        return Forbidden(
+            f"{link.peer} and this node do not accept each other's certificates: {text}",
+            code="certificate-refused",
+            hint="Compare the authorities of both nodes, and the validity of their certificates.",
+        )
+    return Reconnect(f"the TLS handshake with {link.peer} failed: {text}", code="handshake")
+
+
+def receive_frame(connection: ssl.SSLSocket, head: memoryview, meta: memoryview, payload: memoryview) -> frames.Header:
+    """Receive one frame into buffers that are reused, the payload only where ``payload`` has room for it.
+
+    Raises:
+        EOFError: the peer closed the connection between two frames.
+        Reconnect: what came is no frame, or the connection ended inside of one.
+    """
+    _receive(connection, head, at_start=True)
+    header = frames.decode_header(head)
+    _receive(connection, meta[: header.meta_size])
+    frames.check_meta(header, meta[: header.meta_size])
+    if header.payload_size > len(payload):
+        raise Reconnect("the peer sent data that was not asked for", code="protocol-error")
+    _receive(connection, payload[: header.payload_size])
+    return header
+
+
+def _receive(connection: ssl.SSLSocket, view: memoryview, *, at_start: bool = False) -> None:
+    at, size = 0, len(view)
+    while at < size:
+        count = connection.recv_into(view[at:])
+        if count == 0:
+            if at_start and at == 0:
+                raise EOFError("the peer closed the connection")
+            raise Reconnect("the connection ended inside of a frame")
+        at += count
+
+
+def keep_alive(connection: socket.socket) -> None:
+    """Let the kernel find a dead peer within about half a minute."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+
+
+def parse_address(text: str, field: str) -> tuple[str, int]:
+    """Return host and port of ``host:port`` or ``[v6]:port``.
+
+    Raises:
+        Invalid: it is not an address; ``field`` names the setting.
+    """
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise Invalid(f"{text!r} is no address; write host:port", code="address", field=field)
+    return host, int(port)
+
+
+class Links:
+    """All links of a node. ``identity`` may be replaced after a renewal of the certificate."""
+
+    def __init__(self, identity: NodeTls, *, give_up_s: float = GIVE_UP_S) -> None:
+        self.identity = identity
+        self._give_up_s = give_up_s
+        self._lock = threading.Lock()
+        self._links: dict[tuple[str, int, Peer], Link] = {}
+
+    def to(self, address: str, peer: Peer) -> Link:
+        """Return the link to ``peer`` at ``address``; an older one to another certificate there is closed.
+
+        Raises:
+            Invalid: the address is not one.
+        """
+        host, port = parse_address(address, "address")
+        with self._lock:
+            stale = [
+                key for key in self._links if key[:2] == (host, port) and key[2] != peer and not self._links[key]._users
+            ]  # noqa: SLF001, E501
+            closing = [self._links.pop(key) for key in stale]
+            link = self._links.get((host, port, peer))
+            if link is None:
+                link = self._links[host, port, peer] = Link(self, (host, port), peer, self._give_up_s)
+        for old in closing:
+            old.close()
+        return link
+
+    def close(self) -> None:
+        """Close all links."""
+        with self._lock:
+            links = list(self._links.values())
+            self._links.clear()
+        for link in links:
+            link.close()

@@ -1,0 +1,304 @@
+"""One replication session as the target sees it: questions to the source, and their answers.
+
+A session lives at the source; all connections of the link serve it. When the source has forgotten it (its process was
+restarted), the session is opened again with the same grant and what was asked is asked again, unseen by the caller.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar
+
+from farshore.errors import Corruption, FarshoreError, Fenced, Reconnect, RestartFromCheckpoint, Retry
+from farshore.transport import frames
+from farshore.transport.frames import Type
+from farshore.transport.links import Link, Request
+
+log = logging.getLogger(__name__)
+
+#: A chunk whose digest fails is asked for again this often; more is no accident of the wire.
+CORRUPT_TRIES: Final = 3
+
+T = TypeVar("T")
+OnData = Callable[[frames.Data, memoryview], None]
+OnError = Callable[[FarshoreError], None]
+
+
+class Session:
+    """An open session. Methods may be called from several threads; callbacks come from the link's threads."""
+
+    def __init__(self, link: Link, grant: str, epoch: int, zero_block: int) -> None:
+        self._link = link
+        self._grant = grant
+        self._epoch = epoch
+        self._zero_block = zero_block
+        self._lock = threading.Lock()
+        self._quiet = threading.Condition(self._lock)
+        self._requests: dict[Request, OnError] = {}
+        self._parked: list[Request] = []
+        self._reopening = False
+        self._busy = 0
+        self._error: FarshoreError | None = None
+        self.number = 0
+        self.disks: tuple[frames.OpenedDisk, ...] = ()
+        self.received_bytes = 0
+        self.resent_bytes = 0
+        self.corrupt = 0
+
+    def open(self, cancel: threading.Event | None = None) -> frames.Opened:
+        """Open the session and return what the source says of its disks.
+
+        Raises:
+            Retry: ``cancel`` was set meanwhile.
+            FarshoreError: what the source, or the way there, says against it.
+        """
+        future = self._ask(
+            lambda number: frames.encode_open(number, self._grant, self._zero_block),
+            Type.OPENED,
+            frames.Opened.decode,
+        )
+        while True:
+            try:
+                opened = future.result(timeout=0.25)
+                break
+            except TimeoutError:
+                if cancel is not None and cancel.is_set():
+                    self.abort(Retry("the cycle was cancelled", code="cancelled", hint="What is durable is kept."))
+        if opened.epoch != self._epoch:
+            raise Fenced("the source opened another epoch", code="stale-epoch", ours=self._epoch, theirs=opened.epoch)
+        self.number = opened.session
+        self.disks = opened.disks
+        return opened
+
+    def extents(self, disk: int, *, since_base: bool) -> Iterator[tuple[int, int, bool]]:
+        """Yield the ``(offset, length, zero)`` that changed since the grant's base, or all that is allocated.
+
+        The next page is on its way while this one is used.
+        """
+        page = self._list(disk, since_base, 0)
+        while True:
+            answer = page.result()
+            if answer.more:
+                offset, length, _zero = answer.extents[-1]
+                page = self._list(disk, since_base, offset + length)
+            yield from answer.extents
+            if not answer.more:
+                return
+
+    def _list(self, disk: int, since_base: bool, offset: int) -> Future[frames.Extents]:
+        question = frames.List(self.number, disk, since_base, offset)
+
+        def decode(meta: memoryview) -> frames.Extents:
+            answer = frames.Extents.decode(meta)
+            if (answer.session, answer.disk) != (self.number, disk) or any(row[0] < offset for row in answer.extents):
+                raise Corruption("the source answered for another place", code="misplaced-data", disk=disk)
+            return answer
+
+        return self._ask(question.encode, Type.EXTENTS, decode)
+
+    def digests(self, disk: int, first: int, count: int) -> Future[bytes]:
+        """Ask for the digests of ``count`` leaves from ``first``."""
+        question = frames.Digests(self.number, disk, first, count)
+
+        def decode(meta: memoryview) -> bytes:
+            answer = frames.Digests.decode(meta, answer=True)
+            if (answer.session, answer.disk, answer.first, answer.count) != (self.number, disk, first, count):
+                raise Corruption("the source answered for another place", code="misplaced-data", disk=disk)
+            return answer.digests
+
+        return self._ask(question.encode, Type.DIGESTS, decode)
+
+    def read(
+        self, disk: int, ranges: Sequence[tuple[int, int]], size_bytes: int, on_data: OnData, on_error: OnError
+    ) -> None:
+        """Ask for a chunk. Exactly one of the callbacks is called, once, from a link's thread.
+
+        ``on_data`` gets pieces that passed the wire digest and tile ``ranges``; the payload is valid during the call.
+        What it raises goes to ``on_error``.
+        """
+        question = frames.Read(self.number, disk, tuple(ranges))
+        tries = 0
+
+        def on_answer(header: frames.Header, meta: memoryview, payload: memoryview) -> None:
+            nonlocal tries
+            self.received_bytes += payload.nbytes
+            try:
+                if header.type not in {Type.DATA, Type.ZERO}:
+                    raise Reconnect("the peer answered with something else", code="protocol-error")  # noqa: TRY301
+                data = frames.Data.decode(meta, payload.nbytes)
+                if (data.session, data.disk) != (self.number, disk):
+                    raise Corruption("a chunk is of another session or disk", code="misplaced-data")  # noqa: TRY301
+                data.check(self._epoch, payload)
+                data.check_tiles(ranges)
+            except Corruption:
+                tries += 1
+                self.corrupt += 1
+                if tries < CORRUPT_TRIES:
+                    self._submit(question.encode, on_answer, on_error, size_bytes)
+                    return
+                raise
+            on_data(data, payload)
+
+        self._submit(question.encode, on_answer, on_error, size_bytes)
+
+    def abort(self, error: FarshoreError) -> None:
+        """Fail everything that waits, now and from now on, with ``error``."""
+        with self._quiet:
+            self._error = self._error or error
+            error = self._error
+            waiting = list(self._requests.items())
+            self._requests.clear()
+            self._parked.clear()
+            for request, _ in waiting:
+                request.abandoned = True
+        for _, on_error in waiting:
+            on_error(error)
+
+    def close(self) -> None:
+        """End the session: after the call no callback runs any more."""
+        if self.number and self._error is None:
+            number = self.number
+            try:
+                self._ask(
+                    lambda request: frames.encode_session(Type.CLOSE, request, number),
+                    Type.CLOSED,
+                    frames.decode_session,
+                ).result(timeout=5.0)
+            except (FarshoreError, TimeoutError) as error:
+                log.info("the session was not closed in order: %s", error)
+        self.abort(Reconnect("the session was closed", code="session-closed"))
+        with self._quiet:
+            self._quiet.wait_for(lambda: self._busy == 0)
+
+    # Inside ---------------------------------------------------------------------------------------------------------
+
+    def _ask(self, build: Callable[[int], bytes], answer: Type, decode: Callable[[memoryview], T]) -> Future[T]:
+        """Submit a question whose answer is small, and return its future."""
+        future: Future[T] = Future()
+
+        def on_answer(header: frames.Header, meta: memoryview, _payload: memoryview) -> None:
+            if header.type is not answer:
+                raise Reconnect("the peer answered with something else", code="protocol-error")
+            _settle(future, decode(meta))
+
+        def on_error(error: FarshoreError) -> None:
+            _fail(future, error)
+
+        self._submit(build, on_answer, on_error, 0)
+        return future
+
+    def _submit(self, build: Callable[[int], bytes], on_answer: Any, on_error: OnError, weight: int) -> None:
+        request = Request(build, _unset, _unset_error, weight)
+
+        def answered(header: frames.Header, meta: memoryview, payload: memoryview) -> None:
+            if not self._take(request):
+                return
+            if request.times_sent > 1:
+                self.resent_bytes += payload.nbytes
+            try:
+                on_answer(header, meta, payload)
+            except FarshoreError as error:
+                on_error(error)
+            except Exception as error:  # a bug, or an OSError that nobody named: it ends the cycle and is shown
+                log.exception("an answer could not be handled")
+                on_error(FarshoreError(f"an answer could not be handled: {error!r}", code="internal"))
+            finally:
+                self._done()
+
+        def failed(error: FarshoreError) -> None:
+            if error.code == "session-unknown" and self._park(request):
+                return
+            if not self._take(request):
+                return
+            try:
+                on_error(error)
+            finally:
+                self._done()
+
+        request.on_answer, request.on_error = answered, failed
+        with self._lock:
+            error = self._error
+            if error is None:
+                self._requests[request] = on_error
+        if error is not None:
+            on_error(error)
+            return
+        self._link.submit(request)
+
+    def _take(self, request: Request) -> bool:
+        """Say whether the request's callback may run; exactly one caller gets True."""
+        with self._lock:
+            if self._requests.pop(request, None) is None:
+                return False
+            self._busy += 1
+            return True
+
+    def _done(self) -> None:
+        with self._quiet:
+            self._busy -= 1
+            self._quiet.notify_all()
+
+    def _park(self, request: Request) -> bool:
+        """Hold a request back until the session is open again; False where there is nothing to open again."""
+        with self._lock:
+            if not self.number or request not in self._requests:
+                return False
+            self._parked.append(request)
+            if self._reopening:
+                return True
+            self._reopening = True
+        log.info("the source forgot the session; opening it again")
+        opening = Request(
+            lambda number: frames.encode_open(number, self._grant, self._zero_block),
+            self._reopened,
+            self._not_reopened,
+        )
+        self._link.submit(opening)
+        return True
+
+    def _reopened(self, header: frames.Header, meta: memoryview, _payload: memoryview) -> None:
+        if header.type is not Type.OPENED:
+            self._not_reopened(Reconnect("the peer answered with something else", code="protocol-error"))
+            return
+        opened = frames.Opened.decode(meta)
+        if (opened.session, opened.disks) != (self.number, self.disks):
+            self._not_reopened(
+                RestartFromCheckpoint("the source's points changed while it was away", code="source-point-gone")
+            )
+            return
+        with self._lock:
+            parked, self._parked = self._parked, []
+            self._reopening = False
+        for request in parked:
+            if not request.abandoned:
+                self._link.submit(request)
+
+    def _not_reopened(self, error: FarshoreError) -> None:
+        if error.code == "grant-expired":
+            error = RestartFromCheckpoint(
+                "the source forgot the session, and the grant to open it again has expired",
+                code="session-gone",
+                hint="Order the cycle again with a fresh grant; what is durable is not sent again.",
+            )
+        self.abort(error)
+
+
+def _settle(future: Future[T], value: T) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _fail(future: Future[T], error: FarshoreError) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _unset(_header: frames.Header, _meta: memoryview, _payload: memoryview) -> None:
+    raise AssertionError("the request was submitted before it was whole")
+
+
+def _unset_error(_error: FarshoreError) -> None:
+    raise AssertionError("the request was submitted before it was whole")

@@ -1,0 +1,76 @@
+"""One node of the data path as a process: ``datapath_process.py source|target SETTINGS.json``.
+
+The source prints ``port N`` and serves until it is ended. The target runs one ``replicate`` and prints its result, or
+the error, as JSON. ``stop_at`` kills the process with SIGKILL at the n-th event of a kind, for crash tests.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from farshore.errors import FarshoreError
+from farshore.model.task import Progress, ReplicateParams
+from farshore.platforms.registry import open_platform
+from farshore.replication.group import replicate
+from farshore.replication.serve import SourceService
+from farshore.testing.faults import faulty_target
+from farshore.transport.links import Links
+from farshore.transport.tls import load
+
+
+def serve(settings: dict[str, Any]) -> None:
+    platform = open_platform({"type": "file", "root": settings["root"]})
+    tls = load(Path(settings["cert"]), Path(settings["key"]), Path(settings["ca"]))
+    key = load_pem_public_key(settings["grant_key"].encode())
+    service = SourceService(platform.source, tls, key)  # type: ignore[arg-type]
+    _host, port = service.start(f"127.0.0.1:{settings.get('port', 0)}")
+    print(f"port {port}", flush=True)
+    for line in sys.stdin:  # the parent asks, and ends us by closing the pipe
+        if line.strip() == "sent":
+            print(json.dumps([session.sent_bytes for session in service.sessions()]), flush=True)
+    service.stop()
+
+
+def pull(settings: dict[str, Any]) -> None:
+    platform = open_platform({"type": "file", "root": settings["root"]})
+    tls = load(Path(settings["cert"]), Path(settings["key"]), Path(settings["ca"]))
+    links = Links(tls, give_up_s=settings.get("give_up_s", 30.0))
+    target: Any = platform.target
+    if settings.get("faults"):
+        target = faulty_target(target, settings["faults"])
+    limit = settings.get("kill_after_bytes")
+
+    def on_progress(progress: Progress) -> None:
+        print(json.dumps({"progress": progress.model_dump()}), flush=True)
+        if limit is not None and progress.detail["moved_bytes"] >= limit:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        result = replicate(
+            ReplicateParams.model_validate(settings["params"]),
+            target=target,
+            manifests=platform.manifests,
+            links=links,
+            journal_dir=Path(settings["journal_dir"]),
+            on_progress=on_progress,
+            cancel=threading.Event(),
+        )
+        print(json.dumps({"result": result.model_dump(mode="json")}), flush=True)
+    except FarshoreError as error:
+        print(json.dumps({"error": error.to_dict()}), flush=True)
+    links.close()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(threadName)s %(name)s %(message)s")
+    role, settings_path = sys.argv[1:]
+    {"source": serve, "target": pull}[role](json.loads(Path(settings_path).read_text(encoding="utf-8")))
