@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import requests
-
 from doubles.scripted_node import ScriptedNode
 from farshore.control import home as homes
 

@@ -13,7 +13,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-
 from farshore.errors import FarshoreError
 from farshore.model.task import PollReply, Task
 
@@ -93,16 +92,15 @@ class ScriptedNode:
             self.running.pop(task.task_id, None)
         return answer
 
-    def execute(self, task: Task) -> None:
+    def execute(self, task: Task) -> dict[str, Any]:
+        """Return the report of a task."""
         handler = self.handlers.get(task.kind)
+        if handler is None:
+            raise AssertionError(f"no script for {task.kind}")
         try:
-            if handler is None:
-                raise AssertionError(f"no script for {task.kind}")
-            result = handler(task)
+            return {"state": "succeeded", "result": handler(task)}
         except FarshoreError as error:
-            self.report(task, "failed", error=error.to_dict())
-        else:
-            self.report(task, result=result)
+            return {"state": "failed", "error": error.to_dict()}
 
     def start(self) -> ScriptedNode:
         """Work in the background until :meth:`stop`; each task in a thread of its own."""
@@ -135,9 +133,10 @@ class ScriptedNode:
                 threading.Thread(target=self._run, args=(task,), daemon=True).start()
 
     def _run(self, task: Task) -> None:
+        report = self.execute(task)
         while not self._stop.is_set():
             try:
-                self.execute(task)
+                self.report(task, **report)
             except requests.ConnectionError:
                 self._stop.wait(0.2)  # the control plane is away: the report waits
             else:

@@ -14,7 +14,7 @@ from farshore.control import ids, inventory
 from farshore.control.context import Context
 from farshore.control.store import settings
 from farshore.control.store.database import Transaction
-from farshore.control.store.records import Fence, Node, Task
+from farshore.control.store.records import Fence, Node, Run, Task
 from farshore.errors import Conflict, FarshoreError, Fenced, NotFound, Permanent
 from farshore.model.base import Report
 from farshore.model.machine import Inventory
@@ -57,7 +57,6 @@ def ensure(
     cycle_id: str | None = None,
     step: str | None = None,
     machine: str | None = None,
-    waiter: str | None = None,
     node: str | None = None,
 ) -> Task:
     """Return the task called ``key``, made now if there is none. ``params`` is of the model of its kind."""
@@ -78,11 +77,10 @@ def ensure(
         cycle_id=cycle_id,
         step=step,
         machine=machine,
-        waiter=waiter,
-        told=waiter is None,
         state="queued",
         cancel=False,
         term=1,
+        not_before=0.0,
         params=params.model_dump(mode="json"),
         created_at=time.time(),
     )
@@ -154,6 +152,7 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
             .where(
                 Task.site == node.site,
                 Task.state == "queued",
+                Task.not_before <= now,
                 or_(Task.pinned_node.is_(None), Task.pinned_node == node_name),
                 or_(Task.role.is_(None), Task.role.in_(node.roles)),
             )
@@ -267,8 +266,10 @@ def _owned(tx: Transaction, task_id: str, node: str, term: int) -> Task:
 
 def _end(tx: Transaction, task: Task, state: str) -> None:
     task.state, task.ended_at = state, time.time()
-    if task.run_id:
-        tx.changed("run", task.run_id)
+    run = tx.get(Run, task.run_id) if task.run_id else None
+    if run is not None:
+        run.pokes += 1
+        tx.changed("run", run.run_id)
     tx.changed("task", task.task_id)  # wakes the scheduler
 
 

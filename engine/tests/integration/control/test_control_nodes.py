@@ -9,7 +9,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import requests
-
 from doubles.control_process import Control, until
 
 
@@ -63,7 +62,7 @@ def test_a_certificate_of_another_authority_is_refused_by_tls(shared: Control, t
     raise AssertionError(answer.text)
 
 
-def test_an_expired_certificate_is_told_so(shared: Control, tmp_path: Path, monkeypatch) -> None:  # noqa: ANN001
+def test_an_expired_certificate_is_told_so(shared: Control, tmp_path: Path, monkeypatch) -> None:
     from farshore.control.auth import ca
 
     node = shared.node(tmp_path, "late-1", "late")
@@ -122,7 +121,7 @@ def test_work_is_given_again_until_it_is_reported_and_with_a_higher_term_to_a_ne
     asked = threading.Thread(target=shared.call, args=("POST", "/sites/term:check"))
     asked.start()
 
-    def check_task():  # noqa: ANN202
+    def check_task():
         return next((task for task in node.poll(1.0).tasks if task.kind == "check"), None)
 
     first = until(check_task, "the check arrives")

@@ -1,7 +1,7 @@
 """The certificate authority of nodes and of the control plane's own listeners (EC P-256, X.509).
 
-A node's identity is what the authority wrote into the certificate (``spiffe://farshore/site/<site>/node/<node>``), never
-what a request asks for.
+A node's identity is what the authority wrote into the certificate (``spiffe://farshore/site/<site>/node/<node>``),
+never what a request asks for.
 """
 
 from __future__ import annotations

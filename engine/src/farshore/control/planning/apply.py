@@ -14,7 +14,7 @@ from farshore.control import inventory, tasks
 from farshore.control.nearby import suggestion
 from farshore.control.planning.source import Document, dotted
 from farshore.control.store.database import Transaction
-from farshore.control.store.records import Group, Node, Plan, PlanMachine, PlanRevision, Site
+from farshore.control.store.records import Cycle, Group, Node, Plan, PlanMachine, PlanRevision, Site
 from farshore.errors import Conflict, Invalid
 from farshore.model.machine import MachineFacts
 from farshore.model.plan import Plan as Definition
@@ -166,6 +166,8 @@ def _members(tx: Transaction, record: Plan, definition: Definition, machine_ids:
     for group_id in wanted_groups - set(groups):
         tx.add(Group(group_id=group_id, plan=record.name, failures=0, not_before=0.0))
     for group_id in set(groups) - wanted_groups:
+        for cycle in tx.scalars(select(Cycle).where(Cycle.group_id == group_id, Cycle.ended_at.is_(None))):
+            cycle.cancel = True
         tx.delete(groups[group_id])
     for position, machine in enumerate(definition.machines):
         member = rows.get(machine.name)

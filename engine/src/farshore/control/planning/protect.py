@@ -9,7 +9,7 @@ from typing import Any, Literal
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from farshore.control import tasks, views
+from farshore.control import views
 from farshore.control.nearby import suggestion
 from farshore.control.planning.apply import untrack
 from farshore.control.store.database import Transaction
@@ -18,7 +18,6 @@ from farshore.control.views.protection import members, record
 from farshore.errors import Conflict, Invalid
 from farshore.model.base import Model, Name
 from farshore.model.plan import Plan as Definition
-from farshore.model.task import DropCheckpointParams
 
 _ACTIVITY = {"protected": "active", "paused": "paused", "unprotected": "inactive"}
 
@@ -147,27 +146,20 @@ def settle(tx: Transaction, plan: Plan) -> None:
     tx.changed("plan", plan.name)
 
 
-def stop_cycles(tx: Transaction, plan: str, group_id: str | None = None) -> None:
-    """Ask all cycles of a plan, or of one of its groups, to end."""
+def stop_cycles(tx: Transaction, plan: str, group_id: str | None = None, *, abandon: bool = False) -> None:
+    """Ask all cycles of a plan, or of one of its groups, to end; ``abandon``: without a word to the source site."""
     query = select(Cycle).where(Cycle.plan == plan, Cycle.ended_at.is_(None))
     if group_id is not None:
         query = query.where(Cycle.group_id == group_id)
     for cycle in tx.scalars(query):
         cycle.cancel = True
+        cycle.abandon = cycle.abandon or abandon
     tx.changed("plan", plan)
 
 
 def drop(tx: Transaction, checkpoint: Checkpoint) -> None:
-    """Order the removal of a checkpoint: its manifest first, then its points."""
+    """Take a checkpoint out of what is offered; its points go when no cycle of its group grows on them."""
     checkpoint.state = "dropping"
-    tasks.ensure(
-        tx,
-        f"drop/{checkpoint.checkpoint_id}",
-        "drop-checkpoint",
-        checkpoint.target_site,
-        DropCheckpointParams(group_id=checkpoint.group_id, checkpoint_id=checkpoint.checkpoint_id),
-        plan=checkpoint.plan,
-    )
     tx.changed("checkpoint", checkpoint.checkpoint_id)
 
 

@@ -1,6 +1,6 @@
 """When a group's next cycle begins. Pure: ages in, a wait out.
 
-A cycle that begins at age ``a`` of the newest checkpoint and takes ``d`` seconds publishes at age ``a + d``; that age is
+A cycle that begins at age ``a`` of the newest checkpoint and takes ``d`` seconds publishes at age ``a + d``, which is
 the worst RPO of the round. So ``a + d <= rpo`` has to hold. Half of the RPO leaves as much time for the cycle as for
 the wait; a cycle that needs more than a third of the RPO begins earlier, with half of its own time to spare.
 """

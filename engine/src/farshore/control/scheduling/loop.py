@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 from sqlalchemy import select
@@ -12,8 +13,9 @@ from sqlalchemy.orm import Session
 
 from farshore.control import tasks
 from farshore.control.context import Context
+from farshore.control.scheduling import cycles, retention
 from farshore.control.store.database import Transaction
-from farshore.control.store.records import Node, Site, Task
+from farshore.control.store.records import Node, Plan, Site, Task
 from farshore.control.views.places import is_online
 from farshore.model.task import Empty
 
@@ -52,7 +54,25 @@ class Scheduler:
         """Do all that is due now."""
         with self.ctx.store.write() as tx:
             tasks.take_back(tx, self.ctx.started.wall_s)
+            _wake_paused(tx)
             _inventories(tx)
+            retention.remove(tx)
+        with self.ctx.store.read() as session:
+            plans = session.scalars(select(Plan.name).where(Plan.activity == "active")).all()
+        for plan in plans:
+            self._each(cycles.begin_due, plan)
+        with self.ctx.store.read() as session:
+            open_cycles = cycles.open_cycles(session)
+        for cycle_id in open_cycles:
+            self._each(cycles.advance, cycle_id)
+
+    def _each(self, act: Callable[[Transaction, str], None], name: str) -> None:
+        """Do one thing in a transaction of its own; its failure is logged and stays its own."""
+        try:
+            with self.ctx.store.write() as tx:
+                act(tx, name)
+        except Exception:
+            log.exception("%s of %s failed; the next round tries again", act.__name__, name)
 
 
 def _inventories(tx: Transaction) -> None:
@@ -64,6 +84,15 @@ def _inventories(tx: Transaction) -> None:
         if _asked(tx, site.name) or not _online(tx, site.name):
             continue
         tasks.ensure(tx, f"inventory/{site.name}/{int(now * 1000)}", "inventory", site.name, Empty())
+
+
+def _wake_paused(tx: Transaction) -> None:
+    """Hand out the tasks whose pause is over."""
+    now = time.time()
+    paused = select(Task).where(Task.state == "queued", Task.not_before > 0, Task.not_before <= now)
+    for task in tx.scalars(paused):
+        task.not_before = 0.0
+        tx.wake(task.site)
 
 
 def _asked(session: Session, site: str) -> bool:

@@ -53,8 +53,8 @@ class Site(Base):
 class Node(Base):
     """A worker of one site.
 
-    ``thumbprint`` is that of the certificate in use; ``next_thumbprint`` of a renewed one that was not used yet, for the
-    answer that carried it may have been lost.
+    ``thumbprint`` is that of the certificate in use; ``next_thumbprint`` of a renewed one that was not used yet, for
+    the answer that carried it may have been lost.
     """
 
     __tablename__ = "node"
@@ -213,7 +213,7 @@ class Cycle(Base):
     """One replication cycle of a group: point, replicate, release.
 
     ``state``: waiting, point, replicate, release, then done, failed or cancelled. ``error`` is set as soon as the
-    outcome is known, also while the release is still going on.
+    outcome is known, also while the release is still going on. ``abandon``: nothing more is asked of the source site.
     """
 
     __tablename__ = "cycle"
@@ -228,9 +228,13 @@ class Cycle(Base):
     attempt: Mapped[int] = mapped_column(default=0)
     not_before: Mapped[float] = mapped_column(default=0.0)
     cancel: Mapped[bool] = mapped_column(default=False)
+    abandon: Mapped[bool] = mapped_column(default=False)
+    restarts: Mapped[int] = mapped_column(default=0)
+    sequence: Mapped[int | None]
     point_id: Mapped[str | None]
     checkpoint_id: Mapped[str | None]
     base_checkpoint_id: Mapped[str | None]
+    machines: Mapped[list[str] | None]
     source_node: Mapped[str | None]
     ordered_at: Mapped[float | None]
     ordered_boot_s: Mapped[float | None]
@@ -249,8 +253,7 @@ class Cycle(Base):
 class Task(Base):
     """Work for a node. ``key`` makes its insertion idempotent; ``term`` grows when another incarnation takes it over.
 
-    ``state``: queued, assigned, then succeeded, failed or cancelled. ``waiter`` is the workflow that is told of the
-    end; ``told`` says that it was.
+    ``state``: queued, assigned, then succeeded, failed or cancelled.
     """
 
     __tablename__ = "task"
@@ -266,8 +269,6 @@ class Task(Base):
     cycle_id: Mapped[str | None] = mapped_column(index=True)
     step: Mapped[str | None]
     machine: Mapped[str | None]
-    waiter: Mapped[str | None]
-    told: Mapped[bool] = mapped_column(default=False)
     state: Mapped[str] = mapped_column(default="queued")
     cancel: Mapped[bool] = mapped_column(default=False)
     term: Mapped[int] = mapped_column(default=1)
@@ -278,6 +279,7 @@ class Task(Base):
     error: Mapped[Json | None]
     stats: Mapped[Json | None]
     progress: Mapped[Json | None]
+    not_before: Mapped[float] = mapped_column(default=0.0)
     created_at: Mapped[float]
     assigned_at: Mapped[float | None]
     ended_at: Mapped[float | None]
@@ -301,7 +303,11 @@ class Fence(Base):
 
 
 class Run(Base):
-    """Something that a person asked for and that takes a while."""
+    """Something that a person asked for and that takes a while.
+
+    ``workflow``: the orchestrator tells its story. ``pokes`` counts what happened to it, ``told`` how much of that the
+    orchestrator was told.
+    """
 
     __tablename__ = "run"
     run_id: Mapped[str] = mapped_column(primary_key=True)
@@ -316,6 +322,8 @@ class Run(Base):
     ended_at: Mapped[float | None]
     cancel: Mapped[bool] = mapped_column(default=False)
     workflow: Mapped[bool] = mapped_column(default=False)
+    pokes: Mapped[int] = mapped_column(default=0)
+    told: Mapped[int] = mapped_column(default=0)
     error: Mapped[Json | None]
     facts: Mapped[Json]
 
@@ -329,6 +337,7 @@ class RunStep(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     machine: Mapped[str] = mapped_column(primary_key=True, default="")
     position: Mapped[int]
+    attempt: Mapped[int] = mapped_column(default=0)
     state: Mapped[str]
     started_at: Mapped[float | None]
     ended_at: Mapped[float | None]

@@ -13,8 +13,8 @@ from farshore.control.clock import Stamp, iso
 from farshore.control.nearby import unknown
 from farshore.control.scheduling import due
 from farshore.control.store.records import Checkpoint, Cycle, Fence, Group, Machine, Plan, PlanMachine, Run
-from farshore.control.views.points import newest
 from farshore.control.views.places import site_state
+from farshore.control.views.points import newest
 from farshore.errors import Invalid
 from farshore.model.plan import Plan as Definition
 from farshore.units import format_duration

@@ -1,0 +1,161 @@
+"""Checkpoints, and the cycles that make them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query
+from fastapi.responses import Response
+from pydantic import Field
+from sqlalchemy import select
+
+from farshore.control import views
+from farshore.control.api.caller import Answer, Call
+from farshore.control.planning import protect
+from farshore.control.runs import copies
+from farshore.control.runs.copies import CheckpointWish, ReplicateWish
+from farshore.control.store.database import Transaction
+from farshore.control.store.records import Checkpoint, Cycle, Lease
+from farshore.control.views.points import no_checkpoint
+from farshore.errors import Conflict
+from farshore.model.base import Model, Name
+
+router = APIRouter(prefix="/api/v1", tags=["checkpoints"])
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Filter = Annotated[str | None, Query(max_length=128)]
+LabelPath = Annotated[Name, Path()]
+
+
+class CheckpointChange(Model):
+    """What is to change of a checkpoint; what is left out stays."""
+
+    pin: bool | None = None
+    label: Name | None = None
+    note: str | None = Field(None, max_length=2000)
+
+
+@router.post("/plans/{name}:replicate", operation_id="replicate_plan", tags=["plans"], status_code=202)
+def replicate(call: Call, name: str, body: ReplicateWish) -> Response:
+    """Run a cycle now, unless the newest checkpoint is young enough."""
+
+    def act(tx: Transaction) -> Answer:
+        run = copies.replicate(tx, name, body, call.actor)
+        shown = views.run(tx, run.run_id) if run else None
+        return Answer(
+            {"run": shown, "changed": run is not None},
+            202,
+            changed=run is not None,
+            audit={"run": run.run_id if run else None, **body.model_dump(mode="json")},
+        )
+
+    return call.change("replicate_plan", name, act)
+
+
+@router.post("/plans/{name}:replicate-preview", operation_id="preview_replicate_plan", tags=["plans"])
+def preview_replicate(call: Call, name: str, body: ReplicateWish) -> dict[str, Any]:
+    """Return what ``replicate_plan`` would do."""
+    with call.ctx.store.read() as session:
+        need = copies.needed_to_replicate(session, name, body)
+        return {
+            "changed": need.changed,
+            "before": {"checkpoints": list(need.present)},
+            "after": {"cycles": list(need.groups)},
+            "warnings": need.warnings,
+        }
+
+
+@router.put("/plans/{name}/checkpoints/{label}", operation_id="ensure_checkpoint")
+def ensure_checkpoint(call: Call, name: str, label: LabelPath, body: CheckpointWish) -> Response:
+    """Make sure that every group of the plan has a checkpoint with this label; cycles run only if needed."""
+
+    def act(tx: Transaction) -> Answer:
+        run, present, changed = copies.checkpoint(tx, name, label, body, call.actor)
+        shown = {
+            "checkpoint": views.checkpoint(tx, present[0]) if present and run is None else None,
+            "checkpoints": [views.checkpoint(tx, checkpoint_id) for checkpoint_id in present],
+            "run": views.run(tx, run.run_id) if run else None,
+            "changed": changed,
+        }
+        return Answer(shown, 202 if run else 200, changed=changed, audit={"label": label, **body.model_dump()})
+
+    return call.change("ensure_checkpoint", name, act)
+
+
+@router.get("/checkpoints", operation_id="list_checkpoints")
+def list_checkpoints(
+    call: Call, plan: Filter = None, machine: Filter = None, group: Filter = None, limit: Limit = 100
+) -> dict[str, Any]:
+    """Return published checkpoints, newest first."""
+    with call.ctx.store.read() as session:
+        return {"items": views.checkpoints(session, plan, machine, group, limit)}
+
+
+@router.get("/checkpoints/{checkpoint_id}", operation_id="get_checkpoint")
+def get_checkpoint(call: Call, checkpoint_id: str) -> dict[str, Any]:
+    """Return one checkpoint."""
+    with call.ctx.store.read() as session:
+        return views.checkpoint(session, checkpoint_id)
+
+
+@router.patch("/checkpoints/{checkpoint_id}", operation_id="change_checkpoint")
+def change_checkpoint(call: Call, checkpoint_id: str, body: CheckpointChange) -> Response:
+    """Pin, label or describe a checkpoint."""
+
+    def act(tx: Transaction) -> Answer:
+        row = _published(tx, checkpoint_id)
+        wanted = {
+            "pinned": row.pinned if body.pin is None else body.pin,
+            "label": row.label if body.label is None else body.label,
+            "note": row.note if body.note is None else body.note,
+        }
+        changed = any(getattr(row, key) != value for key, value in wanted.items())
+        for key, value in wanted.items():
+            setattr(row, key, value)
+        tx.flush()
+        if changed:
+            tx.changed("checkpoint", checkpoint_id)
+        return Answer(views.checkpoint(tx, checkpoint_id), changed=changed, audit=wanted)
+
+    return call.change("change_checkpoint", checkpoint_id, act)
+
+
+@router.delete("/checkpoints/{checkpoint_id}", operation_id="delete_checkpoint", status_code=204)
+def delete_checkpoint(call: Call, checkpoint_id: str) -> Response:
+    """Remove a checkpoint: it is not offered any more at once, its points go as soon as the node gets to it."""
+
+    def act(tx: Transaction) -> Answer:
+        row = tx.get(Checkpoint, checkpoint_id)
+        if row is None:
+            raise no_checkpoint(tx, checkpoint_id)
+        if row.state != "published":
+            return Answer(status=204, changed=False)
+        used = tx.scalars(select(Lease.run_id).where(Lease.checkpoint_id == checkpoint_id)).first()
+        if used is not None:
+            raise Conflict(
+                f"checkpoint {checkpoint_id} is in use by run {used}",
+                code="checkpoint-in-use",
+                hint="Wait for the run, or end its drill.",
+            )
+        base_of = select(Cycle.cycle_id).where(Cycle.base_checkpoint_id == checkpoint_id, Cycle.ended_at.is_(None))
+        if tx.scalars(base_of).first() is not None:
+            raise Conflict(
+                f"a cycle grows on checkpoint {checkpoint_id} just now",
+                code="checkpoint-in-use",
+                hint="Try again when the cycle has ended.",
+            )
+        if row.pinned:
+            raise Conflict(
+                f"checkpoint {checkpoint_id} is pinned", code="checkpoint-pinned", hint="Take the pin away first."
+            )
+        protect.drop(tx, row)
+        return Answer(status=204, changed=True, audit={"plan": row.plan, "group_id": row.group_id})
+
+    return call.change("delete_checkpoint", checkpoint_id, act)
+
+
+def _published(tx: Transaction, checkpoint_id: str) -> Checkpoint:
+    row = tx.get(Checkpoint, checkpoint_id)
+    if row is None or row.state != "published":
+        raise no_checkpoint(tx, checkpoint_id)
+    return row

@@ -1,0 +1,153 @@
+"""The records of a run: its steps, machines and end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any, Final
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from farshore.control import ids
+from farshore.control.store.database import Transaction
+from farshore.control.store.records import Lease, Plan, Run, RunMachine, RunStep
+from farshore.errors import FarshoreError
+
+OPEN: Final = ("pending", "running")
+_LONGEST_DETAIL: Final = 2000
+
+
+def create(
+    tx: Transaction, kind: str, plan: Plan, actor: str, params: dict[str, Any], *, workflow: bool = False
+) -> Run:
+    """Insert a run. One with a workflow is begun by the conductor once this is durable."""
+    run = Run(
+        run_id=ids.new("run"),
+        kind=kind,
+        plan=plan.name,
+        plan_revision=plan.revision,
+        state="pending",
+        actor=actor,
+        params=params,
+        created_at=time.time(),
+        cancel=False,
+        workflow=workflow,
+        pokes=0,
+        told=0,
+        facts={},
+    )
+    tx.add(run)
+    tx.flush()
+    tx.changed("run", run.run_id)
+    tx.changed("plan", plan.name)
+    return run
+
+
+def open_run(session: Session, plan: str, kinds: Iterable[str]) -> Run | None:
+    """Return a run of one of ``kinds`` of the plan that has not ended."""
+    return session.scalars(
+        select(Run).where(Run.plan == plan, Run.kind.in_(tuple(kinds)), Run.state.in_(OPEN)).limit(1)
+    ).first()
+
+
+def start(tx: Transaction, run: Run) -> None:
+    """Mark a run as running."""
+    if run.state == "pending":
+        run.state, run.started_at = "running", time.time()
+        tx.changed("run", run.run_id)
+
+
+def note(tx: Transaction, run: Run, **facts: Any) -> None:
+    """Add to what is known about a run."""
+    run.facts = {**run.facts, **facts}
+    tx.changed("run", run.run_id)
+
+
+def add_machines(tx: Transaction, run: Run, names: Iterable[str]) -> None:
+    """Give the run its machines, in order; those that it has stay as they are."""
+    for position, name in enumerate(names):
+        if tx.get(RunMachine, (run.run_id, name)) is None:
+            tx.add(RunMachine(run_id=run.run_id, name=name, position=position, state="pending", probes=[]))
+    tx.flush()
+
+
+def machine(session: Session, run_id: str, name: str) -> RunMachine:
+    """Return one machine's record in a run."""
+    return session.get_one(RunMachine, (run_id, name))
+
+
+def machines(session: Session, run_id: str) -> list[RunMachine]:
+    """Return a run's machines in order."""
+    return list(session.scalars(select(RunMachine).where(RunMachine.run_id == run_id).order_by(RunMachine.position)))
+
+
+def step(session: Session, run_id: str, name: str, machine_name: str = "") -> RunStep | None:
+    """Return a step's record, None before it began."""
+    return session.get(RunStep, (run_id, name, machine_name))
+
+
+def begin(tx: Transaction, run_id: str, name: str, machine_name: str = "", detail: str = "") -> RunStep:
+    """Record that a step has begun; again: nothing."""
+    row = step(tx, run_id, name, machine_name)
+    if row is None:
+        position = tx.scalar(select(func.max(RunStep.position)).where(RunStep.run_id == run_id)) or 0
+        row = RunStep(
+            run_id=run_id,
+            name=name,
+            machine=machine_name,
+            position=position + 1,
+            attempt=0,
+            state="running",
+            started_at=time.time(),
+            detail=detail[:_LONGEST_DETAIL],
+        )
+        tx.add(row)
+        tx.flush()
+        tx.changed("run", run_id)
+    return row
+
+
+def end(tx: Transaction, row: RunStep, state: str, detail: str = "", error: FarshoreError | None = None) -> None:
+    """Record how a step ended; a step that has ended stays as it is."""
+    if row.ended_at is not None:
+        return
+    row.state, row.ended_at = state, time.time()
+    row.detail = (detail or (str(error) if error else "") or row.detail)[:_LONGEST_DETAIL]
+    row.error = error.to_dict() if error else None
+    tx.changed("run", row.run_id)
+
+
+def done(tx: Transaction, run_id: str, name: str, detail: str = "", machine_name: str = "") -> None:
+    """Record a step that took no time of its own."""
+    end(tx, begin(tx, run_id, name, machine_name), "succeeded", detail)
+
+
+def finish(tx: Transaction, run: Run, state: str, error: FarshoreError | None = None) -> None:
+    """Give a run its last state. Its leases end, steps that still run are closed."""
+    if run.state not in OPEN:
+        return
+    run.state, run.ended_at = state, time.time()
+    run.started_at = run.started_at or run.ended_at
+    run.error = error.to_dict() if error else None
+    for row in tx.scalars(select(RunStep).where(RunStep.run_id == run.run_id, RunStep.ended_at.is_(None))):
+        end(tx, row, "cancelled" if state == "cancelled" else "failed" if error else "succeeded")
+    if not run.facts.get("kept"):
+        release(tx, run.run_id)
+    tx.changed("run", run.run_id)
+    tx.changed("plan", run.plan)
+
+
+def lease(tx: Transaction, run_id: str, checkpoint_id: str) -> None:
+    """Keep a checkpoint for as long as the run needs it."""
+    if tx.get(Lease, (checkpoint_id, run_id)) is None:
+        tx.add(Lease(checkpoint_id=checkpoint_id, run_id=run_id))
+        tx.flush()
+        tx.changed("checkpoint", checkpoint_id)
+
+
+def release(tx: Transaction, run_id: str) -> None:
+    """End all leases of a run."""
+    for row in tx.scalars(select(Lease).where(Lease.run_id == run_id)):
+        tx.changed("checkpoint", row.checkpoint_id)
+        tx.delete(row)

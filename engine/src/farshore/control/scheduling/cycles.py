@@ -1,0 +1,451 @@
+"""Drives the cycles of groups: point at the source, replicate at the target, release at the source.
+
+All state is in the rows of cycle and task, so that any process can go on with it. One cycle of a group at a time; what
+falls due meanwhile is not queued.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from farshore import errors
+from farshore.control import clock, ids, tasks
+from farshore.control.clock import iso
+from farshore.control.planning import protect
+from farshore.control.runs import closing
+from farshore.control.scheduling import due, retention
+from farshore.control.store import settings
+from farshore.control.store.database import Transaction
+from farshore.control.store.records import Checkpoint, Cycle, Group, Plan, PlanMachine, Task
+from farshore.control.views.places import site_state
+from farshore.control.views.points import newest
+from farshore.control.views.protection import members, ordered
+from farshore.errors import Conflict, Corruption, FarshoreError, Reconnect, RestartFromCheckpoint, Retry
+from farshore.model.checkpoint import Manifest
+from farshore.model.plan import Plan as Definition
+from farshore.model.task import (
+    PARAMS,
+    PointParams,
+    PointResult,
+    ReleaseParams,
+    ReplicateDisk,
+    ReplicateParams,
+    ReplicateResult,
+)
+
+#: Tries of one task of a cycle before the cycle is given up (the pauses add up to about three minutes).
+MOST_TRIES: Final = 6
+#: Fresh points that one cycle takes when its source point vanishes.
+MOST_RESTARTS: Final = 3
+#: Cycles at work at once per target site; disks within them share the node's byte budget.
+MOST_AT_WORK: Final = 8
+LONGEST_PAUSE_S: Final = 60.0
+
+AT_WORK: Final = ("point", "replicate", "release")
+#: ``RestartFromCheckpoint`` codes that keep the drafts: the same point is read on under a fresh grant.
+_SAME_POINT: Final = frozenset({"session-gone", "grant-expired"})
+
+
+def create(
+    tx: Transaction,
+    plan: Plan,
+    group_id: str,
+    purpose: str,
+    *,
+    run_id: str | None = None,
+    label: str = "",
+    pin: bool = False,
+) -> Cycle:
+    """Insert a cycle that begins as soon as its group is free."""
+    cycle = Cycle(
+        cycle_id=ids.new("cyc"),
+        plan=plan.name,
+        group_id=group_id,
+        plan_revision=plan.revision,
+        epoch=plan.epoch,
+        purpose=purpose,
+        run_id=run_id,
+        state="waiting",
+        attempt=0,
+        not_before=0.0,
+        cancel=False,
+        abandon=False,
+        restarts=0,
+        label=label,
+        pin=pin,
+        created_at=time.time(),
+    )
+    tx.add(cycle)
+    tx.flush()
+    tx.changed("cycle", cycle.cycle_id)
+    return cycle
+
+
+def open_cycles(session: Session) -> Sequence[str]:
+    """Return the ids of the cycles that have not ended, oldest first."""
+    return session.scalars(select(Cycle.cycle_id).where(Cycle.ended_at.is_(None)).order_by(Cycle.created_at)).all()
+
+
+def begin_due(tx: Transaction, plan_name: str) -> None:
+    """Create cycles for the groups of a plan that are due now."""
+    plan = tx.get(Plan, plan_name)
+    if plan is None or plan.activity != "active" or plan.state not in {"seeding", "protected"}:
+        return
+    definition = Definition.model_validate(plan.definition)
+    if any(site_state(tx, site) != "online" for site in (definition.source_site, definition.target_site)):
+        return
+    now = clock.now()
+    for group in tx.scalars(select(Group).where(Group.plan == plan_name)):
+        point = newest(tx, group.group_id, plan.epoch)
+        chosen = _chosen(tx, plan, group.group_id)
+        whole = point is not None and {row.machine_id for row in chosen} == {
+            item["machine_id"] for item in point.manifest["machines"]
+        }
+        state = due.GroupState(
+            rpo_s=definition.rpo,
+            active=bool(chosen),
+            busy=_busy(tx, group.group_id),
+            # A machine that joined is without any copy: the group is due at once.
+            newest_age_s=now.age_s(ordered(point)) if point is not None and whole else None,
+            last_cycle_s=group.last_seconds,
+            pause_s=max(0.0, group.not_before - now.wall_s),
+        )
+        if due.is_due(state):
+            create(tx, plan, group.group_id, "schedule")
+
+
+def _chosen(session: Session, plan: Plan, group_id: str) -> list[PlanMachine]:
+    """Return the machines that a cycle of the group copies now."""
+    return [
+        row
+        for row in members(session, plan.name)
+        if row.group_id == group_id and row.activity == "active" and row.machine_id is not None
+    ]
+
+
+def _busy(session: Session, group_id: str) -> bool:
+    open_cycle = select(Cycle.cycle_id).where(Cycle.group_id == group_id, Cycle.ended_at.is_(None))
+    return session.scalars(open_cycle).first() is not None or retention.dropping(session, group_id)
+
+
+def advance(tx: Transaction, cycle_id: str) -> None:
+    """Take a cycle as far as it goes now."""
+    cycle = tx.get_one(Cycle, cycle_id)
+    if cycle.ended_at is not None:
+        return
+    if cycle.state == "waiting":
+        _waiting(tx, cycle)
+        return
+    task = tx.get_one(Task, cycle.task_id)
+    if cycle.cancel and task.state not in tasks.ENDED:
+        if cycle.abandon and task.kind != "replicate":
+            task.cancel, task.state, task.ended_at = True, "cancelled", time.time()
+        elif task.kind != "release" or cycle.abandon:
+            tasks.cancel(tx, task)
+    if task.state not in tasks.ENDED:
+        return
+    {"point": _pointed, "replicate": _replicated, "release": _released}[cycle.state](tx, cycle, task)
+
+
+def _waiting(tx: Transaction, cycle: Cycle) -> None:
+    plan = tx.get_one(Plan, cycle.plan)
+    definition = Definition.model_validate(plan.definition)
+    now = clock.now()
+    if cycle.cancel:
+        _finish(tx, cycle, "cancelled", Conflict("the cycle was cancelled", code="cancelled"))
+        return
+    at_work = select(func.count()).select_from(Cycle).where(Cycle.ended_at.is_(None), Cycle.state.in_(AT_WORK))
+    if (
+        cycle.not_before > now.wall_s
+        or tx.scalar(at_work.where(Cycle.group_id == cycle.group_id))
+        or retention.dropping(tx, cycle.group_id)
+        # Ordered while nobody is there to take the point, it would only look older than it is.
+        or site_state(tx, definition.source_site) != "online"
+        or (tx.scalar(at_work) or 0) >= MOST_AT_WORK
+        or _first_waiting(tx, cycle.group_id) != cycle.cycle_id
+    ):
+        return
+    chosen = _chosen(tx, plan, cycle.group_id)
+    if not chosen:
+        _finish(tx, cycle, "cancelled", Conflict("no machine of the group is protected", code="nothing-protected"))
+        return
+    base = newest(tx, cycle.group_id, plan.epoch)
+    machine_ids = tuple(str(row.machine_id) for row in chosen)
+    bases = {disk["disk_key"]: disk["source_point"] for disk in (base.manifest["disks"] if base else [])}
+    bases = {key: point for key, point in bases.items() if key.rpartition("/")[0] in machine_ids}
+    cycle.state, cycle.attempt, cycle.started_at = "point", 0, cycle.started_at or now.wall_s
+    cycle.plan_revision, cycle.epoch = plan.revision, plan.epoch
+    cycle.point_id, cycle.checkpoint_id = ids.new("pt"), ids.new("cp")
+    cycle.base_checkpoint_id = base.checkpoint_id if base else None
+    cycle.sequence = (base.sequence if base else 0) + 1
+    cycle.machines = list(machine_ids)
+    cycle.ordered_at, cycle.ordered_boot_s, cycle.ordered_boot_id = now.wall_s, now.boot_s, now.boot_id
+    cycle.point = {"asked": [{"disk_key": key, "base": point} for key, point in bases.items()]}
+    _order(
+        tx,
+        cycle,
+        "point",
+        definition.source_site,
+        PointParams(
+            group_id=cycle.group_id,
+            point_id=cycle.point_id,
+            machine_ids=machine_ids,
+            consistency=definition.consistency,
+            bases=dict(bases),
+            epoch=plan.epoch,
+        ),
+    )
+    closing.begun(tx, cycle)
+    tx.changed("plan", plan.name)
+
+
+def _first_waiting(session: Session, group_id: str) -> str | None:
+    return session.scalars(
+        select(Cycle.cycle_id)
+        .where(Cycle.group_id == group_id, Cycle.state == "waiting", Cycle.ended_at.is_(None))
+        .order_by(Cycle.created_at, Cycle.cycle_id)
+        .limit(1)
+    ).first()
+
+
+def _order(tx: Transaction, cycle: Cycle, kind: str, site: str, params: Any, node: str | None = None) -> None:
+    key = f"{cycle.cycle_id}/{kind}/{cycle.restarts}.{cycle.attempt}"
+    task = tasks.ensure(tx, key, kind, site, params, plan=cycle.plan, cycle_id=cycle.cycle_id, node=node)
+    cycle.task_id = task.task_id
+
+
+def _pointed(tx: Transaction, cycle: Cycle, task: Task) -> None:
+    if task.state != "succeeded" or cycle.cancel:
+        _failed(tx, cycle, task)
+        return
+    plan = tx.get_one(Plan, cycle.plan)
+    definition = Definition.model_validate(plan.definition)
+    found = PointResult.model_validate(task.result)
+    base = tx.get(Checkpoint, cycle.base_checkpoint_id) if cycle.base_checkpoint_id else None
+    held = {disk["disk_key"]: disk for disk in (base.manifest["disks"] if base else [])}
+    disks = []
+    for disk in found.disks:
+        before = held.get(disk.disk_key)
+        if before is not None and before["size_bytes"] != disk.size_bytes:
+            before = None  # a resized disk is copied anew
+        disks.append(
+            ReplicateDisk(
+                disk_key=disk.disk_key,
+                size_bytes=disk.size_bytes,
+                # Not incremental with a base: a verify pass against the base's tree.
+                incremental=disk.incremental and before is not None,
+                base_point=before["point"] if before else None,
+                base_root=before["tree_root"] if before else None,
+                reason=disk.reason,
+            )
+        )
+    cycle.source_node = task.node
+    asked = (cycle.point or {}).get("asked", [])
+    cycle.point = {
+        "asked": [
+            item for item in asked if any(disk.disk_key == item["disk_key"] and disk.base_point for disk in disks)
+        ],
+        "disks": [disk.disk_key for disk in disks],
+    }
+    manifest = Manifest(
+        checkpoint_id=str(cycle.checkpoint_id),
+        group_id=cycle.group_id,
+        plan=cycle.plan,
+        plan_revision=cycle.plan_revision,
+        catalog_id=settings.catalog_id(tx),
+        generation=settings.generation(tx),
+        epoch=cycle.epoch,
+        term=1,
+        sequence=int(cycle.sequence or 1),
+        parent=cycle.base_checkpoint_id,
+        source_site=definition.source_site,
+        target_site=definition.target_site,
+        level=found.level,
+        evidence=found.evidence,
+        ordered_at=float(cycle.ordered_at or 0.0),
+        taken_at=found.taken_at,
+        machines=found.machines,
+        disks=(),
+        settings={"plan": plan.definition},
+    )
+    cycle.state, cycle.attempt = "replicate", 0
+    _order_copy(
+        tx,
+        cycle,
+        ReplicateParams(grant="", address="", manifest=manifest, disks=tuple(disks), transport=definition.transport),
+    )
+
+
+def _order_copy(tx: Transaction, cycle: Cycle, params: ReplicateParams) -> None:
+    """Order the copy. Grant and address are filled in when a node takes it: see ``sessions.compose``."""
+    _order(tx, cycle, "replicate", params.manifest.target_site, params)
+
+
+def _replicated(tx: Transaction, cycle: Cycle, task: Task) -> None:
+    if task.state != "succeeded":
+        _failed(tx, cycle, task)
+        return
+    result = ReplicateResult.model_validate(task.result)
+    keys = [disk.disk_key for disk in result.manifest.disks]
+    if result.manifest.checkpoint_id != cycle.checkpoint_id or sorted(keys) != sorted((cycle.point or {})["disks"]):
+        cycle.error = Corruption(
+            "the published manifest is not the one that was ordered",
+            code="manifest-mismatch",
+            checkpoint_id=result.manifest.checkpoint_id,
+            disks=keys,
+        ).to_dict()
+        _release(tx, cycle, applied=False)
+        return
+    cycle.stats = result.stats.model_dump(mode="json")
+    project(tx, cycle, result.manifest)
+    _release(tx, cycle, applied=True)
+
+
+def project(tx: Transaction, cycle: Cycle, manifest: Manifest) -> None:
+    """Record a published manifest in the catalogue. Again: nothing."""
+    if tx.get(Checkpoint, manifest.checkpoint_id) is not None:
+        return
+    tx.add(
+        Checkpoint(
+            checkpoint_id=manifest.checkpoint_id,
+            group_id=manifest.group_id,
+            plan=manifest.plan,
+            plan_revision=manifest.plan_revision,
+            epoch=manifest.epoch,
+            sequence=manifest.sequence,
+            level=manifest.level,
+            ordered_at=manifest.ordered_at,
+            ordered_boot_s=float(cycle.ordered_boot_s or 0.0),
+            ordered_boot_id=str(cycle.ordered_boot_id),
+            taken_at=manifest.taken_at,
+            published_at=time.time(),
+            source_site=manifest.source_site,
+            target_site=manifest.target_site,
+            manifest=manifest.model_dump(mode="json"),
+            stats=cycle.stats,
+            state="published",
+            pinned=cycle.pin,
+            label=cycle.label,
+            note="",
+        )
+    )
+    tx.flush()
+    copied = {facts.machine_id for facts in manifest.machines}
+    plan = tx.get_one(Plan, cycle.plan)
+    for row in members(tx, cycle.plan):
+        if row.machine_id in copied and row.state == "seeding":
+            row.state = "protected"
+            tx.changed("machine", str(row.machine_id))
+    protect.settle(tx, plan)
+    tx.changed("checkpoint", manifest.checkpoint_id)
+
+
+def _failed(tx: Transaction, cycle: Cycle, task: Task) -> None:
+    """Try a task of a cycle again, or give the cycle up, as its error's duty says."""
+    if cycle.cancel:
+        cycle.error = Conflict("the cycle was cancelled", code="cancelled").to_dict()
+        _release(tx, cycle, applied=False)
+        return
+    error = tasks.failure(task)
+    if _passes(error, task) and cycle.attempt + 1 < MOST_TRIES:
+        cycle.attempt += 1
+        _again(tx, cycle, task)
+        return
+    cycle.error = error.to_dict()
+    _release(tx, cycle, applied=False)
+
+
+def _passes(error: FarshoreError, task: Task) -> bool:
+    """Say whether the same task may succeed later."""
+    if isinstance(error, RestartFromCheckpoint):
+        return task.kind == "replicate" and error.code in _SAME_POINT
+    return isinstance(error, (Retry, Reconnect))
+
+
+def _pause_s(attempt: int) -> float:
+    return float(min(2.0**attempt, LONGEST_PAUSE_S))
+
+
+def _again(tx: Transaction, cycle: Cycle, task: Task) -> None:
+    """Order the same work as a new task after a pause; nodes find what the first try left by the names in it."""
+    _order(tx, cycle, task.kind, task.site, PARAMS[task.kind].model_validate(task.params))
+    tx.get_one(Task, cycle.task_id).not_before = time.time() + _pause_s(cycle.attempt)
+
+
+def _release(tx: Transaction, cycle: Cycle, *, applied: bool) -> None:
+    if cycle.abandon or cycle.point_id is None:
+        _close(tx, cycle)
+        return
+    definition = Definition.model_validate(tx.get_one(Plan, cycle.plan).definition)
+    cycle.state, cycle.attempt = "release", 0
+    _order(
+        tx,
+        cycle,
+        "release",
+        definition.source_site,
+        ReleaseParams(
+            group_id=cycle.group_id,
+            point_id=cycle.point_id,
+            machine_ids=tuple(cycle.machines or ()),
+            applied=applied,
+        ),
+    )
+    tx.changed("plan", cycle.plan)
+
+
+def _released(tx: Transaction, cycle: Cycle, task: Task) -> None:
+    """End the cycle once the source has heard. An applied point must become a base there, so that is tried for long."""
+    if task.state == "failed" and not cycle.cancel:
+        error = tasks.failure(task)
+        if isinstance(error, (Retry, Reconnect)):
+            cycle.attempt += 1
+            _again(tx, cycle, task)
+            return
+    _close(tx, cycle)
+
+
+def _close(tx: Transaction, cycle: Cycle) -> None:
+    """Give a cycle its last state, or begin it anew if only its source point was lost."""
+    if cycle.stats is not None:
+        _finish(tx, cycle, "done", None)
+        return
+    error = errors.from_dict(cycle.error or {})
+    if cycle.cancel:
+        _finish(tx, cycle, "cancelled", error)
+    elif isinstance(error, RestartFromCheckpoint) and cycle.restarts < MOST_RESTARTS:
+        cycle.restarts += 1
+        cycle.state, cycle.error = "waiting", None
+        cycle.not_before = time.time() + _pause_s(cycle.restarts)
+    else:
+        _finish(tx, cycle, "failed", error)
+
+
+def _finish(tx: Transaction, cycle: Cycle, state: str, error: FarshoreError | None) -> None:
+    now = time.time()
+    plan = tx.get_one(Plan, cycle.plan)
+    group = tx.get(Group, cycle.group_id)
+    cycle.state, cycle.ended_at = state, now
+    cycle.error = error.to_dict() if error else None
+    if group is not None and state != "cancelled":
+        group.last_started_at = cycle.started_at
+        if error is None:
+            group.failures, group.not_before, group.last_error = 0, 0.0, None
+            group.last_seconds = now - (cycle.started_at or now)
+            if plan.last_error is not None and plan.last_error.get("group_id") in {None, cycle.group_id}:
+                plan.last_error = None
+        else:
+            group.failures += 1
+            rpo_s = Definition.model_validate(plan.definition).rpo
+            group.not_before = now + due.pause_after(group.failures, rpo_s)
+            group.last_error = error.to_dict()
+            plan.last_error = {**error.to_dict(), "group_id": cycle.group_id, "at": iso(now)}
+    retention.thin(tx, plan, cycle.group_id)
+    tx.changed("cycle", cycle.cycle_id)
+    tx.changed("plan", cycle.plan)
+    if cycle.run_id is not None:
+        closing.cycle_ended(tx, cycle)

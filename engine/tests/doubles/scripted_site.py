@@ -1,0 +1,240 @@
+"""Handlers for :class:`ScriptedNode`: a site that remembers powers, points, machines and what was asked, in memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+from doubles.scripted_node import Handler, ScriptedNode
+from farshore.errors import FarshoreError, NotFound
+from farshore.model.task import Task
+
+MIB = 1 << 20
+
+
+def facts(name: str, network: str = "lan", *, power: str = "on") -> dict[str, Any]:
+    """Return the facts of a machine ``name`` with one disk."""
+    return {
+        "machine_id": f"id-{name}",
+        "name": name,
+        "power": power,
+        "cpus": 1,
+        "memory_bytes": 128 * MIB,
+        "disks": [{"disk_id": "vda", "size_bytes": 64 * MIB}],
+        "nics": [{"mac": f"52:54:00:00:00:{sum(name.encode()) % 256:02x}", "network": network}],
+    }
+
+
+class ScriptedSite:
+    """What one node's site holds. ``fail`` and ``hold`` script faults by kind of task."""
+
+    def __init__(self, node: ScriptedNode, machines: list[dict[str, Any]], networks: list[str]) -> None:
+        self.node = node
+        self.machines = {machine["machine_id"]: dict(machine) for machine in machines}
+        self.networks = networks
+        self.fenced: dict[str, int] = {}
+        self.tagged: dict[str, set[str]] = {}
+        self.green: dict[str, bool] = {}
+        self.applied: list[str] = []
+        self.incremental = True
+        self.manifests: list[dict[str, Any]] = []
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.leave_behind: tuple[str, ...] = ()
+        self._failures: dict[str, list[FarshoreError]] = {}
+        self._gates: dict[str, threading.Event] = {}
+        node.handlers = {kind: self._scripted(kind, getattr(self, kind.replace("-", "_"))) for kind in KINDS}
+
+    def fail(self, kind: str, *errors: FarshoreError) -> None:
+        """Let the next tasks of ``kind`` end with ``errors``, one each."""
+        self._failures.setdefault(kind, []).extend(errors)
+
+    def hold(self, kind: str) -> threading.Event:
+        """Let tasks of ``kind`` wait until the returned event is set."""
+        self._gates[kind] = threading.Event()
+        return self._gates[kind]
+
+    def asked(self) -> Counter[str]:
+        return Counter(kind for kind, _ in self.calls)
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [params for asked, params in self.calls if asked == kind]
+
+    def _scripted(self, kind: str, act: Handler) -> Handler:
+        def run(task: Task) -> dict[str, Any]:
+            self.calls.append((kind, task.params))
+            gate = self._gates.get(kind)
+            while gate is not None and not gate.wait(0.05):
+                if task.task_id in self.node.cancelled:
+                    raise FarshoreError("cancelled", code="cancelled")
+            if self._failures.get(kind):
+                raise self._failures[kind].pop(0)
+            return act(task)
+
+        return run
+
+    def inventory(self, _task: Task) -> dict[str, Any]:
+        return {
+            "platform": self.node.platform,
+            "machines": list(self.machines.values()),
+            "networks": [{"name": name} for name in self.networks],
+            "pool": {"path": "/pool", "capacity_bytes": 1 << 40, "free_bytes": 1 << 39},
+        }
+
+    def check(self, _task: Task) -> dict[str, Any]:
+        return {"findings": []}
+
+    def point(self, task: Task) -> dict[str, Any]:
+        params = task.params
+        disks = [
+            {
+                "disk_key": f"{machine_id}/{disk['disk_id']}",
+                "size_bytes": disk["size_bytes"],
+                "incremental": self.incremental and params["bases"].get(f"{machine_id}/{disk['disk_id']}") is not None,
+            }
+            for machine_id in params["machine_ids"]
+            for disk in self.machines[machine_id]["disks"]
+        ]
+        return {
+            "point_id": params["point_id"],
+            "taken_at": time.time(),
+            "level": params["consistency"],
+            "machines": [self.machines[machine_id] for machine_id in params["machine_ids"]],
+            "disks": disks,
+        }
+
+    def replicate(self, task: Task) -> dict[str, Any]:
+        manifest, disks = task.params["manifest"], task.params["disks"]
+        manifest = {
+            **manifest,
+            "disks": [
+                {
+                    "disk_key": disk["disk_key"],
+                    "size_bytes": disk["size_bytes"],
+                    "point": f"{disk['disk_key']}@{manifest['checkpoint_id']}",
+                    "tree_root": "00" * 32,
+                    "source_point": _granted(task.params["grant"])["disks"][0]["source_point"],
+                }
+                for disk in disks
+            ],
+        }
+        self.manifests.append(manifest)
+        size = sum(disk["size_bytes"] for disk in disks)
+        full = any(disk["base_point"] is None for disk in disks)
+        whole = all(disk["incremental"] for disk in disks)
+        mode = "full" if full else "incremental" if whole else "verify"
+        stats = {
+            "mode": mode,
+            "disk_bytes": size,
+            "changed_bytes": MIB,
+            "moved_bytes": MIB,
+            "resent_bytes": 0,
+            "seconds": 0.1,
+        }
+        return {"manifest": manifest, "stats": stats}
+
+    def release(self, task: Task) -> dict[str, Any]:
+        if task.params["applied"]:
+            self.applied.append(task.params["point_id"])
+        return {}
+
+    def _machine(self, task: Task) -> dict[str, Any]:
+        machine = self.machines.get(task.params["machine_id"])
+        if machine is None:
+            raise NotFound(f"no machine {task.params['machine_id']}")
+        return machine
+
+    def _state(self, task: Task) -> dict[str, Any]:
+        machine = self._machine(task)
+        machine_id = machine["machine_id"]
+        return {"machine_id": machine_id, "power": machine["power"], "fenced": machine_id in self.fenced}
+
+    def machine_stop(self, task: Task) -> dict[str, Any]:
+        self._machine(task)["power"] = "off"
+        return self._state(task)
+
+    def machine_start(self, task: Task) -> dict[str, Any]:
+        self._machine(task)["power"] = "on"
+        return self._state(task)
+
+    def machine_power_on(self, task: Task) -> dict[str, Any]:
+        return self.machine_start(task)
+
+    def machine_fence(self, task: Task) -> dict[str, Any]:
+        self.fenced[self._machine(task)["machine_id"]] = task.params["epoch"]
+        return self._state(task)
+
+    def machine_unfence(self, task: Task) -> dict[str, Any]:
+        self.fenced.pop(self._machine(task)["machine_id"], None)
+        return self._state(task)
+
+    def machine_untrack(self, _task: Task) -> dict[str, Any]:
+        return {}
+
+    def network_create(self, task: Task) -> dict[str, Any]:
+        self.tagged.setdefault(task.params["tag"], set()).add(f"network:{task.params['name']}")
+        return {}
+
+    def machine_create(self, task: Task) -> dict[str, Any]:
+        params = task.params
+        machine_id = f"made-{params['name']}"
+        self.tagged.setdefault(params["tag"], set()).add(f"machine:{machine_id}")
+        made = {**params["facts"], "machine_id": machine_id, "name": params["name"], "power": "off"}
+        self.machines.setdefault(machine_id, made)
+        return {"machine_id": machine_id, "name": params["name"]}
+
+    def machine_probe(self, task: Task) -> dict[str, Any]:
+        machine = self._machine(task)
+        green = self.green.get(machine["name"].split("-drill-")[0], True) and machine["power"] == "on"
+        outcomes = [
+            {"type": probe["type"], "target": "x", "green": green, "seconds": 0.1, "tries": 1, "detail": "scripted"}
+            for probe in task.params["probes"]
+        ]
+        return {"machine_id": machine["machine_id"], "green": green, "outcomes": outcomes}
+
+    def sweep(self, task: Task) -> dict[str, Any]:
+        found = self.tagged.pop(task.params["tag"], set())
+        for item in found:
+            kind, _, machine_id = item.partition(":")
+            if kind == "machine":
+                self.machines.pop(machine_id, None)
+        return {"removed": sorted(found), "remaining": list(self.leave_behind)}
+
+    def drop_checkpoint(self, task: Task) -> dict[str, Any]:
+        gone = task.params["checkpoint_id"]
+        self.manifests = [manifest for manifest in self.manifests if manifest["checkpoint_id"] != gone]
+        return {}
+
+    def catalog_scan(self, _task: Task) -> dict[str, Any]:
+        return {"manifests": self.manifests}
+
+
+KINDS = (
+    "inventory",
+    "check",
+    "point",
+    "replicate",
+    "release",
+    "machine-stop",
+    "machine-start",
+    "machine-fence",
+    "machine-unfence",
+    "machine-untrack",
+    "network-create",
+    "machine-create",
+    "machine-power-on",
+    "machine-probe",
+    "sweep",
+    "drop-checkpoint",
+    "catalog-scan",
+)
+
+
+def _granted(text: str) -> dict[str, Any]:
+    import base64
+    import json
+
+    body = text.split(".")[0]
+    granted: dict[str, Any] = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+    return granted
