@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from farshore.errors import FarshoreError
+from farshore.errors import FarshoreError, NoSpace
 from farshore.testing.lab import relay
 from farshore.testing.lab.lab import Lab
 
@@ -89,6 +89,9 @@ def main(argv: list[str] | None = None) -> int:
         if error.hint:
             _say(error.hint)
         return error.exit_status
+    except OSError as error:  # a full disk, a read-only one
+        _say(f"error: {error}")
+        return NoSpace.exit_status
     except KeyboardInterrupt:
         _say("interrupted; `up` goes on from here, `down` removes what there is")
         return 130

@@ -243,13 +243,6 @@ def _domain_xml(guest: Guest, site: Site, accelerator: Accelerator) -> str:
     )
 
 
-def leases(site: Site, network: Network) -> dict[str, str]:
-    """Return the addresses that DHCP has given out on ``network``, by MAC."""
-    with site.session() as connection:
-        found = connection.networkLookupByName(network.name).DHCPLeases()
-        return {str(lease["mac"]): str(lease["ipaddr"]) for lease in found}
-
-
 def bridges(site: Site) -> list[str]:
     """Return the names of the bridges in the site's network namespace, from the networks that libvirt runs."""
     names = []

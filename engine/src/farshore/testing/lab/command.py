@@ -35,22 +35,6 @@ QEMU_DRIVER: Final = Path("/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/l
 MASTER_BOOT_RECORD: Final = Path("/usr/lib/syslinux/mbr/mbr.bin")
 _FILES: Final = {QEMU_DRIVER: "libvirt-daemon-driver-qemu", MASTER_BOOT_RECORD: "syslinux-common"}
 
-APT: Final[tuple[str, ...]] = tuple(
-    sorted(
-        {
-            *PACKAGES.values(),
-            *_FILES.values(),
-            "libvirt-clients",
-            "libvirt-dev",
-            "gcc",
-            "pkg-config",
-            "procps",
-        }
-        - {"dpkg", "mount", "util-linux", "e2fsprogs"}
-    )
-)
-"""What a fresh Debian 12 needs for the laboratory; libvirt-dev, gcc and pkg-config build the Python binding."""
-
 
 def which(tool: str) -> str | None:
     """Return the path of ``tool``; system folders are searched although an ordinary PATH may lack them."""
