@@ -32,6 +32,10 @@ class Shell:
 
         return resolve(self.url, self.token_file, self.ca_path)
 
+    def page(self, path: str) -> str:
+        """Return the address of what the control plane names by its path."""
+        return f"{self.endpoint.url}{path}" if path.startswith("/") else path
+
     @cached_property
     def client(self) -> Client:
         """The client for it."""

@@ -17,7 +17,19 @@ _BUSY: Final = frozenset({"running", "seeding", "pending", "failing-over", "repr
 _WARN: Final = frozenset(
     {"paused", "partial", "no-node", "new", "cancelled", "warning", "failed-over", "inactive", "skipped"}
 )
-_BAD: Final = frozenset({"offline", "failed", "error", "red", "rpo-exceeded", "divergent", "suspect", "resync-needed"})
+_BAD: Final = frozenset(
+    {
+        "offline",
+        "failed",
+        "error",
+        "red",
+        "rpo-exceeded",
+        "replication-failing",
+        "divergent",
+        "suspect",
+        "resync-needed",
+    }
+)
 
 #: Colour of a state, everywhere the same.
 STYLES: Final[dict[str, str]] = {

@@ -67,8 +67,8 @@ def up(
         os.execv(sys.executable, argv)  # noqa: S606 - the same program, so that a service manager sees one process
     here.out.say(f"starting the control plane in {path}")
     process = _spawn(argv, path)
-    started = _await_start(process, path)
-    found = _document(started, process.pid, changed=True)
+    started, pid = _await_start(process, path)
+    found = _document(started, pid, changed=pid == process.pid)
     here.out.show(found, lambda: _greeting(found))
 
 
@@ -79,13 +79,13 @@ def _running(path: Path) -> Home | None:
         return homes.load(path)
     except NotFound:
         return None
-    except PermissionError as error:
+    except OSError as error:
         raise _closed(path, error) from error
 
 
 def _closed(path: Path, error: OSError) -> Forbidden:
     return Forbidden(
-        f"the home directory {path} is closed to this user: {error.strerror}",
+        f"the home directory {path} cannot be used: {error.strerror}",
         code="home-closed",
         hint="Run as its owner, or choose another one with --home DIR.",
         path=str(path),
@@ -135,8 +135,10 @@ def _spawn(argv: list[str], path: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _await_start(process: subprocess.Popen[bytes], path: Path) -> Home:
-    """Return the home once its server answers.
+def _await_start(process: subprocess.Popen[bytes], path: Path) -> tuple[Home, int]:
+    """Return the home and its server's process id once that answers.
+
+    It is another process than ``process`` if somebody started one at the same time and was first.
 
     Raises:
         Unavailable: with the log's last lines, if it ended or hung.
@@ -158,8 +160,11 @@ def _await_start(process: subprocess.Popen[bytes], path: Path) -> Home:
             continue
         _wait_healthy(started, lambda: process.poll() is not None, deadline)
         if process.poll() is None:
-            return started
+            return started, process.pid
     status = process.poll()
+    if status == Conflict.exit_status and (other := _running(path)) and (pid := other.running_pid()):
+        _wait_healthy(other, lambda: other.running_pid() is None, deadline)
+        return other, pid
     if status is None:
         process.terminate()
     raise Unavailable(

@@ -166,6 +166,8 @@ def apply(ctx: typer.Context, file: File) -> None:
     except FarshoreError as error:
         raise _in_file(error, file) from None
     plan = reply.body
+    for warning in plan.get("warnings", []):
+        here.out.warn(warning)
     did = "is created" if reply.status == 201 else "is changed" if reply.changed else "is unchanged"
     here.out.show(
         plan | {"changed": reply.status == 201 or bool(reply.changed)},
@@ -277,6 +279,8 @@ def _activity(here: Shell, name: str, body: dict[str, Any], did: str) -> None:
     from farshore.cli.remote.client import segment
 
     reply = here.client.post(f"/plans/{segment(name)}:protect", body)
+    for warning in reply.body.get("warnings", []):
+        here.out.warn(warning)
     here.out.show(
         reply.body | {"changed": bool(reply.changed)},
         lambda: (

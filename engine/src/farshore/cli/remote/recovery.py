@@ -45,7 +45,7 @@ def _started(here: Shell, answer: dict[str, Any], *, wait: bool, unchanged: str)
     if run is None:
         here.out.show(answer, lambda: unchanged)
     elif wait:
-        here.out.say(f"run {run['run_id']} is started; page {run['url']}")
+        here.out.say(f"run {run['run_id']} is started; page {here.page(run['url'])}")
         settle(here, run["run_id"])
     else:
         here.out.show(

@@ -54,7 +54,7 @@ def show(ctx: typer.Context, run: Identifier) -> None:
 
     def render() -> list[RenderableType]:
         error = watching.failure(document)
-        return [*watching.summary(document), *([f"\n{error}"] if error else [])]
+        return [*watching.summary(here, document), *([f"\n{error}"] if error else [])]
 
     here.out.show(document, render)
 

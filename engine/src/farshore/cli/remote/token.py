@@ -46,15 +46,16 @@ def list_tokens(ctx: typer.Context) -> None:
     here.out.show(
         {"items": items},
         lambda: grid(
-            ("id", "name", "role", "created", "expires", "last used"),
+            ("id", "name", "role", "created", "expires", "last used", "revoked"),
             (
                 (
-                    token.get("token_id") or token.get("id"),
+                    token["token_id"],
                     token["name"],
                     token["role"],
                     formats.clock(token.get("created_at")),
                     formats.clock(token.get("expires_at")),
                     formats.ago(token.get("last_used_at")),
+                    formats.clock(token["revoked_at"]) if token.get("revoked_at") else "",
                 )
                 for token in items
             ),

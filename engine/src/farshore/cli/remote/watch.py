@@ -110,7 +110,7 @@ class Lines:
             took = (
                 f" in {formats.duration(step['seconds'])}" if step["ended_at"] and step["seconds"] is not None else ""
             )
-            about = f" — {step['detail']}" if step["detail"] else ""
+            about = f": {detail(step)}" if detail(step) else ""
             lines.append(f"{label(step)}: {step['state']}{took}{about}")
         for cycle in run["cycles"]:
             mark = ("cycle", str(cycle["checkpoint_id"]))
@@ -127,6 +127,14 @@ class Lines:
 def label(step: dict[str, Any]) -> str:
     """Return the name of a step with its machine."""
     return f"{step['name']} {step['machine']}" if step["machine"] else str(step["name"])
+
+
+def detail(step: dict[str, Any]) -> str:
+    """Return what is to be said about a step: its error before all else."""
+    error = step.get("error")
+    if isinstance(error, dict):
+        return str(error.get("detail") or error.get("message") or "")
+    return str(error or step["detail"] or "")
 
 
 def headline(run: dict[str, Any]) -> str:
@@ -164,7 +172,7 @@ def steps_table(run: dict[str, Any], title: str = "") -> RenderableType:
                 step["machine"],
                 formats.state(step["state"]),
                 formats.duration(step["seconds"]),
-                step["detail"],
+                detail(step),
             )
             for step in run["steps"]
         ),
@@ -173,7 +181,7 @@ def steps_table(run: dict[str, Any], title: str = "") -> RenderableType:
     )
 
 
-def summary(run: dict[str, Any]) -> list[RenderableType]:
+def summary(here: Shell, run: dict[str, Any]) -> list[RenderableType]:
     """Return everything about a run for people."""
     parts: list[RenderableType] = [
         facts(
@@ -186,8 +194,8 @@ def summary(run: dict[str, Any]) -> list[RenderableType]:
                 ("started", formats.clock(run["started_at"])),
                 ("took", took(run)),
                 ("progress", progress(run) if run["state"] not in ENDED else None),
-                ("page", run["url"]),
-                ("report", run["report_url"]),
+                ("page", here.page(run["url"])),
+                ("report", f"farshore run report {run['run_id']} -o FILE.html" if run["report_url"] else None),
             )
         ),
         steps_table(run, title="\nsteps"),
@@ -262,7 +270,7 @@ def settle(here: Shell, run_id: str, *, quiet: bool = False) -> dict[str, Any]:
     run = follow(here, run_id)
     error = failure(run)
     if error or not quiet:
-        here.out.show(run, lambda: summary(run))
+        here.out.show(run, lambda: summary(here, run))
     if error:
         raise error
     return run

@@ -29,7 +29,18 @@ TONES: Final[dict[str, str]] = {
     **dict.fromkeys(("running", "seeding", "failing-over", "reprotecting", "drilling", "enrolled"), "busy"),
     **dict.fromkeys(("paused", "partial", "no-node", "new", "warning", "failed-over", "skipped"), "warn"),
     **dict.fromkeys(
-        ("offline", "failed", "error", "red", "rpo-exceeded", "divergent", "suspect", "resync-needed"), "bad"
+        (
+            "offline",
+            "failed",
+            "error",
+            "red",
+            "rpo-exceeded",
+            "replication-failing",
+            "divergent",
+            "suspect",
+            "resync-needed",
+        ),
+        "bad",
     ),
 }
 
@@ -181,6 +192,11 @@ def checkpoint_id(value: Any) -> str:
     if isinstance(value, dict):
         return str(value.get("checkpoint_id") or NOTHING)
     return str(value or NOTHING)
+
+
+def step_detail(step: dict[str, Any]) -> str:
+    """Return what is to be said about a step: its error before all else."""
+    return error_text(step.get("error")) or str(step["detail"] or "")
 
 
 def error_text(error: Any) -> str:
