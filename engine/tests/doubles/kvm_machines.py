@@ -1,8 +1,9 @@
-"""Domains without a guest for tests: what a guest would write is written by QEMU's own qemu-io, in the running process."""
+"""Domains without a guest: what one would write is written by the qemu-io command of the running QEMU itself."""
 
 from __future__ import annotations
 
 import subprocess
+import time
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,8 @@ from typing import Any
 import libvirt
 import libvirt_qemu
 from farshore.platforms.contract import Kind, Snapshot
+from farshore.platforms.kvm import images
+from farshore.platforms.kvm.domain import element
 from farshore.platforms.kvm.source import KvmSource
 from farshore.testing.lab.site import Site
 from farshore.units import MIB
@@ -94,7 +97,7 @@ class Machine:
         assert not said, said  # what qemu-io itself says goes to the log of QEMU
 
     def active(self, target: str) -> str:
-        root = ET.fromstring(self.handle.XMLDesc(0))
+        root = element(self.handle.XMLDesc(0))
         source = root.find(f"devices/disk/target[@dev='{target}']/../source")
         assert source is not None
         return source.get("file", "")
@@ -116,7 +119,6 @@ class Machine:
         return {item.getName() for item in self.handle.listAllCheckpoints(0)}
 
     def bitmaps(self, target: str) -> set[str]:
-        from farshore.platforms.kvm import images
 
         return {bitmap.name for layer in images.chain(Path(self.active(target))) for bitmap in layer.bitmaps}
 
@@ -173,7 +175,6 @@ def same(first: Path, second: Path) -> None:
 
 
 def wait_for(condition: Any, limit_s: float = 30) -> None:
-    import time
 
     deadline = time.monotonic() + limit_s
     while not condition():

@@ -49,7 +49,7 @@ Make = Callable[..., Machine]
 
 
 @pytest.fixture
-def make(lab: Lab, tmp_path: Path, source: KvmSource) -> Iterator[Make]:
+def make(lab: Lab, tmp_path: Path, source: KvmSource) -> Iterator[Make]:  # noqa: ARG001  machines go before it
     made: list[Machine] = []
 
     def machine(name: str = "m", **options: object) -> Machine:

@@ -16,14 +16,12 @@ from typing import Any, Final
 from farshore import durable
 from farshore.errors import Corruption, NotFound, Permanent, Retry
 from farshore.platforms.nbd.launcher import failure
+from farshore.units import KIB
 
 TOOL: Final = "qemu-img"
-#: 128 KiB clusters keep the tables of large disks small; their 32 subclusters of 4 KiB keep small writes cheap.
-LAYER_OPTIONS: Final = "extended_l2=on,cluster_size=128k"
-#: What a machine writes may be streamed into later, and QEMU 7.2 aborts when it copies on read into an image with
-#: subclusters (block/io.c, assertion skip_bytes < pnum).
-MACHINE_OPTIONS: Final = "cluster_size=64k"
-SUBCLUSTER_BYTES: Final = 4096
+#: The granularity of dirty bitmaps, so that a replicated range never copies from below. No subclusters: QEMU 7.2 aborts
+#: when it streams into an image that has them (docs/adr/0002-kvm-points-layers-and-reversal.md).
+CLUSTER_BYTES: Final = 64 * KIB
 _HEADER: Final = struct.Struct(">4sIQIIQ")  # magic, version, backing offset, backing length, cluster bits, size
 _MAGIC: Final = b"QFI\xfb"
 #: qemu-img works on metadata only here; this is for a disk that hangs.
@@ -107,7 +105,7 @@ def run(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def create(path: Path, size_bytes: int, backing: Path | None, options: str = LAYER_OPTIONS) -> None:
+def create(path: Path, size_bytes: int, backing: Path | None) -> None:
     """Create the image ``path``, durable under its name on return; a half-made one never has it.
 
     The backing image is named relative to the layer's folder, so that a pool can be moved as a whole.
@@ -116,7 +114,7 @@ def create(path: Path, size_bytes: int, backing: Path | None, options: str = LAY
     making.unlink(missing_ok=True)
     base = ("-F", "qcow2", "-b", relative(backing, path.parent)) if backing else ()
     try:
-        run("create", "-q", "-f", "qcow2", "-o", options, *base, making, str(size_bytes))
+        run("create", "-q", "-f", "qcow2", "-o", f"cluster_size={CLUSTER_BYTES}", *base, making, str(size_bytes))
         fsync(making)
         making.rename(path)
     except BaseException:

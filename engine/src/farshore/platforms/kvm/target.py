@@ -24,7 +24,7 @@ from farshore.platforms.nbd.launcher import Export, Launcher, StorageDaemon
 from farshore.platforms.nbd.pool import Pool
 from farshore.units import MIB
 
-CAPS: Final = Caps(granularity_bytes=images.SUBCLUSTER_BYTES, max_io_bytes=MIB, max_parallel=8, fences_by="lock")
+CAPS: Final = Caps(granularity_bytes=images.CLUSTER_BYTES, max_io_bytes=MIB, max_parallel=8, fences_by="lock")
 #: Sealed points that are kept open for reading; each is a process of some 20 MiB.
 _OPEN_POINTS: Final = 4
 
