@@ -82,4 +82,5 @@ if [[ $profile == test ]]; then
         note "no Python 3.12 was found: the second stack (ansible-core 2.21) is not tried"
     fi
 fi
+link_collection
 exit 0

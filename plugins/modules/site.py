@@ -29,10 +29,13 @@ options:
     description:
       - What people should know about the site.
     type: str
+    default: ""
   data_listen:
     description:
-      - Which side waits for the data connections between this site and others.
+      - Which side of a link waits for the data connections, the one where the machines run or the one that copies them.
     type: str
+    choices: [source, target]
+    default: source
   state:
     description:
       - Whether the site is to be there.
@@ -123,8 +126,8 @@ def main():
         dict(
             name=dict(type="str", required=True),
             platform=dict(type="str", choices=["kvm", "file"]),
-            description=dict(type="str"),
-            data_listen=dict(type="str"),
+            description=dict(type="str", default=""),
+            data_listen=dict(type="str", choices=["source", "target"], default="source"),
             state=dict(type="str", choices=["present", "absent"], default="present"),
         ),
         required_if=[("state", "present", ["platform"])],

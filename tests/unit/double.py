@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "fsh_1_0123456789abcdef"
-SITE = {"description": "", "state": "no-node", "nodes": [], "networks": [], "pool": None, "machine_count": 0}
+SITE = {"state": "no-node", "nodes": [], "networks": [], "pool": None, "machine_count": 0}
 
 
 class Problem(Exception):
@@ -140,7 +140,7 @@ class Double:
     def __init__(self, tls=None):
         self.state = State()
         self.log = []  # (method, path, body, headers)
-        self.faults = []  # each answers one request: a Problem, raw bytes, or "drop"
+        self.faults = []  # each answers one request: a Problem, raw bytes, an address to redirect to, or "drop"
         double = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -159,6 +159,20 @@ class Double:
                 self.end_headers()
                 self.wfile.write(body)
 
+            def misbehave(self, fault):
+                if fault == "drop":
+                    self.close_connection = True
+                elif isinstance(fault, bytes):
+                    self.answer(200, fault, content="text/html")
+                elif isinstance(fault, str):
+                    self.answer(302, None, {"Location": fault})
+                else:
+                    raise fault
+
+            def authenticate(self):
+                if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                    raise Problem(401, "token-invalid", "the token is not known or has expired")
+
             def handle_one(self):
                 length = int(self.headers.get("Content-Length") or 0)
                 body = json.loads(self.rfile.read(length)) if length else None
@@ -166,19 +180,9 @@ class Double:
                 double.log.append((self.command, self.path, body, dict(self.headers)))
                 try:
                     if double.faults:
-                        fault = double.faults.pop(0)
-                        if fault == "drop":
-                            self.close_connection = True
-                            return
-                        if isinstance(fault, bytes):
-                            self.answer(200, fault, content="text/html")
-                            return
-                        if isinstance(fault, str):
-                            self.answer(302, None, {"Location": fault})
-                            return
-                        raise fault
-                    if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-                        raise Problem(401, "token-invalid", "the token is not known or has expired")
+                        self.misbehave(double.faults.pop(0))
+                        return
+                    self.authenticate()
                     key = self.headers.get("Idempotency-Key")
                     if key in double.state.keys:
                         status, value, headers = double.state.keys[key]
