@@ -59,6 +59,15 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
+class Fence:
+    """What keeps a machine from starting. ``barred``: the device that makes libvirt refuse is there."""
+
+    epoch: int
+    autostart: bool
+    barred: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Domain:
     """What we need of a domain's XML."""
 
@@ -75,8 +84,7 @@ class Domain:
     nics: tuple[DomainNic, ...]
     console_log: str
     owner: Owner | None
-    fence_epoch: int | None
-    barred: bool
+    fence: Fence | None
 
     def disk(self, target: str) -> DomainDisk | None:
         """Return the disk at ``target``."""
@@ -123,8 +131,7 @@ def parse(xml: str) -> Domain:
         nics=tuple(_nic(item) for item in devices.findall("interface") if item.find("mac") is not None),
         console_log=log.get("file", "") if log is not None else "",
         owner=_owner(root.find(f"metadata/{{{OWNER}}}owner")),
-        fence_epoch=_fence(root.find(f"metadata/{{{FENCE}}}fence")),
-        barred=any(_bar_of(item) for item, _ in found),
+        fence=_fence(root.find(f"metadata/{{{FENCE}}}fence"), barred=any(_bar_of(item) for item, _ in found)),
     )
 
 
@@ -182,21 +189,27 @@ def _owner(item: ET.Element | None) -> Owner | None:
     return Owner(item.get("tag", ""), item.get("purpose", ""), int(item.get("epoch", "0")))
 
 
-def _fence(item: ET.Element | None) -> int | None:
-    return None if item is None else int(item.get("epoch", "0"))
+def _fence(item: ET.Element | None, *, barred: bool) -> Fence | None:
+    if item is None:
+        return None
+    return Fence(int(item.get("epoch", "0")), item.get("autostart") == "yes", barred)
 
 
 # --- fencing -----------------------------------------------------------------------------------------------------
 
 
-def fence_note(epoch: int) -> str:
-    """Return the metadata element that marks a fenced machine."""
-    return text(ET.Element("fence", {"epoch": str(epoch)}))
+def fenced(xml: str, epoch: int, *, autostart: bool) -> str:
+    """Return the domain marked as fenced, with a device that keeps libvirt from starting it.
 
-
-def barred(xml: str, epoch: int) -> str:
-    """Return the domain with a device that keeps libvirt from starting it."""
-    root = element(unbarred(xml))
+    ``autostart`` is noted, so that it can be given back.
+    """
+    root = element(unfenced(xml))
+    metadata = root.find("metadata")
+    if metadata is None:
+        metadata = ET.SubElement(root, "metadata")
+    ET.register_namespace("farshore-fence", FENCE)
+    note = {"epoch": str(epoch), "autostart": "yes" if autostart else "no"}
+    ET.SubElement(metadata, f"{{{FENCE}}}fence", note)
     disk = ET.SubElement(_must(root, "devices"), "disk", {"type": "file", "device": "floppy"})
     ET.SubElement(disk, "source", {"file": f"{FENCE_PATH}/epoch-{epoch}", "startupPolicy": "mandatory"})
     ET.SubElement(disk, "target", {"dev": "fda", "bus": "fdc"})
@@ -204,9 +217,13 @@ def barred(xml: str, epoch: int) -> str:
     return text(root)
 
 
-def unbarred(xml: str) -> str:
-    """Return the domain without that device, and without the controller that libvirt added for it."""
+def unfenced(xml: str) -> str:
+    """Return the domain without the mark, the device, and the controller that libvirt added for it."""
     root = element(xml)
+    metadata = root.find("metadata")
+    if metadata is not None:
+        for item in metadata.findall(f"{{{FENCE}}}fence"):
+            metadata.remove(item)
     devices = _must(root, "devices")
     bars = [item for item in devices.findall("disk") if _bar_of(item)]
     for item in bars:

@@ -82,8 +82,9 @@ def facts(handle: Any) -> MachineFacts:
     tags = {"machine": found.machine}
     if found.owner:
         tags |= {"farshore.tag": found.owner.tag, "farshore.purpose": found.owner.purpose}
-    if found.fence_epoch is not None:
-        tags["farshore.fenced"] = str(found.fence_epoch)
+    fence = defined(handle).fence
+    if fence:
+        tags["farshore.fenced"] = str(fence.epoch)
     return MachineFacts(
         machine_id=found.machine_id,
         name=found.name,
