@@ -70,11 +70,21 @@ def clock(value: str | None) -> str:
 
 
 def ago(value: str | None, now: datetime | None = None) -> str:
-    """Return how long ago an instant was: ``"12.0 s ago"``, or ``"in 3 min 0 s"``."""
+    """Return how long ago an instant was: ``"12 s ago"``, or ``"in 3 min 0 s"``."""
     if not value:
         return "never"
     seconds = ((now or datetime.now(UTC)) - parse_time(value)).total_seconds()
-    return f"{format_duration(seconds)} ago" if seconds >= 0 else f"in {format_duration(-seconds)}"
+    return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(-seconds)}"
+
+
+def span(seconds: float) -> str:
+    """Return a duration that grows while it is read: no tenths."""
+    return f"{int(seconds)} s" if seconds < 60 else format_duration(seconds)
+
+
+def took(begin: str | None, end: str | None) -> str:
+    """Return the time between two instants; a dash if one is still to come."""
+    return format_duration((parse_time(end) - parse_time(begin)).total_seconds()) if begin and end else "—"
 
 
 def rpo(seconds: float | None, target_s: float | None = None) -> Text:

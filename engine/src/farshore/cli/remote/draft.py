@@ -131,9 +131,10 @@ def _machine(machine: dict[str, Any], source: dict[str, Any], *, by_id: bool) ->
     from farshore.units import format_size
 
     disks = ", ".join(f"{disk['disk_id']} {format_size(disk['size_bytes'])}" for disk in machine["disks"])
-    memory = format_size(machine["memory_bytes"])
+    cpus = f"{machine['cpus']} cpu" + ("" if machine["cpus"] == 1 else "s")
+    memory = f", {format_size(machine['memory_bytes'])} memory" if machine["memory_bytes"] else ""
     lines = [
-        f"  # {comment(machine['name'])}: {machine['cpus']} cpus, {memory} memory; {comment(disks) or 'no disk'}",
+        f"  # {comment(machine['name'])}: {cpus}{memory}; {comment(disks) or 'no disk'}",
         f"  - name: {scalar(_title(machine, by_id=by_id))}",
         "    # depends_on: [NAME]           # its probes must be green before this one starts",
     ]

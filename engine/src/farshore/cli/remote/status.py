@@ -61,7 +61,7 @@ def progress_text(run: dict[str, Any]) -> str:
 def run_rows(runs: list[dict[str, Any]], title: str = "") -> RenderableType:
     """Return runs as a table."""
     return grid(
-        ("run", "kind", "plan", "state", "started", "progress"),
+        ("run", "kind", "plan", "state", "started", ">took", "progress"),
         (
             (
                 run["run_id"],
@@ -69,7 +69,8 @@ def run_rows(runs: list[dict[str, Any]], title: str = "") -> RenderableType:
                 run["plan"],
                 formats.state(run["state"]),
                 formats.ago(run["started_at"] or run["created_at"]),
-                progress_text(run),
+                formats.took(run["started_at"], run["ended_at"]),
+                _text(run["error"]) if run["error"] else progress_text(run),
             )
             for run in runs
         ),
@@ -93,7 +94,7 @@ def status(ctx: typer.Context) -> None:
             run_rows(found["runs"], title="\nruns under way"),
         ]
         if problems:
-            parts.append(grid(("",), ((problem,) for problem in problems), title="\nerrors"))
+            parts += ["\nerrors", *problems]
         return parts
 
     here.out.show(found, render)

@@ -181,8 +181,8 @@ def steps_table(run: dict[str, Any], title: str = "") -> RenderableType:
     )
 
 
-def summary(here: Shell, run: dict[str, Any]) -> list[RenderableType]:
-    """Return everything about a run for people."""
+def summary(here: Shell, run: dict[str, Any], *, brief: bool = False) -> list[RenderableType]:
+    """Return everything about a run for people; with ``brief`` only what its lines have not told."""
     parts: list[RenderableType] = [
         facts(
             (
@@ -192,20 +192,20 @@ def summary(here: Shell, run: dict[str, Any]) -> list[RenderableType]:
                 ("state", formats.state(run["state"])),
                 ("by", run["actor"]),
                 ("started", formats.clock(run["started_at"])),
-                ("took", took(run)),
+                ("took", formats.took(run["started_at"], run["ended_at"]) if run["ended_at"] else None),
                 ("progress", progress(run) if run["state"] not in ENDED else None),
                 ("page", here.page(run["url"])),
                 ("report", f"farshore run report {run['run_id']} -o FILE.html" if run["report_url"] else None),
             )
         ),
-        steps_table(run, title="\nsteps"),
     ]
+    if not brief:
+        parts.append(steps_table(run, title="\nsteps"))
     if run["machines"]:
         parts.append(machines_table(run["machines"], title="\nmachines"))
-    if run["cycles"]:
-        parts.append(
-            grid(("",), ((cycle_text(cycle),) for cycle in run["cycles"] if cycle.get("stats")), title="\ncycles")
-        )
+    moved = [cycle_text(cycle) for cycle in run["cycles"] if cycle.get("stats")]
+    if moved and not brief:
+        parts += ["\ncycles", *moved]
     return parts
 
 
@@ -236,15 +236,6 @@ def probe_text(probe: dict[str, Any]) -> str:
     return f"{probe['type']} {probe['target']} {verdict} after {formats.duration(probe['seconds'])}{detail}"
 
 
-def took(run: dict[str, Any]) -> str | None:
-    """Return how long an ended run took."""
-    if not (run["started_at"] and run["ended_at"]):
-        return None
-    return formats.duration(
-        (formats.parse_time(run["ended_at"]) - formats.parse_time(run["started_at"])).total_seconds()
-    )
-
-
 def failure(run: dict[str, Any]) -> FarshoreError | None:
     """Return the error for a run that has ended and did not succeed, with the run's own code and hint."""
     if run["state"] not in ENDED or run["state"] == "succeeded":
@@ -270,7 +261,8 @@ def settle(here: Shell, run_id: str, *, quiet: bool = False) -> dict[str, Any]:
     run = follow(here, run_id)
     error = failure(run)
     if error or not quiet:
-        here.out.show(run, lambda: summary(here, run))
+        # On a terminal the live table is gone by now; elsewhere the lines stand above.
+        here.out.show(run, lambda: summary(here, run, brief=not console().is_terminal))
     if error:
         raise error
     return run

@@ -23,6 +23,8 @@ _NARROWEST: Final = 0.6
 NOTHING: Final = "\N{EN DASH}"
 
 ENDED: Final = frozenset({"succeeded", "partial", "failed", "cancelled"})
+#: What a run is called in a heading, where its kind is no noun.
+KINDS: Final = {"replicate": "replication", "cleanup": "clean-up"}
 #: How a state is shown; what is not here is neutral.
 TONES: Final[dict[str, str]] = {
     **dict.fromkeys(("online", "protected", "succeeded", "active", "green", "on"), "good"),
