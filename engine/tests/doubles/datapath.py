@@ -16,7 +16,6 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from farshore.model.checkpoint import Manifest
 from farshore.model.grant import Grant, GrantDisk, sign
 from farshore.model.plan import Transport
@@ -71,7 +70,9 @@ class Child:
 class Sites:
     """A source site ``alpha`` and a target site ``beta``, both of files, with the control plane's part played here."""
 
-    def __init__(self, folder: Path, disks: Mapping[str, Mapping[str, int]], transport: Transport | None = None) -> None:
+    def __init__(
+        self, folder: Path, disks: Mapping[str, Mapping[str, int]], transport: Transport | None = None
+    ) -> None:
         self.folder = folder
         self.transport = transport or Transport(intermediate_checkpoint_window=8 * MIB)
         self.alpha_root, self.beta_root = folder / "alpha", folder / "beta"
@@ -231,11 +232,11 @@ class Sites:
         return self.finish(self.start_target(params, **extra))
 
     def sent(self, source: Child) -> int:
-        """Return the payload bytes that the source has sent in its open sessions."""
+        """Return the payload bytes that the source has sent since it started."""
         assert source.process.stdin is not None
         source.process.stdin.write("sent\n")
         source.process.stdin.flush()
-        return sum(json.loads(source.line()))
+        return int(source.line())
 
     def frozen(self, snapshot: Snapshot) -> dict[str, bytes]:
         """Return the content of a source point by disk."""

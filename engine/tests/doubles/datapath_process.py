@@ -16,15 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
 from farshore.errors import FarshoreError
 from farshore.model.task import Progress, ReplicateParams
 from farshore.platforms.registry import open_platform
 from farshore.replication.group import replicate
 from farshore.replication.serve import SourceService
-from farshore.testing.faults import faulty_target
+from farshore.testing.faults import FailingManifests, FailingTarget, Plan
 from farshore.transport.links import Links
 from farshore.transport.tls import load
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def serve(settings: dict[str, Any]) -> None:
@@ -33,10 +37,10 @@ def serve(settings: dict[str, Any]) -> None:
     key = load_pem_public_key(settings["grant_key"].encode())
     service = SourceService(platform.source, tls, key)  # type: ignore[arg-type]
     _host, port = service.start(f"127.0.0.1:{settings.get('port', 0)}")
-    print(f"port {port}", flush=True)
+    say(f"port {port}")
     for line in sys.stdin:  # the parent asks, and ends us by closing the pipe
         if line.strip() == "sent":
-            print(json.dumps([session.sent_bytes for session in service.sessions()]), flush=True)
+            say(str(service.sent_bytes))
     service.stop()
 
 
@@ -44,29 +48,27 @@ def pull(settings: dict[str, Any]) -> None:
     platform = open_platform({"type": "file", "root": settings["root"]})
     tls = load(Path(settings["cert"]), Path(settings["key"]), Path(settings["ca"]))
     links = Links(tls, give_up_s=settings.get("give_up_s", 30.0))
-    target: Any = platform.target
-    if settings.get("faults"):
-        target = faulty_target(target, settings["faults"])
+    plan = Plan(settings.get("faults", ""))
     limit = settings.get("kill_after_bytes")
 
     def on_progress(progress: Progress) -> None:
-        print(json.dumps({"progress": progress.model_dump()}), flush=True)
+        say(json.dumps({"progress": progress.model_dump()}))
         if limit is not None and progress.detail["moved_bytes"] >= limit:
             os.kill(os.getpid(), signal.SIGKILL)
 
     try:
         result = replicate(
             ReplicateParams.model_validate(settings["params"]),
-            target=target,
-            manifests=platform.manifests,
+            target=FailingTarget(platform.target, plan),
+            manifests=FailingManifests(platform.manifests, plan),
             links=links,
             journal_dir=Path(settings["journal_dir"]),
             on_progress=on_progress,
             cancel=threading.Event(),
         )
-        print(json.dumps({"result": result.model_dump(mode="json")}), flush=True)
+        say(json.dumps({"result": result.model_dump(mode="json")}))
     except FarshoreError as error:
-        print(json.dumps({"error": error.to_dict()}), flush=True)
+        say(json.dumps({"error": error.to_dict()}))
     links.close()
 
 

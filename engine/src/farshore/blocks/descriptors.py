@@ -50,8 +50,8 @@ def describe(
 ) -> Iterator[Descriptor]:
     """Yield the aligned, merged descriptors of ``extents``, which are ascending ``(offset, length, zero)``.
 
-    Data is aligned *out* to ``granularity``: writing a little more of the point changes nothing. Zero is aligned *in* to
-    whole leaves (and granules), for the bytes beside it are not known to be zero; its edges become data, which the
+    Data is aligned *out* to ``granularity``: writing a little more of the point changes nothing. Zero is aligned *in*
+    to whole leaves (and granules), for the bytes beside it are not known to be zero; its edges become data, which the
     source reads. Both end at ``size_bytes``, whatever the granularity.
 
     Raises:

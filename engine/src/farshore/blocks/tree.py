@@ -3,15 +3,15 @@
 Shape
 -----
 * A *leaf* is the digest of 64 KiB of the disk (:func:`farshore.blocks.digest.leaf_digest`).
-* A *node* of level 1 is the 256 leaf digests of 16 MiB, 8 KiB in all; of level n + 1 the 256 digests of level n. Its own
-  digest is keyed BLAKE3, so that no node can be taken for a leaf. Places behind the end of the disk hold the digest of
-  zeros: growing a disk by zeros changes no node.
+* A *node* of level 1 is the 256 leaf digests of 16 MiB, 8 KiB in all; of level n + 1 the 256 digests of level n. Its
+  own digest is keyed BLAKE3, so that no node can be taken for a leaf. Places behind the end of the disk hold the
+  digest of zeros: growing a disk by zeros changes no node.
 * The *root* is the digest of a small record: version, leaf size, the disk's size, the height and the top node. Equal
   roots mean equal sizes and equal content; the root is what a manifest names.
 * An all-zero subtree is one constant per level and is never stored.
 
-Nodes come and go through two callbacks, ``load(digest) -> bytes`` and ``store(digest, bytes)``. A child is stored before
-its parent, so a reader that finds a root finds all below it.
+Nodes come and go through two callbacks, ``load(digest) -> bytes`` and ``store(digest, bytes)``. A child is stored
+before its parent, so a reader that finds a root finds all below it.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Publication and its reverse. The sole commit point is the creation of the group's manifest object.
 
-Two checkpoints must never hold the same place (epoch, sequence) of a group, whoever works on them. So before the manifest
-a *claim* is created for the place, which says who means to take it. A claim is not a publication and needs no cleaning:
+Two checkpoints must never hold the same place (epoch, sequence) of a group, whoever works on them. So before the
+manifest a *claim* is created for the place, which says who means to take it. A claim is not a publication and needs no
+cleaning:
 
 1. The claim is ours: create the manifest.
 2. The claim is another checkpoint's and that one is published: we are fenced.
 3. It is another's that was never published (its node died): the checkpoint that was ordered later wins. It first makes
-   the other's manifest impossible, by creating a refusal under the other's key; then it goes on as if the claim were its
-   own. If the refusal cannot be created, the other was published meanwhile: case 2.
+   the other's manifest impossible, by creating a refusal under the other's key; then it goes on as if the claim were
+   its own. If the refusal cannot be created, the other was published meanwhile: case 2.
 
 Whoever finds a refusal under its own key is fenced. Crash windows: docs/internals/publication.md.
 """

@@ -12,8 +12,8 @@ def to_drop(
 ) -> list[Manifest]:
     """Return the checkpoints of one group to drop, oldest first, so that the newest ``keep`` stay.
 
-    Pinned checkpoints and those in use (ids) are never returned and do not count: pinning one shortens nobody's history.
-    The newest is never returned, whatever ``keep`` says, for the next cycle grows on it.
+    Pinned checkpoints and those in use (ids) are never returned and do not count: pinning one shortens no history. The
+    newest is never returned, whatever ``keep`` says, for the next cycle grows on it.
     """
     ordered = sorted(manifests, key=lambda manifest: (manifest.epoch, manifest.sequence))
     free = [one for one in ordered[:-1] if one.checkpoint_id not in pinned and one.checkpoint_id not in in_use]

@@ -54,7 +54,7 @@ class TreeStore:
         return tree.open_tree(bytes.fromhex(root), lambda _digest: record)
 
     def update(self, base: tree.Tree | None, size_bytes: int, changes: Iterable[tuple[int, bytes]]) -> tree.Tree:
-        """Write the nodes of the tree that differs from ``base`` (opened here before) in ``changes``; durable on return."""
+        """Write the nodes of the tree that differs from ``base``, opened here, in ``changes``; durable on return."""
         result = tree.update(base, size_bytes, changes, self.load, self._keep)
         self._flush()
         return result

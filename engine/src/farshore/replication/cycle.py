@@ -1,9 +1,9 @@
-"""One disk, one cycle. Reads top to bottom in the order of docs/architecture.md: identify, describe, schedule, stream,
-write, mark, finalize.
+"""One disk, one cycle.
 
-Threads: the disk's own thread runs :meth:`DiskCycle.run`. The link's threads call :meth:`DiskCycle._arrived` for each
-chunk, which checks nothing any more (the session has) and writes. The two meet under one lock, where what is written but
-not durable is kept.
+Reads top to bottom in the order of docs/architecture.md: identify, describe, schedule, stream, write, mark, finalize.
+
+Threads: the disk's own thread runs :meth:`DiskCycle.run`, which asks for chunks. The link's threads bring them, checked
+by the session, and write them. The two meet under one lock, where what is written but not durable is kept.
 """
 
 from __future__ import annotations

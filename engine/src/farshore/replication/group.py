@@ -85,8 +85,8 @@ def replicate(
 
     Raises:
         Retry, Reconnect: what is durable is kept; call again.
-        RestartFromCheckpoint: ``session-gone`` and ``grant-expired`` keep what is durable and need a fresh grant; with any
-            other code the source point is gone, and with it the drafts.
+        RestartFromCheckpoint: ``session-gone`` and ``grant-expired`` keep what is durable and need a fresh grant; with
+            any other code the source point is gone, and with it the drafts.
         NoSpace, Corruption: the drafts are removed, nothing is published.
         Fenced: somebody else owns the group now; nothing was touched.
     """
@@ -297,7 +297,7 @@ def _read_grant(text: str, key: Ed25519PublicKey | None) -> Grant:
         except Fenced:
             pass  # expired: an open session does not mind, and the source refuses to open another
     try:
-        body = text.split(".")[0]
+        body = text.partition(".")[0]
         return Grant.model_validate_json(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
     except (ValueError, binascii.Error, ValidationError) as error:
         raise Forbidden("the task's grant is no grant", code="grant-invalid") from error

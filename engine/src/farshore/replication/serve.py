@@ -70,7 +70,7 @@ class _Extents:
                 self._ahead = next(self._iterator, None)
                 while self._ahead is not None and self._ahead.offset + self._ahead.length <= offset:
                     self._ahead = next(self._iterator, None)
-            rows = []
+            rows: list[tuple[int, int, bool]] = []
             while self._ahead is not None and len(rows) < limit:
                 start = max(self._ahead.offset, offset)
                 stop = self._ahead.offset + self._ahead.length
@@ -118,6 +118,11 @@ class _Session:
             disks.append(frames.OpenedDisk(disk.disk_key, disk.size_bytes, incremental, facts.reason))
         return frames.Opened(self.number, self.grant.epoch, tuple(disks))
 
+    def count(self, sent_bytes: int) -> None:
+        """Add payload that is about to be sent."""
+        with self._lock:
+            self.sent_bytes += sent_bytes
+
     @contextlib.contextmanager
     def reading(self, disk: int) -> Iterator[Reader]:
         """Lend the disk's reader, opened at its first use. A session that is closed meanwhile closes it afterwards."""
@@ -134,9 +139,7 @@ class _Session:
         finally:
             with self._lock:
                 self._lent -= 1
-                done = self._closed and not self._lent
-            if done:
-                self.close()
+            self._close_unused()
 
     def extents(self, disk: int, *, since_base: bool) -> _Extents:
         """Return the disk's extents since the grant's base, or all that is allocated."""
@@ -154,7 +157,11 @@ class _Session:
         """Close the readers, now or when the last one is given back: never under a thread that reads."""
         with self._lock:
             self._closed = True
-            if self._lent:
+        self._close_unused()
+
+    def _close_unused(self) -> None:
+        with self._lock:
+            if not self._closed or self._lent:
                 return
             readers = list(self._readers.values())
             self._readers.clear()
@@ -183,10 +190,11 @@ class SourceService:
         self._source = source
         self._lock = threading.Lock()
         self._sessions: dict[int, _Session] = {}
+        self._sent_before = 0
         self._epochs: dict[str, int] = {}
         self._listener: socket.socket | None = None
         self._connections: dict[threading.Thread, socket.socket] = {}
-        self._stopping = False
+        self._stopping = threading.Event()
 
     def start(self, listen: str) -> tuple[str, int]:
         """Listen on ``host:port`` (port 0: any) and return the bound address.
@@ -228,6 +236,12 @@ class SourceService:
                 if session.fenced is None
             ]
 
+    @property
+    def sent_bytes(self) -> int:
+        """Payload that was sent since the start, over all sessions."""
+        with self._lock:
+            return self._sent_before + sum(session.sent_bytes for session in self._sessions.values())
+
     def revoke(self, group_id: str) -> None:
         """End the sessions of a group: what they ask from now on is fenced."""
         with self._lock:
@@ -238,7 +252,7 @@ class SourceService:
 
     def stop(self) -> None:
         """Close the listener, all connections and all readers. May be called again."""
-        self._stopping = True
+        self._stopping.set()
         listener, self._listener = self._listener, None
         if listener is not None:
             with contextlib.suppress(OSError):
@@ -261,11 +275,11 @@ class SourceService:
     # Connections ----------------------------------------------------------------------------------------------------
 
     def _accept(self, listener: socket.socket) -> None:
-        while not self._stopping:
+        while not self._stopping.is_set():
             try:
                 plain, _ = listener.accept()
             except OSError as error:
-                if self._stopping:
+                if self._stopping.is_set():
                     return
                 log.warning("accepting a connection failed: %s", error)
                 time.sleep(0.1)  # out of descriptors: others have to close first
@@ -294,7 +308,7 @@ class SourceService:
         except EOFError:
             pass
         except (OSError, FarshoreError) as error:
-            if not self._stopping:
+            if not self._stopping.is_set():
                 log.info("a data connection ended: %s", error)
         finally:
             connection.close()
@@ -344,6 +358,7 @@ class SourceService:
             ]
             for other in idle:
                 del self._sessions[other.number]
+                self._sent_before += other.sent_bytes
         for other in idle:
             other.close()
         return session.opened()
@@ -374,6 +389,7 @@ class SourceService:
             if session is None or (session.peer.site, session.peer.node) != (peer.site, peer.node):
                 return
             del self._sessions[number]
+            self._sent_before += session.sent_bytes
         session.close()
 
     def _check_nodes(self, grant: Grant, peer: Peer) -> None:
@@ -436,13 +452,13 @@ class SourceService:
 
 
 def session_number(grant: Grant) -> int:
-    """Return the number of a grant's session: the same after a restart, so that what waits can be asked again as it is."""
+    """Return the number of a grant's session: the same after a restart, so what waits can be asked again as it is."""
     text = f"{grant.session_id}\n{grant.group_id}\n{grant.epoch}\n{grant.term}"
     return int.from_bytes(sha256(text.encode()).digest()[:8]) or 1
 
 
 def _same_work(one: Grant, other: Grant) -> bool:
-    """Say whether two grants are of the same cycle. Terms are counted per assignment: only of one cycle they compare."""
+    """Say whether two grants are of one cycle. Terms are counted per assignment, so only then do they compare."""
     return one.group_id == other.group_id and one.disks == other.disks and one.epoch == other.epoch
 
 
@@ -533,7 +549,7 @@ class _Connection:
             raise Invalid("READ reaches over the end of the disk", code="read-range", disk=question.disk)
         with session.reading(question.disk) as reader:
             pieces, digests, payload = self._chunks.read(reader, size, question.ranges, session.zero_block)
-        session.sent_bytes += len(payload)
+        session.count(len(payload))
         epoch = session.grant.epoch
         head = frames.Data.encode(request, session.number, question.disk, epoch, pieces, digests, payload)
         return head, payload

@@ -9,26 +9,30 @@ The plan is a short text of rules, each ``<operation>[#n]:<what>``, separated by
     flush#2:kill         ... before the second flush
     seal#2:retry         the second seal is refused for now
     write#4:delay=0.2    the fourth write takes 0.2 s longer
+    put-done#3:kill      the process dies right after the third object was created in the manifest store
 
-Operations: ``open``, ``write``, ``zero``, ``flush``, ``seal``. Counting is over all drafts of the target together and
-starts at 1, so a plan and a workload of one connection always meet at the same place.
+Operations: ``open write zero flush seal`` of a target and its drafts, ``put`` of a manifest store; each strikes before
+the call, and with ``-done`` behind its name after it. Counting is over all drafts together and starts at 1, so a plan
+and a workload of one connection always meet at the same place.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from farshore.errors import FarshoreError, NoSpace, Permanent, Retry
-from farshore.platforms.contract import Draft, Target
+from farshore.platforms.contract import Draft, ManifestStore, Target
 
 _RULE: Final = re.compile(
-    r"^(open|write|zero|flush|seal)(?:#(\d+)(\+)?)?:(full|io|retry|kill|delay=(?P<seconds>\d+(?:\.\d+)?))$"
+    r"^((?:open|write|zero|flush|seal|put)(?:-done)?)(?:#(\d+)(\+)?)?:(full|io|retry|kill|delay=(?P<seconds>\d+(?:\.\d+)?))$"
 )
 
 
@@ -76,6 +80,13 @@ class Plan:
             if rule.operation == operation and rule.first <= number and (rule.last is None or number <= rule.last):
                 _do(rule, number)
 
+    @contextlib.contextmanager
+    def around(self, operation: str) -> Iterator[None]:
+        """Strike before and after what happens inside."""
+        self.strike(operation)
+        yield
+        self.strike(f"{operation}-done")
+
 
 def _do(rule: Rule, number: int) -> None:
     where = f"{rule.operation} number {number}"
@@ -101,8 +112,8 @@ class FailingTarget:
 
     def open(self, disk_key: str, size_bytes: int, base: str | None, key: str) -> FailingDraft:
         """Open a draft of the real target."""
-        self._plan.strike("open")
-        return FailingDraft(self._target.open(disk_key, size_bytes, base, key), self._plan)
+        with self._plan.around("open"):
+            return FailingDraft(self._target.open(disk_key, size_bytes, base, key), self._plan)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._target, name)
@@ -117,28 +128,39 @@ class FailingDraft:
 
     def write(self, offset: int, buffer: memoryview) -> None:
         """Write, if the plan lets it."""
-        self._plan.strike("write")
-        self._draft.write(offset, buffer)
+        with self._plan.around("write"):
+            self._draft.write(offset, buffer)
 
     def write_zeroes(self, offset: int, length: int) -> None:
         """Write zeros, if the plan lets it."""
-        self._plan.strike("zero")
-        self._draft.write_zeroes(offset, length)
+        with self._plan.around("zero"):
+            self._draft.write_zeroes(offset, length)
 
     def flush(self) -> None:
         """Flush, if the plan lets it."""
-        self._plan.strike("flush")
-        self._draft.flush()
+        with self._plan.around("flush"):
+            self._draft.flush()
 
     def seal(self) -> str:
         """Seal, if the plan lets it."""
-        self._plan.strike("seal")
-        return self._draft.seal()
+        with self._plan.around("seal"):
+            return self._draft.seal()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._draft, name)
 
 
-def faulty_target(target: Target, plan: str) -> FailingTarget:
-    """Return ``target`` behind the plan of faults in ``plan``."""
-    return FailingTarget(target, Plan(plan))
+class FailingManifests:
+    """A manifest store that meets a plan of faults."""
+
+    def __init__(self, store: ManifestStore, plan: Plan) -> None:
+        self._store = store
+        self._plan = plan
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Create an object, if the plan lets it."""
+        with self._plan.around("put"):
+            return self._store.put_if_absent(key, data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)

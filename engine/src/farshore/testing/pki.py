@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,15 +32,15 @@ class TestAuthority:
         self._directory = directory
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} authority")])
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         self._cert = (
             x509.CertificateBuilder()
             .subject_name(self._name)
             .issuer_name(self._name)
             .public_key(self._key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(minutes=5))
-            .not_valid_after(now + datetime.timedelta(days=1))
+            .not_valid_before(now - dt.timedelta(minutes=5))
+            .not_valid_after(now + dt.timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .sign(self._key, hashes.SHA256())
         )
@@ -51,8 +51,8 @@ class TestAuthority:
     def node(self, site: str, node: str, *, uri: str | None = None, days: float = 1.0) -> NodeFiles:
         """Issue a certificate; each call a new one. ``days`` below 0 gives one that has expired."""
         key = ec.generate_private_key(ec.SECP256R1())
-        now = datetime.datetime.now(datetime.UTC)
-        ends = now + datetime.timedelta(days=days)
+        now = dt.datetime.now(dt.UTC)
+        ends = now + dt.timedelta(days=days)
         names = [x509.UniformResourceIdentifier(uri or f"spiffe://farshore/site/{site}/node/{node}")]
         usage = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
         cert = (
@@ -61,7 +61,7 @@ class TestAuthority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(min(now, ends) - datetime.timedelta(minutes=5))
+            .not_valid_before(min(now, ends) - dt.timedelta(minutes=5))
             .not_valid_after(ends)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.ExtendedKeyUsage(usage), critical=False)

@@ -253,7 +253,7 @@ def decode_error(meta: Buffer) -> FarshoreError:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """Ask for extents that end behind ``offset``, since the grant's base or (``since_base`` false) all that is allocated."""
+    """Ask for extents that end behind ``offset``: changed since the grant's base, or all that is allocated."""
 
     session: int
     disk: int
@@ -346,7 +346,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Answer to READ: pieces ``(offset, length, zero)`` that tile what was asked, and the digests of all leaves touched.
+    """Answer to READ: pieces ``(offset, length, zero)`` that tile what was asked, and digests of all leaves touched.
 
     Only pieces that are not zero have bytes in the payload, in order. Without any, the frame's type is ZERO.
     """

@@ -74,8 +74,8 @@ class Link:
         self.address = address
         self.peer = peer
         self._give_up_s = give_up_s
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self.lock = threading.Lock()
+        self._changed = threading.Condition(self.lock)
         self._connections: list[_Connection] = []
         self._backlog: deque[Request] = deque()
         self._numbers = itertools.cycle(range(1, 1 << 32))
@@ -89,6 +89,16 @@ class Link:
     def identity(self) -> NodeTls:
         """Who we are, with the newest certificate."""
         return self._links.identity
+
+    @property
+    def in_use(self) -> bool:
+        """Whether somebody uses the link."""
+        return self._users > 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether the link takes nothing any more."""
+        return self._closed
 
     def use(self, connections: int) -> None:
         """Keep at least ``connections`` open until :meth:`unuse`."""
@@ -278,24 +288,7 @@ class _Connection(threading.Thread):
             plain.close()
             raise
         try:
-            expected, peer = self._link.peer, peer_of(connection)
-            if (peer.site, peer.node) != (expected.site, expected.node) or not same_thumbprint(
-                peer.thumbprint, expected.thumbprint
-            ):
-                raise Forbidden(
-                    f"{self._link.address[0]}:{self._link.address[1]} is {peer}, not {expected}",
-                    code="wrong-peer",
-                    hint="Check the node's data address, and whether its certificate was renewed meanwhile.",
-                    expected=expected.thumbprint,
-                    found=peer.thumbprint,
-                )
-            connection.sendall(frames.Hello().encode())
-            header = self._receive_frame(connection)
-            if header.type is frames.Type.ERROR:
-                raise frames.decode_error(self._meta[: header.meta_size])
-            if header.type is not frames.Type.HELLO:
-                raise Reconnect("the peer did not greet", code="protocol-error")
-            frames.Hello.decode(self._meta[: header.meta_size]).agree()
+            self._greet(connection)
             connection.settimeout(ANSWER_TIMEOUT_S)
         except ssl.SSLError as error:  # with TLS 1.3 the peer's verdict on our certificate comes after the handshake
             connection.close()
@@ -305,12 +298,32 @@ class _Connection(threading.Thread):
             raise
         return connection
 
+    def _greet(self, connection: ssl.SSLSocket) -> None:
+        """Make sure that it is the right peer, and that both speak one version."""
+        expected, peer = self._link.peer, peer_of(connection)
+        same_node = (peer.site, peer.node) == (expected.site, expected.node)
+        if not same_node or not same_thumbprint(peer.thumbprint, expected.thumbprint):
+            raise Forbidden(
+                f"{self._link.address[0]}:{self._link.address[1]} is {peer}, not {expected}",
+                code="wrong-peer",
+                hint="Check the node's data address, and whether its certificate was renewed meanwhile.",
+                expected=expected.thumbprint,
+                found=peer.thumbprint,
+            )
+        connection.sendall(frames.Hello().encode())
+        header = self._receive_frame(connection)
+        if header.type is frames.Type.ERROR:
+            raise frames.decode_error(self._meta[: header.meta_size])
+        if header.type is not frames.Type.HELLO:
+            raise Reconnect("the peer did not greet", code="protocol-error")
+        frames.Hello.decode(self._meta[: header.meta_size]).agree()
+
     def _serve(self, connection: ssl.SSLSocket) -> None:
         poll = select.poll()
         poll.register(connection, select.POLLIN)
         poll.register(self._event, select.POLLIN)
         heard = time.monotonic()
-        while not self._link._closed:  # noqa: SLF001
+        while not self._link.closed:
             self._send_waiting(connection)
             if not connection.pending():
                 ready = {fd for fd, _ in poll.poll(1000)}
@@ -329,7 +342,7 @@ class _Connection(threading.Thread):
 
     def _send_waiting(self, connection: ssl.SSLSocket) -> None:
         batch = []
-        with self._link._lock:  # noqa: SLF001
+        with self._link.lock:
             while self.outbox and (self._outstanding_bytes < REQUEST_BYTES_MAX or not self._outstanding):
                 request = self.outbox.popleft()
                 if request.abandoned:
@@ -349,7 +362,7 @@ class _Connection(threading.Thread):
                 raise frames.decode_error(self._meta[: header.meta_size])
             raise Reconnect("the peer answered what was not asked", code="protocol-error")
         self._outstanding_bytes -= len(request.frame)
-        with self._link._lock:  # noqa: SLF001
+        with self._link.lock:
             self.load -= request.weight + len(request.frame)
         if request.abandoned:
             return
@@ -444,8 +457,10 @@ class Links:
         host, port = parse_address(address, "address")
         with self._lock:
             stale = [
-                key for key in self._links if key[:2] == (host, port) and key[2] != peer and not self._links[key]._users
-            ]  # noqa: SLF001, E501
+                key
+                for key, link in self._links.items()
+                if key[:2] == (host, port) and key[2] != peer and not link.in_use
+            ]
             closing = [self._links.pop(key) for key in stale]
             link = self._links.get((host, port, peer))
             if link is None:

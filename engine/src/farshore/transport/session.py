@@ -126,13 +126,7 @@ class Session:
             nonlocal tries
             self.received_bytes += payload.nbytes
             try:
-                if header.type not in {Type.DATA, Type.ZERO}:
-                    raise Reconnect("the peer answered with something else", code="protocol-error")  # noqa: TRY301
-                data = frames.Data.decode(meta, payload.nbytes)
-                if (data.session, data.disk) != (self.number, disk):
-                    raise Corruption("a chunk is of another session or disk", code="misplaced-data")  # noqa: TRY301
-                data.check(self._epoch, payload)
-                data.check_tiles(ranges)
+                data = self._checked(header, meta, payload, disk, ranges)
             except Corruption:
                 tries += 1
                 self.corrupt += 1
@@ -143,6 +137,24 @@ class Session:
             on_data(data, payload)
 
         self._submit(question.encode, on_answer, on_error, size_bytes)
+
+    def _checked(
+        self,
+        header: frames.Header,
+        meta: memoryview,
+        payload: memoryview,
+        disk: int,
+        ranges: Sequence[tuple[int, int]],
+    ) -> frames.Data:
+        """Return a chunk that is what was asked for, and whole."""
+        if header.type not in {Type.DATA, Type.ZERO}:
+            raise Reconnect("the peer answered with something else", code="protocol-error")
+        data = frames.Data.decode(meta, payload.nbytes)
+        if (data.session, data.disk) != (self.number, disk):
+            raise Corruption("a chunk is of another session or disk", code="misplaced-data", disk=data.disk)
+        data.check(self._epoch, payload)
+        data.check_tiles(ranges)
+        return data
 
     def abort(self, error: FarshoreError) -> None:
         """Fail everything that waits, now and from now on, with ``error``."""

@@ -23,7 +23,7 @@ _URI: Final = re.compile(r"^spiffe://farshore/site/([A-Za-z0-9._-]{1,63})/node/(
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A node as its certificate shows it. ``thumbprint`` is the lower-case hex SHA-256 of the certificate's DER form."""
+    """A node as its certificate shows it. ``thumbprint`` is the lower-case hex SHA-256 of the DER form."""
 
     site: str
     node: str

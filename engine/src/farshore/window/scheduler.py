@@ -7,7 +7,7 @@ A chunk is *requested* (its bytes are in flight), then *written* or *failed* (th
 2. Bytes of a disk that are requested or written but not durable never exceed ``level + mark``. So what a crash makes
    travel twice is bounded by construction.
 3. A mark is due when the written, not yet durable bytes reach ``mark``. Rule 2 never waits for anything else: if it
-   holds a chunk back, then either something is in flight, or ``written > level + mark - chunk >= mark`` and a mark is due.
+   holds a chunk back, then something is in flight, or ``written > level + mark - chunk >= mark`` and a mark is due.
 4. Disks take turns by deficit round robin with a quantum of one chunk, so a disk with work gets a chunk in each round.
 
 Pure: ``now`` is an argument (seconds, any origin, never smaller than before), grants are return values.
@@ -115,7 +115,7 @@ class Scheduler:
         return entry.written >= entry.mark
 
     def begin_mark(self, disk: int) -> int:
-        """Return the written bytes that a flush beginning now covers; hand them to :meth:`durable` when it has ended."""
+        """Return the written bytes that a flush beginning now covers, for :meth:`durable` when it has ended."""
         return self._disks[disk].written
 
     def durable(self, disk: int, size_bytes: int) -> None:

@@ -8,6 +8,7 @@ points/<point>/<machine>/<disk>.changed   the bitmap since the base that was ask
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -23,6 +24,8 @@ from farshore.model.machine import Inventory, MachineFacts, PoolFacts, disk_key
 from farshore.platforms.contract import Caps, Extent, Kind, Snapshot, SnapshotDisk
 from farshore.platforms.file.machine import BLOCK, FileMachine, machines
 from farshore.platforms.file.sparse import clone, data_ranges, named
+
+log = logging.getLogger(__name__)
 
 
 class FileSource:
@@ -139,6 +142,7 @@ class FileSource:
 
     def release(self, group_id: str, point_id: str, machine_ids: Sequence[str], *, applied: bool) -> None:
         """End the reading of a point. What was applied leaves its bitmap, as the base of the next cycle."""
+        log.info("point %s of group %s was %s", point_id, group_id, "applied" if applied else "given up")
         if not applied:
             self._discard(point_id, machine_ids)
             return
