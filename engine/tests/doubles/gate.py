@@ -34,7 +34,7 @@ class Gate:
             self._left, self._held = None, False
             self._changed.notify_all()
 
-    def await_held(self, timeout_s: float = 60) -> None:
+    def await_held(self, timeout_s: float = 30) -> None:
         """Wait until bytes are held back."""
         with self._changed:
             assert self._changed.wait_for(lambda: self._held, timeout_s), "nothing came to the gate"
@@ -44,7 +44,8 @@ class Gate:
         with self._changed:
             sockets, self._sockets = self._sockets, set()
         for one in sockets:
-            one.close() if one.fileno() < 0 else one.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         with self._changed:

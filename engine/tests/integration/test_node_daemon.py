@@ -82,7 +82,7 @@ class Stand:
         """Write some MiB as a guest would."""
         noise = random.Random(seed)
         for disk_id, size in SIZES.items():
-            for _ in range(6):
+            for _ in range(12):
                 length = noise.randrange(512, 900_000) // 512 * 512
                 self.machine.write(disk_id, noise.randrange(0, size - length) // 512 * 512, noise.randbytes(length))
 
@@ -254,7 +254,7 @@ def test_a_dropped_checkpoint_is_gone_and_the_others_stay_whole(stand: Stand):
 def test_a_node_killed_in_mid_cycle_comes_back_and_the_cycle_ends(stand: Stand, victim: str):
     stand.write(1)
     point = stand.point()
-    stand.gate.allow(6 * MIB)
+    stand.gate.allow(3 * MIB)
     held = stand.put("beta", "replicate", stand.replicate_params(point))
     stand.gate.await_held()
     victims = [node for node in (stand.alpha, stand.beta) if victim in {node.site, "both"}]
@@ -273,7 +273,7 @@ def test_a_node_killed_in_mid_cycle_comes_back_and_the_cycle_ends(stand: Stand, 
 def test_without_the_control_plane_a_cycle_ends_publishes_and_reports_later(stand: Stand):
     stand.write(1)
     point = stand.point()
-    stand.gate.allow(4 * MIB)
+    stand.gate.allow(3 * MIB)
     held = stand.put("beta", "replicate", stand.replicate_params(point))
     stand.gate.await_held()
     stand.control.stop()
@@ -289,7 +289,7 @@ def test_without_the_control_plane_a_cycle_ends_publishes_and_reports_later(stan
 def test_a_report_outlives_the_node(stand: Stand):
     stand.write(1)
     point = stand.point()
-    stand.gate.allow(4 * MIB)
+    stand.gate.allow(3 * MIB)
     held = stand.put("beta", "replicate", stand.replicate_params(point))
     stand.gate.await_held()
     stand.control.stop()
@@ -352,12 +352,12 @@ def test_a_refused_report_ends_the_task_as_failed(stand: Stand):
 def test_a_cancelled_replication_stops_and_says_so(stand: Stand):
     stand.write(1)
     point = stand.point()
-    stand.gate.allow(4 * MIB)
+    stand.gate.allow(3 * MIB)
     held = stand.put("beta", "replicate", stand.replicate_params(point))
     stand.gate.await_held()
     stand.control.cancel(held.task.task_id)
-    stand.gate.open()
     report = stand.control.result(held)
+    stand.gate.open()
     assert report.error is not None
     assert report.error["code"] == "cancelled"
     assert stand.stored() == []
@@ -369,7 +369,7 @@ def test_a_cancelled_replication_stops_and_says_so(stand: Stand):
 def test_progress_is_told(stand: Stand):
     stand.write(1)
     point = stand.point()
-    stand.gate.allow(6 * MIB)
+    stand.gate.allow(3 * MIB)
     held = stand.put("beta", "replicate", stand.replicate_params(point))
     stand.control.await_(lambda: any(item["done_bytes"] for item in held.progress))
     assert held.progress[-1]["done_bytes"] <= held.progress[-1]["total_bytes"]
@@ -415,7 +415,7 @@ def test_a_deleted_node_stops_asking_often_and_says_why(stand: Stand):
 def test_a_node_that_is_asked_to_end_marks_its_work_and_goes_on_later(stand: Stand):
     stand.write(1)
     point = stand.point()
-    stand.gate.allow(6 * MIB)
+    stand.gate.allow(3 * MIB)
     held = stand.put("beta", "replicate", stand.replicate_params(point))
     stand.gate.await_held()
     assert stand.beta.stop() == 0

@@ -47,7 +47,7 @@ REPEATED_PAUSE_S: Final = 0.5
 PROGRESS_EVERY_S: Final = 1.0
 #: How long tasks get to end when the node is asked to: a replication marks what it has within seconds.
 STOP_TIMEOUT_S: Final = 20.0
-LAST_REPORTS_S: Final = 5.0
+LAST_WORDS_S: Final = 5.0
 
 
 class Node:
@@ -130,11 +130,10 @@ class Node:
         if left:
             _log.warning("tasks did not end in time and are left", extra=fields(tasks=left))
         # A last chance for reports; what is not taken now is on disk for the next start.
-        last = threading.Thread(target=self._deliver_owed, daemon=True)
-        last.start()
-        last.join(LAST_REPORTS_S)
-        self._service.stop()
-        self._links.close()
+        _within(LAST_WORDS_S, self._deliver_owed)
+        # Peers that are mute in the middle of a frame must not hold us: the kernel closes what is left.
+        _within(LAST_WORDS_S, self._service.stop)
+        _within(LAST_WORDS_S, self._links.close)
         _log.info("node stopped")
 
     # Polling
@@ -296,6 +295,13 @@ class Node:
                 except FarshoreError:
                     break
         control.close()
+
+
+def _within(timeout_s: float, work: Callable[[], None]) -> None:
+    """Run ``work``, but wait no longer than ``timeout_s`` for it."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
 
 
 def run(config: NodeConfig) -> int:

@@ -6,10 +6,10 @@ handler may be run again with the same parameters.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ValidationError
 
 from farshore.checkpoints import catalog, publish
-from farshore.errors import Invalid, Permanent
+from farshore.errors import Invalid, NotFound, Permanent
 from farshore.model import task as model
 from farshore.model.base import Report
 from farshore.model.machine import Finding, Inventory
@@ -211,8 +211,9 @@ def sweep(site: Site, params: model.SweepParams, call: Call) -> model.SweepResul
 
 
 def drop_checkpoint(site: Site, params: model.DropCheckpointParams, _call: Call) -> model.Empty:
-    """Tombstone a checkpoint's manifest, then drop its points."""
-    publish.withdraw(site.platform.manifests, site.platform.target, params.group_id, params.checkpoint_id)
+    """Tombstone a checkpoint's manifest, then drop its points; one that is gone is what was asked for."""
+    with contextlib.suppress(NotFound):
+        publish.withdraw(site.platform.manifests, site.platform.target, params.group_id, params.checkpoint_id)
     return model.Empty()
 
 
@@ -287,9 +288,9 @@ def execute(site: Site, call: Call) -> dict[str, Any]:
     return model.RESULTS[task.kind].model_validate(result.model_dump()).model_dump(mode="json")
 
 
-def _turn(site: Site, call: Call, handler: Handler, params: Report) -> AbstractContextManager[None]:
+def _turn(site: Site, call: Call, handler: Handler, params: Report) -> contextlib.AbstractContextManager[None]:
     if not handler.one_per:
-        return nullcontext()
+        return contextlib.nullcontext()
     if isinstance(params, model.ReplicateParams):
         value = params.manifest.group_id
     else:

@@ -222,7 +222,12 @@ class Worker:
     def _attempt(self, call: Call) -> TaskReport:
         try:
             call.check()
-            return TaskReport(state="succeeded", term=call.task.term, result=self._execute(call))
+            result = self._execute(call)
+            # What a replication moved is told beside its result, so that it is kept also where the result is not read.
+            stats = result.get("stats") if call.task.kind == "replicate" else None
+            return TaskReport.model_validate(
+                {"state": "succeeded", "term": call.task.term, "result": result, "stats": stats}
+            )
         except FarshoreError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - the boundary of a task: a bug in one must not end the node
