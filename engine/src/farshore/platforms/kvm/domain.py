@@ -224,6 +224,8 @@ def unfenced(xml: str) -> str:
     if metadata is not None:
         for item in metadata.findall(f"{{{FENCE}}}fence"):
             metadata.remove(item)
+        if not len(metadata):
+            root.remove(metadata)
     devices = _must(root, "devices")
     bars = [item for item in devices.findall("disk") if _bar_of(item)]
     for item in bars:
