@@ -46,6 +46,7 @@ class Scheduler:
         self._in_flight = 0
         # In the order of their turns: the first is served next.
         self._disks: OrderedDict[int, _Disk] = OrderedDict()
+        self._turn: int | None = None
 
     def add_disk(self, disk: int, level: int, mark: int) -> None:
         """Take up a disk with its window level and its mark distance, both in bytes."""
@@ -61,6 +62,8 @@ class Scheduler:
         for chunk in list(entry.flying):
             self._settle(disk, chunk)
         del self._disks[disk]
+        if self._turn == disk:
+            self._turn = None
 
     def want(self, disk: int, chunk: int, size_bytes: int) -> None:
         """Queue a chunk for its credit."""
@@ -74,18 +77,15 @@ class Scheduler:
         idle = 0
         while idle < len(self._disks):
             number, disk = next(iter(self._disks.items()))
-            self._disks.move_to_end(number)
-            if not disk.waiting:
-                disk.deficit = 0  # an idle disk saves nothing up
-                idle += 1
-                continue
-            disk.deficit = min(disk.deficit + QUANTUM, 2 * QUANTUM)
+            if self._turn != number:
+                self._turn = number
+                disk.deficit += QUANTUM
             before = len(granted)
             while disk.waiting and disk.waiting[0][1] <= disk.deficit:
                 chunk, size = disk.waiting[0]
                 if self._in_flight + size > self._budget:
-                    # The node is full: this disk stays first, or small chunks of others would pass it for ever.
-                    self._disks.move_to_end(number, last=False)
+                    # The node is full. The turn goes on, without a new quantum, when credit returns: small chunks of
+                    # others never pass a large one.
                     return granted
                 if disk.in_flight + size > disk.level or disk.in_flight + disk.written + size > disk.level + disk.mark:
                     break
@@ -96,6 +96,10 @@ class Scheduler:
                 self._in_flight += size
                 granted.append((number, chunk))
             idle = 0 if len(granted) > before else idle + 1
+            # What is left is kept for a chunk that is larger; who is idle or at its own limit saves nothing up.
+            disk.deficit = min(disk.deficit, QUANTUM) if disk.waiting and disk.waiting[0][1] > disk.deficit else 0
+            self._turn = None
+            self._disks.move_to_end(number)
         return granted
 
     def written(self, disk: int, chunk: int, now: float) -> None:
