@@ -15,7 +15,7 @@ from farshore.control.context import Context
 from farshore.control.store import settings
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Fence, Node, Run, Task
-from farshore.errors import Conflict, FarshoreError, Fenced, NotFound, Permanent
+from farshore.errors import Conflict, FarshoreError, Fenced, NotFound, Permanent, Unauthenticated
 from farshore.model.base import Report
 from farshore.model.machine import Inventory
 from farshore.model.task import PARAMS, RESULTS, PollReply, PollRequest, Progress, TaskReport
@@ -117,7 +117,9 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
             code="generation-fenced",
             hint="Another control plane took over. Stop this one.",
         )
-    node = tx.get_one(Node, node_name)
+    node = tx.get(Node, node_name)
+    if node is None:
+        raise Unauthenticated(f"node {node_name!r} was removed while it polled", code="certificate-revoked")
     if _differs(node, request) or node.last_seen is None or now - node.last_seen > SILENT_AFTER_S:
         tx.changed("node", node.name)
         tx.changed("site", node.site)
