@@ -257,6 +257,7 @@ def test_a_point_that_was_never_applied_is_no_base(cycle: Cycle, machine: Machin
     assert machine.checkpoints() == {"farshore-pt-4"}
     machine.off()
     machine.write("vda", 4 * MIB, 64 * KIB, 6)
+    cycle.take()  # and never released
     cycle.release(cycle.take(), applied=False)
     assert machine.bitmaps("vda") == machine.checkpoints() == {"farshore-pt-4"}
     cycle.run(expect_incremental=True)

@@ -94,11 +94,11 @@ class KvmSource:
                         code="source-point-gone",
                         hint="Order a point with a new id.",
                     )
-            record = self._begin(group_id, point_id, handles, bases, consistency)
-            kept = {tracking.name(base) for base in bases.values() if base} | {tracking.name(point_id)}
+            # Before the point: removing a bitmap writes to the image, and a stopped machine's must rest from then on.
+            kept = {tracking.name(base) for base in bases.values() if base}
             for handle in handles.values():
                 self._forget_all_but(kept, handle)
-            return record.snapshot()
+            return self._begin(group_id, point_id, handles, bases, consistency).snapshot()
 
     def find(self, point_id: str) -> Snapshot | None:
         """Return the point if it can still be read; a daemon that is missing is started again."""
@@ -357,7 +357,7 @@ class KvmSource:
         try:
             tracking.forget(handle, tracking.checkpoints(handle) - kept)
         except FarshoreError as error:
-            # The point itself is good; the next one tries again.
+            # They do no harm; the next point tries again.
             _log.warning("stale checkpoints of %s stay for now: %s", handle.name(), error)
 
     def _resume_left_paused(self) -> None:

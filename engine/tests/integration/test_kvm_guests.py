@@ -1,0 +1,218 @@
+"""Real guests under load: a group replicated, stopped as planned, made again elsewhere, bit by bit the same."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doubles.kvm_machines import pieces, qemu_img, same
+from farshore.model.machine import MachineFacts
+from farshore.model.task import DiskSpec, MachineCreateParams, NicSpec
+from farshore.platforms.contract import Kind, Platform, Snapshot
+from farshore.platforms.kvm import open_kvm
+from farshore.testing.lab import Lab
+from farshore.testing.lab.site import Site
+from farshore.units import MIB
+
+pytestmark = pytest.mark.lab
+GROUP = "grp-shop"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    lab = Lab(tmp_path_factory.mktemp("lab"), Path(".cache/lab"))
+    lab.up()
+    yield lab
+    lab.down()
+
+
+def open_site(site: Site) -> Platform:
+    return open_kvm({"uri": site.uri, "pool": str(site.storage / "pool"), "scratch": str(site.folder / "s")})
+
+
+class Domain:
+    """A guest's domain at the first site, and independent images of its disks."""
+
+    def __init__(self, lab: Lab, facts: MachineFacts, folder: Path) -> None:
+        self.facts = facts
+        self.handle = lab.alpha.connect().lookupByUUIDString(facts.machine_id)
+        self.folder = folder
+
+    def image(self, path: str) -> Path:
+        out = self.folder / f"{uuid.uuid4().hex}.raw"
+        qemu_img("convert", "-U", "-f", "qcow2", "-O", "raw", path, out)
+        return out
+
+
+@contextlib.contextmanager
+def held(domains: list[Domain]) -> Iterator[dict[str, Path]]:
+    """Pause all by other hands than the platform's, yield an image of every disk."""
+    for domain in domains:
+        domain.handle.suspend()
+    try:
+        yield {
+            f"{domain.facts.machine_id}/{disk.disk_id}": domain.image(disk.path)
+            for domain in domains
+            for disk in domain.facts.disks
+        }
+    finally:
+        for domain in domains:
+            if domain.handle.state(0)[0] == 3:  # paused
+                domain.handle.resume()
+
+
+class Copy:
+    """What the engine does in a cycle, without its network."""
+
+    def __init__(self, source: Platform, target: Platform) -> None:
+        self.source = source.source
+        self.target = target.target
+        self.points: dict[str, str] = {}
+        self.base: str | None = None
+        self.moved = 0
+
+    def bases(self, keys: list[str]) -> dict[str, str | None]:
+        return dict.fromkeys(keys, self.base)
+
+    def cycle(self, snapshot: Snapshot) -> None:
+        self.moved = 0
+        for disk in snapshot.disks:
+            base = self.base if disk.incremental else None
+            on = self.points.get(disk.disk_key) if base else None
+            draft = self.target.open(disk.disk_key, disk.size_bytes, on, f"{snapshot.point_id}-1")
+            reader = self.source.reader(snapshot, disk.disk_key)
+            buffer = memoryview(bytearray(MIB))
+            for extent in self.source.changed(snapshot, disk.disk_key, base):
+                if extent.kind is Kind.ZERO:
+                    draft.write_zeroes(extent.offset, extent.length)
+                    continue
+                for offset, length in pieces(extent.offset, extent.length):
+                    reader.read_into(offset, buffer[:length])
+                    draft.write(offset, buffer[:length])
+                    self.moved += length
+            reader.close()
+            self.points[disk.disk_key] = draft.seal()
+        ids = [machine.machine_id for machine in snapshot.machines]
+        self.source.release(snapshot.group_id, snapshot.point_id, ids, applied=True)
+        self.base = snapshot.point_id
+
+    def equals(self, images: dict[str, Path]) -> None:
+        for key, image in images.items():
+            path = self.target.path(self.points[key])  # type: ignore[attr-defined]
+            done = subprocess.run(
+                ["qemu-img", "compare", "-U", "-f", "qcow2", "-F", "raw", path, image],
+                check=False,
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, f"{key}: {done.stdout}{done.stderr}"
+
+
+def test_a_group_goes_to_the_other_site_and_lives_there(lab: Lab, tmp_path: Path) -> None:
+    alpha, beta = open_site(lab.alpha), open_site(lab.beta)
+    assert alpha.compute
+    assert beta.compute
+    machines = sorted(alpha.inventory().machines, key=lambda machine: machine.name)
+    assert [machine.name for machine in machines] == ["farshore-lab-db", "farshore-lab-web"]
+    domains = [Domain(lab, machine, tmp_path) for machine in machines]
+    ids = [machine.machine_id for machine in machines]
+    keys = [f"{machine.machine_id}/{disk.disk_id}" for machine in machines for disk in machine.disks]
+    copy = Copy(alpha, beta)
+
+    # Two cycles while the guests run and write; the second names what changed.
+    for number in (1, 2):
+        with held(domains) as images:
+            snapshot = alpha.source.snapshot(GROUP, f"pt-{number}", ids, copy.bases(keys), "group")
+        copy.cycle(snapshot)
+        copy.equals(images)
+        assert {disk.incremental for disk in snapshot.disks} == {number == 2}
+    assert copy.moved < sum(disk.size_bytes for disk in snapshot.disks) / 4
+
+    # One that the platform pauses for by itself.
+    snapshot = alpha.source.snapshot(GROUP, "pt-3", ids, copy.bases(keys), "group")
+    assert snapshot.level == "group"
+    assert 0 < snapshot.evidence["longest_pause_s"] < 10
+    assert {alpha.compute.power(machine_id) for machine_id in ids} == {"on"}
+    copy.cycle(snapshot)
+
+    # The planned stop: clean, then the last changes from the resting disks.
+    for machine_id in ids:
+        assert alpha.compute.stop(machine_id, 60)
+    snapshot = alpha.source.snapshot(GROUP, "pt-4", ids, copy.bases(keys), "machine")
+    assert {disk.incremental for disk in snapshot.disks} == {True}
+    copy.cycle(snapshot)
+    stopped = {f"{d.facts.machine_id}/{disk.disk_id}": d.image(disk.path) for d in domains for disk in d.facts.disks}
+    copy.equals(stopped)
+    for machine_id in ids:
+        assert alpha.compute.fence(machine_id, 2)
+
+    # The machines at the other site show the same disks, through the chain of layers.
+    facts = {machine.machine_id: machine for machine in snapshot.machines}
+    made = {machine_id: beta.compute.create(recovered(facts[machine_id], copy)) for machine_id in ids}
+    back = Copy(beta, alpha)
+    for number in (1, 2):
+        for machine_id in ids:
+            target_keys = [f"{made[machine_id]}/{disk.disk_id}" for disk in facts[machine_id].disks]
+            point = beta.source.snapshot(
+                made[machine_id], f"pt-back-{number}-{machine_id[:8]}", [made[machine_id]], {}, "machine"
+            )
+            assert [disk.disk_key for disk in point.disks] == target_keys
+            back.cycle(point)
+        if number == 1:
+            back.equals({key.replace(*pair(key, made)): image for key, image in stopped.items()})
+            write(beta.compute.facts(made[ids[0]]).disks[0].path)
+    drops(beta, copy)
+
+
+def pair(key: str, made: dict[str, str]) -> tuple[str, str]:
+    machine_id = key.partition("/")[0]
+    return machine_id, made[machine_id]
+
+
+def write(path: str) -> None:
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 7 1M 64k", path], check=True, capture_output=True)
+
+
+def drops(beta: Platform, copy: Copy) -> None:
+    """What machines stand on stays, all below it can be thinned away."""
+    for key, last in copy.points.items():
+        path: Any = beta.target.path(last)  # type: ignore[attr-defined]
+        before = copy_of(path)
+        for point in beta.target.points():
+            if point.startswith(f"{key}/") and point != last:
+                beta.target.drop(point)
+        same(copy_of(path), before)
+    assert sorted(beta.target.points()) == sorted(copy.points.values())
+    beta.target.close()  # type: ignore[attr-defined]
+
+
+def copy_of(path: Path) -> Path:
+    out = path.with_name(f"{uuid.uuid4().hex}.raw")
+    qemu_img("convert", "-U", "-O", "raw", path, out)
+    return out
+
+
+def recovered(facts: MachineFacts, copy: Copy) -> MachineCreateParams:
+    return MachineCreateParams(
+        tag="run-failover",
+        purpose="failover",
+        name=facts.name,
+        facts=facts,
+        cpus=facts.cpus,
+        memory_bytes=facts.memory_bytes,
+        disks=tuple(
+            DiskSpec(
+                disk_id=disk.disk_id,
+                point=copy.points[f"{facts.machine_id}/{disk.disk_id}"],
+                size_bytes=disk.size_bytes,
+            )
+            for disk in facts.disks
+        ),
+        nics=tuple(NicSpec(mac=nic.mac, network="recovery") for nic in facts.nics),
+        epoch=2,
+    )
