@@ -122,7 +122,7 @@ def parse(xml: str) -> Domain:
         memory_bytes=int(root.findtext("memory", "0")) * 1024,  # libvirt always tells KiB
         firmware="uefi" if uefi else "bios",
         architecture=system_type.get("arch", ""),
-        machine=next((kind for kind in _MACHINES if kind in machine.split("-")), _MACHINES[0]),
+        machine="q35" if "q35" in machine.split("-") else "pc",  # "pc-q35-7.2", "pc-i440fx-7.2"
         disks=tuple(
             DomainDisk(disk.target, disk.kind, disk.path, disk.format, disk.bus, index == chosen, disk.read_only)
             for index, disk in enumerate(disks)
