@@ -8,7 +8,7 @@ import importlib.util
 from fastapi import Depends, FastAPI
 
 from farshore import __version__
-from farshore.control.api import checkpoints, node, plans, problems, runs, sites, system, tokens
+from farshore.control.api import checkpoints, node, plans, problems, recovery, runs, sites, system, tokens
 from farshore.control.auth.access import API_ROLES, NODE_ROLES, authorise, routes
 from farshore.control.context import Context, open_context
 from farshore.control.home import Home
@@ -30,7 +30,7 @@ def create_apps(home: Home, context: Context | None = None) -> tuple[FastAPI, Fa
     """
     ctx = context or open_context(home)
     api = _app("Farshore", _ABOUT, ctx)
-    for module in (system, sites, plans, checkpoints, runs, tokens):
+    for module in (system, sites, plans, checkpoints, recovery, runs, tokens):
         api.include_router(module.router, dependencies=[Depends(authorise)])
     nodes = _app("Farshore nodes", "How nodes enrol, pull tasks and report. Mutual TLS.", ctx)
     nodes.include_router(node.router)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -15,16 +14,6 @@ from farshore.control.home import Home
 from farshore.control.store import Store
 
 
-class Conductor(Protocol):
-    """Runs the long stories (drill, failover) so that they survive a restart."""
-
-    def begin(self, run_id: str, kind: str) -> None:
-        """Start the story of a run; again for the same run: nothing."""
-
-    def tell(self, run_id: str, event: str, key: str) -> None:
-        """Wake the story of a run. ``key`` makes the call idempotent."""
-
-
 @dataclass
 class Context:
     """Handed to routes as ``app.state.farshore``."""
@@ -33,7 +22,6 @@ class Context:
     store: Store
     bus: Bus
     started: clock.Stamp
-    conductor: Conductor | None = None
 
     @cached_property
     def authority(self) -> Authority:

@@ -19,7 +19,6 @@ def cycle_ended(tx: Transaction, cycle: Cycle) -> None:
         return
     tx.changed("run", run.run_id)
     if run.workflow:
-        run.pokes += 1
         return
     _record(tx, run, cycle)
     cycles = tx.scalars(select(Cycle).where(Cycle.run_id == run.run_id)).all()
@@ -34,6 +33,12 @@ def cycle_ended(tx: Transaction, cycle: Cycle) -> None:
         ledger.finish(tx, run, "partial" if "done" in states else "failed", error)
     else:
         ledger.finish(tx, run, "cancelled", error)
+
+
+def poke(tx: Transaction, plan: str) -> None:
+    """Let the open stories of a plan look again."""
+    for run in tx.scalars(select(Run).where(Run.plan == plan, Run.workflow, Run.state.in_(ledger.OPEN))):
+        run.pokes += 1
 
 
 def _record(tx: Transaction, run: Run, cycle: Cycle) -> None:

@@ -119,12 +119,13 @@ def begin_due(tx: Transaction, plan_name: str) -> None:
             create(tx, plan, group.group_id, "schedule")
 
 
-def _chosen(session: Session, plan: Plan, group_id: str) -> list[PlanMachine]:
-    """Return the machines that a cycle of the group copies now."""
+def _chosen(session: Session, plan: Plan, group_id: str, purpose: str = "schedule") -> list[PlanMachine]:
+    """Return the machines that a cycle of the group copies now; a failover takes paused ones along."""
+    wanted = {"active", "paused"} if purpose in {"sync", "final"} else {"active"}
     return [
         row
         for row in members(session, plan.name)
-        if row.group_id == group_id and row.activity == "active" and row.machine_id is not None
+        if row.group_id == group_id and row.activity in wanted and row.machine_id is not None
     ]
 
 
@@ -170,7 +171,7 @@ def _waiting(tx: Transaction, cycle: Cycle) -> None:
         or _first_waiting(tx, cycle.group_id) != cycle.cycle_id
     ):
         return
-    chosen = _chosen(tx, plan, cycle.group_id)
+    chosen = _chosen(tx, plan, cycle.group_id, cycle.purpose)
     if not chosen:
         _finish(tx, cycle, "cancelled", Conflict("no machine of the group is protected", code="nothing-protected"))
         return
@@ -449,3 +450,4 @@ def _finish(tx: Transaction, cycle: Cycle, state: str, error: FarshoreError | No
     tx.changed("plan", cycle.plan)
     if cycle.run_id is not None:
         closing.cycle_ended(tx, cycle)
+    closing.poke(tx, cycle.plan)

@@ -6,14 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from farshore.control import tasks
 from farshore.control.context import Context
-from farshore.control.scheduling import cycles, retention
+from farshore.control.scheduling import cycles, fences, retention
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Node, Plan, Site, Task
 from farshore.control.views.places import is_online
@@ -24,13 +24,27 @@ log = logging.getLogger(__name__)
 ROUND_S: Final = 1.0
 #: How old a site's inventory becomes.
 INVENTORY_EVERY_S: Final = 60.0
+#: How often the orchestrator looks for stories that have died.
+CHECK_EVERY_S: Final = 10.0
+
+
+class Conductor(Protocol):
+    """Tells the stories of drills and failovers so that they survive a restart."""
+
+    def tend(self) -> None:
+        """Begin the stories of new runs, wake those to whose run something has happened."""
+
+    def check(self) -> None:
+        """Begin anew the stories that have died."""
 
 
 class Scheduler:
     """Drives whatever is due."""
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: Context, conductor: Conductor) -> None:
         self.ctx = ctx
+        self._conductor = conductor
+        self._checked = time.monotonic()
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -57,6 +71,7 @@ class Scheduler:
             _wake_paused(tx)
             _inventories(tx)
             retention.remove(tx)
+            fences.advance(tx)
         with self.ctx.store.read() as session:
             plans = session.scalars(select(Plan.name).where(Plan.activity == "active")).all()
         for plan in plans:
@@ -65,6 +80,10 @@ class Scheduler:
             open_cycles = cycles.open_cycles(session)
         for cycle_id in open_cycles:
             self._each(cycles.advance, cycle_id)
+        self._conductor.tend()
+        if time.monotonic() - self._checked > CHECK_EVERY_S:
+            self._checked = time.monotonic()
+            self._conductor.check()
 
     def _each(self, act: Callable[[Transaction, str], None], name: str) -> None:
         """Do one thing in a transaction of its own; its failure is logged and stays its own."""

@@ -140,7 +140,11 @@ class PlanRevision(Base):
 
 
 class PlanMachine(Base):
-    """A machine's part in a plan. ``machine_id`` is None until an inventory has shown the machine."""
+    """A machine's part in a plan. ``machine_id`` is None until an inventory has shown the machine.
+
+    ``source_state``, ``target_state`` and ``raised`` are those of ``farshore.recovery.states``; ``recovered_from`` is
+    the checkpoint that the machine at the target grew from.
+    """
 
     __tablename__ = "plan_machine"
     __table_args__ = (UniqueConstraint("site", "name"), UniqueConstraint("site", "machine_id"))
@@ -153,6 +157,10 @@ class PlanMachine(Base):
     activity: Mapped[str] = mapped_column(default="inactive")
     state: Mapped[str] = mapped_column(default="unprotected")
     target_machine_id: Mapped[str | None]
+    source_state: Mapped[str] = mapped_column(default="running")
+    target_state: Mapped[str] = mapped_column(default="absent")
+    raised: Mapped[bool] = mapped_column(default=False)
+    recovered_from: Mapped[str | None]
 
 
 class Group(Base):

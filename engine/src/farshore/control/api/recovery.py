@@ -1,0 +1,68 @@
+"""Drills and failovers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from farshore.control import views
+from farshore.control.api.caller import Answer, Call
+from farshore.control.runs import drill, failover
+from farshore.control.runs.drill import DrillWish
+from farshore.control.runs.failover import FailoverWish
+from farshore.control.store.database import Transaction
+from farshore.control.store.records import Run
+
+router = APIRouter(prefix="/api/v1", tags=["recovery"])
+
+
+def _ran(tx: Transaction, run: Run | None, **detail: Any) -> Answer:
+    shown = views.run(tx, run.run_id) if run else None
+    return Answer(
+        {"run": shown, "changed": run is not None},
+        202 if run else 200,
+        changed=run is not None,
+        audit={"run": run.run_id if run else None, **detail},
+    )
+
+
+@router.post("/plans/{name}:drill", operation_id="drill_plan", status_code=202)
+def drill_plan(call: Call, name: str, body: DrillWish) -> Response:
+    """Bring the plan's machines up in an isolated network at the target, prove them, take them away again."""
+    return call.change(
+        "drill_plan",
+        name,
+        lambda tx: _ran(tx, drill.request(tx, name, body, call.actor), **body.model_dump(mode="json")),
+    )
+
+
+@router.post("/plans/{name}:drill-preview", operation_id="preview_drill_plan")
+def preview_drill(call: Call, name: str, body: DrillWish) -> dict[str, Any]:
+    """Return what ``drill_plan`` would make."""
+    with call.ctx.store.read() as session:
+        return drill.preview_of(session, name, body)
+
+
+@router.post("/plans/{name}:drill-end", operation_id="end_drill_plan", status_code=202)
+def end_drill(call: Call, name: str) -> Response:
+    """Clean up a drill that was left running."""
+    return call.change("end_drill_plan", name, lambda tx: _ran(tx, drill.end(tx, name, call.actor)))
+
+
+@router.post("/plans/{name}:failover", operation_id="failover_plan", status_code=202)
+def failover_plan(call: Call, name: str, body: FailoverWish) -> Response:
+    """Make the plan active at ``to_site``; nothing to do if it is."""
+    return call.change(
+        "failover_plan",
+        name,
+        lambda tx: _ran(tx, failover.request(tx, name, body, call.actor), **body.model_dump(mode="json")),
+    )
+
+
+@router.post("/plans/{name}:failover-preview", operation_id="preview_failover_plan")
+def preview_failover(call: Call, name: str, body: FailoverWish) -> dict[str, Any]:
+    """Return what ``failover_plan`` would do: machines, order, addresses, data at risk."""
+    with call.ctx.store.read() as session:
+        return failover.preview_of(session, name, body)

@@ -1,0 +1,151 @@
+"""The one place that knows the orchestrator (DBOS Transact): it remembers how far each story is.
+
+A workflow holds no state but the name of its phase. Each phase is a step: a transaction on our own records, keyed by
+run and step, that may run again after a crash. Between steps the workflow waits durably for a message; no thread waits
+with it. The orchestrator's own database is a file of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from typing import Final
+
+from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
+from sqlalchemy import select
+
+from farshore.control.context import Context
+from farshore.control.runs import ledger, stories, story
+from farshore.control.store.records import Run
+
+log = logging.getLogger(__name__)
+
+#: Pinned: with another version, DBOS would leave the workflows of the old one alone. Raised when steps change their
+#: meaning, together with code that ends the old ones.
+APPLICATION_VERSION: Final = "1"
+#: Stable over restarts, so that a restarted process goes on at once. The home's lock keeps it from being used twice.
+EXECUTOR_ID: Final = "control-1"
+#: A story looks again after this long even if nobody has told it anything.
+LOOK_AGAIN_S: Final = 30.0
+_TOPIC: Final = "poke"
+#: Workflows of one run, each begun when the one before died of an error that was not the run's.
+_MOST_WORKFLOWS: Final = 20
+
+_context: Context | None = None
+
+
+@DBOS.workflow(name="drill")
+async def drill(run_id: str, name: str, phase: str) -> None:
+    """Take a drill or a clean-up from its first phase to its end."""
+    await _go(run_id, name, phase)
+
+
+@DBOS.workflow(name="failover")
+async def failover(run_id: str, name: str, phase: str) -> None:
+    """Take a failover from its first phase to its end."""
+    await _go(run_id, name, phase)
+
+
+async def _go(run_id: str, name: str, phase: str) -> None:
+    here: str | None = phase
+    while here is not None:
+        after: str | None = await DBOS.run_step_async(
+            {"name": here, "retries_allowed": True, "max_attempts": 5, "interval_seconds": 1.0},
+            _advance,
+            run_id,
+            name,
+            here,
+        )
+        if after == here:
+            await DBOS.recv_async(_TOPIC, timeout_seconds=LOOK_AGAIN_S)
+        here = after
+
+
+async def _advance(run_id: str, name: str, phase: str) -> str | None:
+    if _context is None:
+        raise RuntimeError("the orchestrator is not open")
+    return await asyncio.to_thread(story.advance, _context, stories.STORIES[name], run_id, phase)
+
+
+class Orchestrator:
+    """Begins the stories of runs and wakes them. One per process, since DBOS is."""
+
+    def __init__(self, ctx: Context) -> None:
+        self.ctx = ctx
+        self._workflows: dict[str, str] = {}
+
+    def open(self) -> None:
+        """Open the orchestrator's database and go on with what a former process left."""
+        global _context  # noqa: PLW0603 - workflows are found by name in their module
+        _context = self.ctx
+        path = self.ctx.home.dbos_database
+        path.touch(0o600)
+        with sqlite3.connect(path) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        connection.close()
+        for name in ("dbos", "sqlalchemy"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        config: DBOSConfig = {
+            "name": "farshore",
+            "system_database_url": f"sqlite:///{path}",
+            "executor_id": EXECUTOR_ID,
+            "application_version": APPLICATION_VERSION,
+            # The default would unpickle whatever stands in the database.
+            "serializer": DBOSPortableJSONSerializer(),
+            "log_level": "WARNING",
+            "enable_otlp": False,
+            "notification_listener_polling_interval_sec": 0.1,
+        }
+        DBOS(config=config)
+        DBOS.launch()
+
+    def close(self) -> None:
+        """Give the database back; workflows go on with the next process."""
+        global _context  # noqa: PLW0603
+        DBOS.destroy(workflow_completion_timeout_sec=0)
+        _context = None
+
+    def tend(self) -> None:
+        """Begin the stories of new runs, wake those to whose run something has happened."""
+        with self.ctx.store.read() as session:
+            runs = session.scalars(select(Run).where(Run.workflow, Run.state.in_(ledger.OPEN))).all()
+        for run in runs:
+            if run.run_id not in self._workflows:
+                self._begin(run)
+            if run.pokes != run.told:
+                self._tell(run)
+        for run_id in set(self._workflows) - {run.run_id for run in runs}:
+            del self._workflows[run_id]
+
+    def check(self) -> None:
+        """Begin anew the stories whose workflow has died although the run has not ended."""
+        for run_id, workflow_id in list(self._workflows.items()):
+            status = DBOS.get_workflow_status(workflow_id)
+            if status is None or status.status in {"PENDING", "ENQUEUED", "DELAYED"}:
+                continue
+            log.error("workflow %s ended as %s: %s", workflow_id, status.status, status.error)
+            del self._workflows[run_id]
+
+    def _begin(self, run: Run) -> None:
+        """Start a run's workflow, or find the one that is at work."""
+        name, phase = stories.begin(run)
+        for number in range(_MOST_WORKFLOWS):
+            workflow_id = f"{run.run_id}/{number}"
+            status = DBOS.get_workflow_status(workflow_id)
+            if status is None:
+                with SetWorkflowID(workflow_id):
+                    DBOS.start_workflow(failover if run.kind == "failover" else drill, run.run_id, name, phase)
+            elif status.status not in {"PENDING", "ENQUEUED", "DELAYED"}:
+                continue
+            self._workflows[run.run_id] = workflow_id
+            return
+        log.error("run %s: its workflow died %d times", run.run_id, _MOST_WORKFLOWS)
+
+    def _tell(self, run: Run) -> None:
+        workflow_id = self._workflows.get(run.run_id)
+        if workflow_id is None:
+            return
+        DBOS.send(workflow_id, run.pokes, _TOPIC, idempotency_key=f"{workflow_id}/{run.pokes}")
+        with self.ctx.store.write() as tx:
+            tx.get_one(Run, run.run_id).told = run.pokes

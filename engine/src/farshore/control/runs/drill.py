@@ -1,0 +1,320 @@
+"""A drill: bring a plan's machines up in an isolated network at the target, prove them, take everything away again.
+
+Nothing of it touches the source, a replica or a checkpoint; replication goes on. All that is made carries the run's id
+as its tag, and the sweep by that tag proves that nothing is left.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from farshore.control import clock, ids, tasks
+from farshore.control.runs import boot, ledger, reports, selection, story
+from farshore.control.runs.story import Phase, Scene, Story
+from farshore.control.store.database import Transaction
+from farshore.control.store.records import Checkpoint, Cycle, Plan, PlanMachine, Run
+from farshore.control.views.places import site_state
+from farshore.control.views.protection import members, ordered, record
+from farshore.errors import Conflict, Permanent, Unavailable
+from farshore.model.base import Model
+from farshore.model.plan import Plan as Definition
+from farshore.model.task import MachineCreateParams, NetworkCreateParams, SweepParams, SweepResult
+from farshore.recovery import preview
+from farshore.recovery.preview import Choice
+
+#: Sweeps that may find something left before the run says so and ends.
+MOST_SWEEPS: Final = 5
+#: What stands for the random part of a name in a preview.
+_TO_COME: Final = "x"
+
+
+class DrillWish(Model):
+    """``checkpoint``: ``latest``, an id, or a time. ``keep``: leave it running until the drill is ended."""
+
+    checkpoint: str = selection.LATEST
+    keep: bool = False
+
+
+def preview_of(session: Session, name: str, wish: DrillWish) -> dict[str, Any]:
+    """Return what a drill would make.
+
+    Raises:
+        NotFound, Conflict, Unavailable, Permanent: why it cannot run.
+    """
+    plan = record(session, name)
+    definition = Definition.model_validate(plan.definition)
+    require_free(session, plan, "drill")
+    chosen = selection.choose(session, plan, wish.checkpoint)
+    names = {machine: f"{machine}-drill-{_TO_COME * 6}" for machine in chosen}
+    networks = {item.source: f"farshore-drill-{_TO_COME * 8}" for item in definition.networks}
+    picks = _choices(session, plan, chosen)
+    orders = [
+        preview.machine(
+            definition, pick, "drill", tag="run", name=names[pick.name], epoch=plan.epoch, drill_networks=networks
+        )
+        for pick in picks
+    ]
+    now = clock.now()
+    warnings = []
+    if site_state(session, definition.target_site) != "online":
+        warnings.append(f"no node of site {definition.target_site!r} answers")
+    return {
+        "changed": True,
+        "before": {"machines": [], "networks": []},
+        "after": {
+            **preview.describe(orders, preview.networks(definition, picks, networks, "run"), definition),
+            "checkpoints": {machine: point.checkpoint_id for machine, point in chosen.items()},
+            "rpo_s": {machine: round(now.age_s(ordered(point)), 3) for machine, point in chosen.items()},
+        },
+        "warnings": warnings,
+    }
+
+
+def request(tx: Transaction, name: str, wish: DrillWish, actor: str) -> Run:
+    """Insert a drill with its checkpoints leased; the orchestrator takes it from here. Errors: as the preview."""
+    plan = record(tx, name)
+    definition = Definition.model_validate(plan.definition)
+    require_free(tx, plan, "drill")
+    if site_state(tx, definition.target_site) != "online":
+        raise Unavailable(
+            f"no node of site {definition.target_site!r} answers",
+            code=f"site-{site_state(tx, definition.target_site)}",
+            hint="Start it: `farshore node start --config FILE`.",
+            site=definition.target_site,
+        )
+    chosen = selection.choose(tx, plan, wish.checkpoint)
+    run = ledger.create(tx, "drill", plan, actor, wish.model_dump(), workflow=True)
+    suffix = ids.short(6)
+    ledger.note(
+        tx,
+        run,
+        tag=run.run_id,
+        networks={item.source: f"farshore-drill-{ids.short(8)}" for item in definition.networks},
+        definition=plan.definition,
+    )
+    ledger.add_machines(tx, run, chosen)
+    now = clock.now()
+    for machine_name, point in chosen.items():
+        machine = ledger.machine(tx, run.run_id, machine_name)
+        machine.checkpoint_id = point.checkpoint_id
+        machine.target_name = f"{machine_name}-drill-{suffix}"
+        machine.rpo_s = round(now.age_s(ordered(point)), 3)
+        ledger.lease(tx, run.run_id, point.checkpoint_id)
+    ledger.done(tx, run.run_id, "lease", ", ".join(sorted({point.checkpoint_id for point in chosen.values()})))
+    _orders(tx, run, plan, definition)  # what cannot be made is refused now, not in the middle
+    return run
+
+
+def kept(session: Session, plan: str) -> Run | None:
+    """Return the plan's drill that was left running, None if there is none."""
+    for run in session.scalars(
+        select(Run).where(Run.plan == plan, Run.kind == "drill").order_by(Run.created_at.desc())
+    ):
+        if run.facts.get("kept"):
+            return run
+    return None
+
+
+def end(tx: Transaction, name: str, actor: str) -> Run | None:
+    """Order the clean-up of a kept drill; None if there is none."""
+    plan = record(tx, name)
+    drill = kept(tx, name)
+    if drill is None:
+        running = ledger.open_run(tx, name, ("drill",))
+        if running is not None:
+            raise Conflict(
+                f"drill {running.run_id} of plan {name!r} has not ended",
+                code="drill-running",
+                hint=f"It cleans up by itself. To stop it: `farshore run cancel {running.run_id}`.",
+            )
+        return None
+    cleaning = ledger.open_run(tx, name, ("cleanup",))
+    if cleaning is not None:
+        return cleaning
+    run = ledger.create(tx, "cleanup", plan, actor, {"drill": drill.run_id}, workflow=True)
+    ledger.note(tx, run, tag=drill.run_id, of=drill.run_id)
+    return run
+
+
+def require_free(session: Session, plan: Plan, wanted: str) -> None:
+    """Refuse while a drill, a failover or a clean-up of the plan has not ended."""
+    running = ledger.open_run(session, plan.name, ("drill", "failover", "cleanup"))
+    if running is not None:
+        raise Conflict(
+            f"{running.kind} {running.run_id} of plan {plan.name!r} has not ended",
+            code=f"{running.kind}-running",
+            hint=f"Watch it (`farshore run watch {running.run_id}`) or stop it (`farshore run cancel`).",
+            run=running.run_id,
+        )
+    left = kept(session, plan.name)
+    if left is not None and wanted == "drill":
+        raise Conflict(
+            f"drill {left.run_id} of plan {plan.name!r} was left running",
+            code="drill-running",
+            hint=f"End it first: `farshore drill {plan.name} --end`.",
+            run=left.run_id,
+        )
+
+
+def _choices(session: Session, plan: Plan, chosen: dict[str, Checkpoint]) -> list[Choice]:
+    rows: dict[str, PlanMachine] = {row.name: row for row in members(session, plan.name)}
+    return [selection.choice(rows[name], point) for name, point in chosen.items()]
+
+
+def _orders(
+    session: Session, run: Run, plan: Plan, definition: Definition
+) -> tuple[dict[str, MachineCreateParams], list[NetworkCreateParams]]:
+    machines = ledger.machines(session, run.run_id)
+    chosen = {machine.name: session.get_one(Checkpoint, machine.checkpoint_id) for machine in machines}
+    picks = _choices(session, plan, chosen)
+    networks: dict[str, str] = run.facts["networks"]
+    names = {machine.name: str(machine.target_name) for machine in machines}
+    orders = {
+        pick.name: preview.machine(
+            definition,
+            pick,
+            "drill",
+            tag=run.run_id,
+            name=names[pick.name],
+            epoch=plan.epoch,
+            drill_networks=networks,
+        )
+        for pick in picks
+    }
+    return orders, preview.networks(definition, picks, networks, run.run_id)
+
+
+def _frozen(scene: Scene) -> Scene:
+    """Return the scene with the plan as it was when the drill was ordered."""
+    definition = Definition.model_validate(scene.run.facts["definition"])
+    return Scene(scene.tx, scene.ctx, scene.run, scene.plan, definition)
+
+
+def _network(scene: Scene) -> bool:
+    scene = _frozen(scene)
+    _, networks = _orders(scene.tx, scene.run, scene.plan, scene.definition)
+    through = True
+    for params in networks:
+        step = f"network {params.name}"
+        task = story.order(scene, step, "network-create", scene.site(), params)
+        if task is None:
+            through = False
+        elif task.state != "succeeded":
+            raise tasks.failure(task)
+        else:
+            story.detail(scene, step, f"{params.subnet}, isolated")
+    return through
+
+
+def _create(scene: Scene) -> bool:
+    scene = _frozen(scene)
+    orders, _ = _orders(scene.tx, scene.run, scene.plan, scene.definition)
+    return boot.create(scene, orders)
+
+
+def _boot(scene: Scene) -> bool:
+    scene = _frozen(scene)
+    return boot.start(scene, "drill", scene.plan.epoch, scene.run.started_at or time.time())
+
+
+def _keep(scene: Scene) -> bool:
+    """Leave a good drill running if that was asked for."""
+    if scene.run.params.get("keep") and not scene.run.cancel and boot.end_state(scene) == "succeeded":
+        ledger.note(scene.tx, scene.run, kept=True)
+    return True
+
+
+def _halt(scene: Scene) -> bool:
+    return bool(scene.run.facts.get("kept")) or story.quiet(scene)
+
+
+def _clean_up(scene: Scene) -> bool:
+    """Sweep until a sweep finds that nothing is left; that answer is the proof."""
+    if scene.run.facts.get("kept"):
+        return True
+    scene = _frozen(scene) if "definition" in scene.run.facts else scene
+    tag = str(scene.run.facts["tag"])
+    number = int(scene.run.facts.get("sweeps", 0))
+    if number and not scene.run.facts.get("remaining"):
+        return True
+    step = "clean-up" if number == 0 else f"clean-up {number + 1}"
+    task = story.order(scene, step, "sweep", scene.site(), SweepParams(tag=tag), patient=True, pause_s=2.0 * number)
+    if task is None:
+        return False
+    if task.state != "succeeded":
+        raise tasks.failure(task)
+    result = SweepResult.model_validate(task.result)
+    removed = [*scene.run.facts.get("removed", []), *result.removed]
+    ledger.note(scene.tx, scene.run, sweeps=number + 1, removed=removed, remaining=list(result.remaining))
+    left = f"{len(result.remaining)} left: {', '.join(result.remaining)}" if result.remaining else "nothing left"
+    story.detail(scene, step, f"{len(result.removed)} removed, {left}")
+    if result.remaining and number + 1 < MOST_SWEEPS:
+        return _clean_up(scene)
+    if result.remaining:
+        raise Permanent(
+            f"site {scene.site()!r} still holds {', '.join(result.remaining)}",
+            code="leftovers",
+            hint=f"Remove them by hand, or end the drill again: `farshore drill {scene.plan.name} --end`.",
+            remaining=list(result.remaining),
+        )
+    ledger.done(scene.tx, scene.run.run_id, "proof", "the sweep found nothing that carries the run's tag")
+    return True
+
+
+def _finish(scene: Scene) -> bool:
+    tx, run = scene.tx, scene.run
+    error = story.error_of(run)
+    # The leftovers of a clean-up that failed are still tied to their points.
+    stuck = bool(run.facts.get("remaining"))
+    ledger.note(tx, run, during=_during(tx, run))
+    if stuck:
+        ledger.note(tx, run, kept=True)
+    if run.cancel and (error is None or error.code == "cancelled"):
+        ledger.finish(tx, run, "cancelled", error)
+    elif error is not None:
+        ledger.finish(tx, run, "failed", error)
+    else:
+        ledger.finish(tx, run, boot.end_state(scene))
+    reports.seal(tx, scene.ctx, run)
+    return True
+
+
+def _during(session: Session, run: Run) -> dict[str, Any]:
+    """Return what replication did while the drill was on: it must not have noticed."""
+    began = run.started_at or run.created_at
+    cycles = session.scalars(
+        select(Cycle).where(Cycle.plan == run.plan, Cycle.ended_at >= began, Cycle.state.in_(("done", "failed")))
+    ).all()
+    return {
+        "cycles_published": sum(cycle.stats is not None for cycle in cycles),
+        "cycles_failed": sum(cycle.state == "failed" for cycle in cycles),
+        "resent_bytes": sum(int((cycle.stats or {}).get("resent_bytes", 0)) for cycle in cycles),
+    }
+
+
+def _finish_cleanup(scene: Scene) -> bool:
+    tx, run = scene.tx, scene.run
+    error = story.error_of(run)
+    if error is None:
+        drill = tx.get_one(Run, run.facts["of"])
+        ledger.note(tx, drill, kept=False, cleaned_by=run.run_id)
+        ledger.release(tx, drill.run_id)
+    ledger.finish(tx, run, "failed" if error else "succeeded", error)
+    return True
+
+
+STORY: Final[Story] = (
+    Phase("network", _network, "halt", cancellable=True),
+    Phase("create", _create, "halt", cancellable=True),
+    Phase("boot", _boot, "halt", cancellable=True),
+    Phase("keep", _keep),
+    Phase("halt", _halt),
+    Phase("clean-up", _clean_up),
+    Phase("finish", _finish),
+)
+
+CLEANUP: Final[Story] = (Phase("clean-up", _clean_up), Phase("finish", _finish_cleanup))

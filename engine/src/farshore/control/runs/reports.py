@@ -1,0 +1,87 @@
+"""Seals the evidence of finished runs, each tied to the one before."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from sqlalchemy import select
+
+from farshore import __version__, durable
+from farshore.control import views
+from farshore.control.context import Context
+from farshore.control.store import settings
+from farshore.control.store.database import Transaction
+from farshore.control.store.records import Checkpoint, Report, Run, RunMachine
+from farshore.model.plan import Plan as Definition
+from farshore.recovery import evidence
+
+
+def seal(tx: Transaction, ctx: Context, run: Run) -> None:
+    """Record the evidence of a run that has just ended, and put copies into the home's ``reports``. Again: nothing."""
+    tx.flush()
+    if tx.get(Report, run.run_id) is not None:
+        return
+    last = tx.scalars(select(Report).order_by(Report.position.desc()).limit(1)).first()
+    document = evidence.seal(
+        _body(tx, run),
+        position=last.position + 1 if last else 1,
+        previous=last.digest if last else evidence.ORIGIN,
+        key=ctx.evidence_key,
+    )
+    tx.add(Report(run_id=run.run_id, position=document["position"], document=document, digest=document["digest"]))
+    tx.flush()
+
+    def export() -> None:
+        folder = ctx.home.reports
+        durable.write_json(folder / f"{run.run_id}.json", document, 0o640)
+        durable.write(folder / f"{run.run_id}.html", evidence.html(document).encode(), 0o640)
+
+    tx.after(export)
+
+
+def _body(tx: Transaction, run: Run) -> dict[str, Any]:
+    shown = views.run(tx, run.run_id)
+    facts = dict(shown.pop("facts"))
+    definition = facts.pop("definition", None) or {}
+    facts.pop("failures", None)
+    points = {
+        machine.checkpoint_id: tx.get(Checkpoint, machine.checkpoint_id)
+        for machine in tx.scalars(select(RunMachine).where(RunMachine.run_id == run.run_id))
+        if machine.checkpoint_id
+    }
+    plan = Definition.model_validate(definition) if definition else None
+    body = {
+        "version": __version__,
+        "catalog_id": settings.catalog_id(tx),
+        "generation": settings.generation(tx),
+        "run": {**shown, "facts": facts},
+        "plan": {
+            "name": run.plan,
+            "revision": run.plan_revision,
+            "digest": hashlib.sha256(
+                json.dumps(definition, sort_keys=True, separators=(",", ":")).encode()
+            ).hexdigest(),
+            "source_site": plan.source_site if plan else "",
+            "target_site": plan.target_site if plan else "",
+        },
+        "checkpoints": [
+            {
+                "checkpoint_id": point.checkpoint_id,
+                "group_id": point.group_id,
+                "level": point.level,
+                "epoch": point.epoch,
+                "sequence": point.sequence,
+                "taken_at": point.taken_at,
+                "disks": [
+                    {"disk_key": disk["disk_key"], "tree_root": disk["tree_root"], "size_bytes": disk["size_bytes"]}
+                    for disk in point.manifest["disks"]
+                ],
+            }
+            for point in points.values()
+            if point is not None
+        ],
+    }
+    # As it will be read back: tuples and numbers in the form that JSON gives them.
+    return dict(json.loads(json.dumps(body)))

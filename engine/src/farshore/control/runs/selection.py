@@ -1,0 +1,83 @@
+"""Which checkpoint each machine of a plan comes back from."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from farshore.control.clock import iso, parse_iso
+from farshore.control.store.records import Checkpoint, Plan, PlanMachine
+from farshore.control.views.points import no_checkpoint
+from farshore.control.views.protection import members
+from farshore.errors import Conflict, NotFound
+from farshore.model.checkpoint import Manifest
+from farshore.recovery.preview import Choice
+
+LATEST: Final = "latest"
+
+
+def choose(session: Session, plan: Plan, selector: str) -> dict[str, Checkpoint]:
+    """Return a checkpoint for each protected machine, by machine name in the plan's order.
+
+    ``selector``: ``latest``, a checkpoint's id, or a time. A plan of several groups has one checkpoint per group: an id
+    names one of them, the others come from the same time or before.
+
+    Raises:
+        NotFound: no such checkpoint, or none that old.
+        Conflict: a machine has no checkpoint yet, or none is protected.
+    """
+    rows = [row for row in members(session, plan.name) if row.activity != "inactive"]
+    if not rows:
+        raise Conflict(
+            f"no machine of plan {plan.name!r} is protected",
+            code="not-protected",
+            hint=f"Begin with: `farshore plan protect {plan.name}`.",
+        )
+    named: Checkpoint | None = None
+    until: float | None = None
+    if selector != LATEST:
+        until = parse_iso(selector)
+        if until is None:
+            named = session.get(Checkpoint, selector)
+            if named is None or named.state != "published" or named.plan != plan.name:
+                raise no_checkpoint(session, selector, field="checkpoint", plan=plan.name)
+            until = named.taken_at
+    return {row.name: _of(session, plan, row, named, until) for row in rows}
+
+
+def _of(session: Session, plan: Plan, row: PlanMachine, named: Checkpoint | None, until: float | None) -> Checkpoint:
+    if named is not None and named.group_id == row.group_id and holds(named, row):
+        return named
+    query = select(Checkpoint).where(Checkpoint.group_id == row.group_id, Checkpoint.state == "published")
+    if until is not None:
+        query = query.where(Checkpoint.taken_at <= until)
+    for point in session.scalars(query.order_by(Checkpoint.epoch.desc(), Checkpoint.sequence.desc())):
+        if holds(point, row):
+            return point
+    if until is not None:
+        raise NotFound(
+            f"machine {row.name!r} of plan {plan.name!r} has no checkpoint from {iso(until)} or before",
+            code="checkpoint-unknown",
+            field="checkpoint",
+            hint=f"List them: `farshore checkpoint list --plan {plan.name}`.",
+            machine=row.name,
+        )
+    raise Conflict(
+        f"machine {row.name!r} of plan {plan.name!r} has no checkpoint yet",
+        code="no-checkpoint",
+        field="checkpoint",
+        hint=f"Make one: `farshore replicate {plan.name}`.",
+        machine=row.name,
+    )
+
+
+def holds(point: Checkpoint, row: PlanMachine) -> bool:
+    """Say whether a checkpoint holds a machine."""
+    return any(item["machine_id"] == row.machine_id for item in point.manifest["machines"])
+
+
+def choice(row: PlanMachine, point: Checkpoint) -> Choice:
+    """Return the choice as the planner of a recovery takes it."""
+    return Choice(row.name, str(row.machine_id), Manifest.model_validate(point.manifest))

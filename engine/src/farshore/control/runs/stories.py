@@ -1,0 +1,23 @@
+"""All stories by name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from farshore.control.runs import drill, failover
+from farshore.control.runs.story import Story
+from farshore.control.store.records import Run
+
+STORIES: Final[dict[str, Story]] = {
+    "drill": drill.STORY,
+    "cleanup": drill.CLEANUP,
+    "planned": failover.PLANNED,
+    "unplanned": failover.UNPLANNED,
+}
+
+
+def begin(run: Run) -> tuple[str, str]:
+    """Return the story of a run and the phase that it begins with."""
+    if run.kind == "failover":
+        return str(run.params["mode"]), failover.first_phase(run)
+    return run.kind, STORIES[run.kind][0].name

@@ -1,0 +1,180 @@
+"""The stories of drills and failovers: phases, each a transaction that can be repeated at any time.
+
+A phase looks at the rows, orders the tasks that are missing, and says whether it is through. Tasks are keyed by run,
+step, machine and attempt, so that a phase that runs twice orders nothing twice. The orchestrator only remembers which
+phase a run is in and waits for something to happen; all effects are here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import select
+
+from farshore import errors
+from farshore.control import tasks
+from farshore.control.context import Context
+from farshore.control.runs import ledger
+from farshore.control.store.database import Transaction
+from farshore.control.store.records import Plan, Run, RunStep, Task
+from farshore.errors import Conflict, FarshoreError, Reconnect, Retry
+from farshore.model.base import Report
+from farshore.model.plan import Plan as Definition
+
+log = logging.getLogger(__name__)
+
+#: Tries of one task of a step; the pauses between them double from one second.
+MOST_TRIES: Final = 6
+
+#: Does what is possible now; True: the phase is through. Raises what makes the story take its other way.
+Act = Callable[["Scene"], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a phase works with."""
+
+    tx: Transaction
+    ctx: Context
+    run: Run
+    plan: Plan
+    definition: Definition
+
+    def site(self, purpose: str = "target") -> str:
+        """Return the plan's ``source`` or ``target`` site."""
+        return self.definition.source_site if purpose == "source" else self.definition.target_site
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One phase of a story.
+
+    ``on_failure`` names the phase where the story goes on after an error or a cancel; None: the next one. ``atomic``:
+    an error takes back all that the phase did.
+    """
+
+    name: str
+    act: Act
+    on_failure: str | None = None
+    cancellable: bool = False
+    atomic: bool = False
+
+
+Story = tuple[Phase, ...]
+
+
+def advance(ctx: Context, story: Story, run_id: str, phase_name: str) -> str | None:
+    """Take a run as far as its phase goes now; return the phase to go on with (the same: wait), None at the end."""
+    with ctx.store.write() as tx:
+        run = tx.get_one(Run, run_id)
+        if run.state not in ledger.OPEN:
+            return None
+        ledger.start(tx, run)
+        plan = tx.get_one(Plan, run.plan)
+        scene = Scene(tx, ctx, run, plan, Definition.model_validate(plan.definition))
+        names = [phase.name for phase in story]
+        index = names.index(phase_name)
+        phase = story[index]
+        after = names[index + 1] if index + 1 < len(names) else None
+        if run.cancel and phase.cancellable:
+            fail(scene, Conflict("the run was cancelled", code="cancelled"))
+            return phase.on_failure or after
+        try:
+            with tx.begin_nested() if phase.atomic else nullcontext():
+                through = phase.act(scene)
+        except FarshoreError as error:
+            # What was found out before the error stays recorded, but for a phase that is all or nothing.
+            fail(scene, error)
+            return phase.on_failure or after
+        return after if through else phase_name
+
+
+def fail(scene: Scene, error: FarshoreError) -> None:
+    """Remember the first error of a run."""
+    if "error" not in scene.run.facts:
+        ledger.note(scene.tx, scene.run, error=error.to_dict())
+
+
+def error_of(run: Run) -> FarshoreError | None:
+    """Return the error that a run remembers."""
+    found = run.facts.get("error")
+    return errors.from_dict(found) if found else None
+
+
+def order(
+    scene: Scene,
+    step: str,
+    kind: str,
+    site: str,
+    params: Report,
+    *,
+    machine: str = "",
+    patient: bool = False,
+    pause_s: float = 0.0,
+) -> Task | None:
+    """Order a step's task, once; return it when it has ended for good, None before.
+
+    A failure that may pass is tried again after a pause; ``patient``: without limit, for what has to happen.
+    ``pause_s`` comes before the first try.
+    """
+    tx, run = scene.tx, scene.run
+    row = ledger.begin(tx, run.run_id, step, machine)
+    task = tx.get(Task, row.task_id) if row.task_id else None
+    if task is None:
+        task = _insert(scene, row, kind, site, params)
+        task.not_before = time.time() + pause_s if pause_s else 0.0
+    if task.state not in tasks.ENDED:
+        return None
+    if task.state == "succeeded":
+        ledger.end(tx, row, "succeeded", row.detail)
+        return task
+    if row.ended_at is not None:
+        return task
+    error = tasks.failure(task)
+    passes = isinstance(error, (Retry, Reconnect)) and task.state == "failed"
+    if passes and (patient or row.attempt + 1 < MOST_TRIES):
+        row.attempt += 1
+        row.detail = f"try {row.attempt + 1}: {error.message}"
+        again = _insert(scene, row, kind, site, params)
+        again.not_before = time.time() + min(2.0 ** (row.attempt - 1), 30.0)
+        return None
+    ledger.end(tx, row, "cancelled" if task.state == "cancelled" else "failed", error=error)
+    return task
+
+
+def _insert(scene: Scene, row: RunStep, kind: str, site: str, params: Report) -> Task:
+    task = tasks.ensure(
+        scene.tx,
+        f"{row.run_id}/{row.name}/{row.machine}/{row.attempt}",
+        kind,
+        site,
+        params,
+        plan=scene.plan.name,
+        run_id=row.run_id,
+        step=row.name,
+        machine=row.machine or None,
+    )
+    row.task_id = task.task_id
+    return task
+
+
+def detail(scene: Scene, step: str, text: str, machine: str = "") -> None:
+    """Say what a step has found."""
+    row = ledger.step(scene.tx, scene.run.run_id, step, machine)
+    if row is not None:
+        row.detail = text
+
+
+def quiet(scene: Scene) -> bool:
+    """Stop whatever the run still has at work, and wait until it has stopped."""
+    open_tasks = scene.tx.scalars(
+        select(Task).where(Task.run_id == scene.run.run_id, Task.state.not_in(tasks.ENDED))
+    ).all()
+    for task in open_tasks:
+        tasks.cancel(scene.tx, task)
+    return all(task.state in tasks.ENDED for task in open_tasks)

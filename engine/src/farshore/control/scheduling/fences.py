@@ -1,0 +1,72 @@
+"""Fences the old primaries of forced failovers: first contact, then again until it holds."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from sqlalchemy import select
+
+from farshore.control import audit, tasks
+from farshore.control.store.database import Transaction
+from farshore.control.store.records import Fence, PlanMachine, Task
+from farshore.errors import NotFound, Permanent
+from farshore.model.task import MachineParams, MachineResult
+
+LONGEST_PAUSE_S: Final = 60.0
+
+
+def advance(tx: Transaction) -> None:
+    """Take over how fences ended, order those that did not hold again."""
+    now = time.time()
+    for fence in tx.scalars(select(Fence).where(Fence.done_at.is_(None))):
+        task = tx.get(Task, fence.task_id) if fence.task_id else None
+        if task is None:
+            if fence.not_before <= now:
+                _order(tx, fence)
+            continue
+        if task.state not in tasks.ENDED:
+            continue
+        fence.attempts += 1
+        held = task.state == "succeeded" and MachineResult.model_validate(task.result).fenced
+        error = None if task.state == "succeeded" else tasks.failure(task)
+        if held or isinstance(error, NotFound):
+            _held(tx, fence, "fenced" if held else "it is not there any more")
+            continue
+        error = error or Permanent("the fence did not hold", code="fence-not-kept")
+        fence.error = error.to_dict()
+        fence.task_id, fence.not_before = None, now + min(2.0**fence.attempts, LONGEST_PAUSE_S)
+        tx.wake(fence.site)
+        tx.changed("plan", fence.plan)
+
+
+def _order(tx: Transaction, fence: Fence) -> None:
+    task = tasks.ensure(
+        tx,
+        f"fence/{fence.plan}/{fence.epoch}/{fence.machine_id}/{fence.attempts}",
+        "machine-fence",
+        fence.site,
+        MachineParams(machine_id=fence.machine_id, epoch=fence.epoch),
+        plan=fence.plan,
+        machine=fence.machine,
+    )
+    fence.task_id = task.task_id
+
+
+def _held(tx: Transaction, fence: Fence, how: str) -> None:
+    fence.done_at, fence.error = time.time(), None
+    row = tx.get(PlanMachine, (fence.plan, fence.machine))
+    if row is not None and row.source_state == "stale":
+        row.source_state = "fenced"
+    audit.record(
+        tx,
+        "control plane",
+        "fence_old_primary",
+        fence.plan,
+        machine=fence.machine,
+        site=fence.site,
+        epoch=fence.epoch,
+        result=how,
+    )
+    tx.wake(fence.site)
+    tx.changed("plan", fence.plan)

@@ -1,0 +1,175 @@
+"""Drills: order, isolation, probes, clean-up, faults, restarts of the control plane."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from doubles.control_process import Control, until
+from doubles.two_sites import TwoSites, two_sites
+from farshore.errors import Permanent, Retry
+from farshore.recovery import evidence
+
+
+@pytest.fixture
+def sites(control: Control, tmp_path: Path) -> Iterator[TwoSites]:
+    with two_sites(control, tmp_path) as both:
+        both.plan()
+        both.protect()
+        yield both
+
+
+def drill(sites: TwoSites, **wish: object) -> str:
+    return str(sites.control.ok("POST", "/plans/shop:drill", wish)["run"]["run_id"])
+
+
+def test_a_drill_starts_machines_in_order_proves_them_and_leaves_nothing(sites: TwoSites) -> None:
+    preview = sites.control.ok("POST", "/plans/shop:drill-preview", {})
+    assert preview["after"]["order"] == [["db"], ["web"]]
+    assert preview["after"]["networks"][0]["subnet"] == "10.9.0.0/24"
+    assert sites.beta.asked()["machine-create"] == 0
+    run = sites.ended(drill(sites))
+    assert run["state"] == "succeeded", run
+    assert [machine["state"] for machine in run["machines"]] == ["green", "green"]
+    assert all(machine["rto_s"] > 0 and machine["rpo_s"] >= 0 for machine in run["machines"])
+    assert [machine["address"] for machine in run["machines"]] == ["10.9.0.10", "10.9.0.11"]
+    network = sites.beta.of("network-create")[0]
+    assert network["tag"] == run["run_id"]
+    assert network["name"].startswith("farshore-drill-")
+    assert sorted(network["hosts"].values()) == ["10.9.0.10", "10.9.0.11"]
+    made = {order["facts"]["name"]: order for order in sites.beta.of("machine-create")}
+    assert made["db"]["name"].startswith("db-drill-")
+    assert made["db"]["nics"][0] == {
+        "mac": made["db"]["facts"]["nics"][0]["mac"],
+        "network": network["name"],
+        "address": "10.9.0.10",
+    }
+    order = [params["machine_id"].split("-drill-")[0] for params in sites.beta.of("machine-power-on")]
+    assert order == ["made-db", "made-web"]
+    steps = [(step["name"], step["machine"]) for step in run["steps"]]
+    assert steps.index(("probe", "db")) < steps.index(("power-on", "web"))
+    assert steps[-2:] == [("clean-up", None), ("proof", None)]
+    assert not sites.beta.tagged
+    assert run["facts"]["during"]["resent_bytes"] == 0
+    assert all(not item["in_use_by"] for item in sites.checkpoints())
+    report = sites.control.ok("GET", f"/runs/{run['run_id']}/report")
+    evidence.verify(report)
+    assert report["body"]["checkpoints"][0]["disks"][0]["tree_root"] == "00" * 32
+    page = sites.control.call("GET", f"/runs/{run['run_id']}/report.html")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "db" in page.text
+    assert (sites.control.home.reports / f"{run['run_id']}.json").exists()
+    second = sites.ended(drill(sites))
+    evidence.verify_chain([report, sites.control.ok("GET", f"/runs/{second['run_id']}/report")])
+
+
+def test_a_second_drill_is_refused_while_one_runs_and_its_checkpoint_stays(sites: TwoSites) -> None:
+    gate = sites.beta.hold("machine-probe")
+    run_id = drill(sites)
+    until(lambda: sites.beta.asked()["machine-probe"], "the probe begins")
+    problem = sites.control.refused(409, "drill-running", "POST", "/plans/shop:drill", {})
+    assert problem["evidence"]["run"] == run_id
+    sites.control.refused(409, "drill-running", "POST", "/plans/shop:failover", {"to_site": "beta"})
+    used = next(item for item in sites.checkpoints() if item["in_use_by"] == [run_id])
+    sites.control.refused(409, "checkpoint-in-use", "DELETE", f"/checkpoints/{used['checkpoint_id']}")
+    assert "drilling" in sites.control.ok("GET", "/plans/shop")["conditions"]
+    assert sites.replicate()["state"] == "succeeded"  # replication does not care
+    gate.set()
+    run = sites.ended(run_id)
+    assert run["state"] == "succeeded"
+    assert run["facts"]["during"]["cycles_published"] == 2
+
+
+def test_a_red_probe_fails_the_run_says_which_and_nothing_is_left(sites: TwoSites) -> None:
+    sites.beta.green["db"] = False
+    run = sites.ended(drill(sites))
+    assert run["state"] == "failed"
+    assert run["error"]["code"] == "probe-failed"
+    assert "db" in run["error"]["message"]
+    assert [machine["state"] for machine in run["machines"]] == ["failed", "skipped"]
+    assert [params["machine_id"] for params in sites.beta.of("machine-power-on")] == [
+        sites.beta.of("machine-probe")[0]["machine_id"]
+    ]
+    assert not sites.beta.tagged
+
+
+def test_a_machine_that_cannot_be_made_ends_the_drill_after_a_clean_up(sites: TwoSites) -> None:
+    sites.beta.fail("machine-create", Permanent("no such CPU", code="cpu"))
+    run = sites.ended(drill(sites))
+    assert (run["state"], run["error"]["code"]) == ("failed", "cpu")
+    assert sites.beta.asked()["machine-power-on"] == 0
+    assert not sites.beta.tagged
+
+
+def test_a_step_that_may_pass_is_tried_again(sites: TwoSites) -> None:
+    sites.beta.fail("machine-power-on", Retry("hypervisor busy"))
+    run = sites.ended(drill(sites))
+    assert run["state"] == "succeeded"
+    assert sites.beta.asked()["machine-power-on"] == 3
+
+
+def test_a_cancelled_drill_stops_cleans_up_and_says_so(sites: TwoSites) -> None:
+    sites.beta.hold("machine-probe")
+    run_id = drill(sites)
+    until(lambda: sites.beta.asked()["machine-probe"], "the probe begins")
+    assert sites.control.call("POST", f"/runs/{run_id}:cancel").headers["X-Farshore-Changed"] == "true"
+    run = sites.ended(run_id)
+    assert run["state"] == "cancelled"
+    assert not sites.beta.tagged
+    assert all(not item["in_use_by"] for item in sites.checkpoints())
+    assert sites.control.call("POST", f"/runs/{run_id}:cancel").headers["X-Farshore-Changed"] == "false"
+
+
+def test_leftovers_fail_the_run_and_keep_the_checkpoint_until_they_are_gone(sites: TwoSites) -> None:
+    sites.beta.leave_behind = ("network:stuck",)
+    run = sites.ended(drill(sites))
+    assert (run["state"], run["error"]["code"]) == ("failed", "leftovers")
+    assert any(item["in_use_by"] for item in sites.checkpoints())
+    sites.beta.leave_behind = ()
+    ended = sites.control.ok("POST", "/plans/shop:drill-end")["run"]
+    assert sites.ended(ended["run_id"])["state"] == "succeeded"
+    assert not any(item["in_use_by"] for item in sites.checkpoints())
+
+
+def test_a_kept_drill_runs_until_it_is_ended(sites: TwoSites) -> None:
+    run = sites.ended(drill(sites, keep=True))
+    assert run["state"] == "succeeded"
+    assert sites.beta.tagged
+    assert any(item["in_use_by"] for item in sites.checkpoints())
+    sites.control.refused(409, "drill-running", "POST", "/plans/shop:drill", {})
+    ended = sites.control.ok("POST", "/plans/shop:drill-end")
+    assert ended["changed"] is True
+    assert sites.ended(ended["run"]["run_id"])["state"] == "succeeded"
+    assert not sites.beta.tagged
+    again = sites.control.call("POST", "/plans/shop:drill-end")
+    assert (again.status_code, again.json()) == (200, {"run": None, "changed": False})
+
+
+def test_unknown_checkpoints_are_refused_by_name(sites: TwoSites) -> None:
+    problem = sites.control.refused(404, "checkpoint-unknown", "POST", "/plans/shop:drill", {"checkpoint": "cp-nope"})
+    assert problem["field"] == "checkpoint"
+    assert "cp-" in problem["hint"]
+    sites.control.refused(
+        404, "checkpoint-unknown", "POST", "/plans/shop:drill", {"checkpoint": "2001-01-01T00:00:00Z"}
+    )
+    older = {item["machines"][0]: item for item in sites.checkpoints()}
+    sites.replicate()
+    run = sites.ended(drill(sites, checkpoint=older["web"]["checkpoint_id"]))
+    assert run["machines"][1]["checkpoint_id"] == older["web"]["checkpoint_id"]
+
+
+@pytest.mark.parametrize("kind", ["network-create", "machine-create", "machine-power-on", "machine-probe", "sweep"])
+def test_a_control_plane_killed_in_a_drill_ends_it_right(sites: TwoSites, kind: str) -> None:
+    gate = sites.beta.hold(kind)
+    run_id = drill(sites)
+    until(lambda: sites.beta.asked()[kind], f"{kind} begins")
+    sites.control.kill()
+    gate.set()
+    sites.control.start()
+    run = sites.ended(run_id)
+    assert run["state"] == "succeeded", run
+    assert sites.beta.asked()["machine-create"] == 2
+    assert sites.beta.asked()["machine-power-on"] == 2
+    assert not sites.beta.tagged
+    assert all(not item["in_use_by"] for item in sites.checkpoints())
