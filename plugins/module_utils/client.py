@@ -112,6 +112,23 @@ class Client:
             raise BadAnswer(f"{path} did not answer with a list", hint="Is the address that of a control plane?")
         return found["items"]
 
+    def run(self, run_id):
+        """Return one run, with whole addresses."""
+        return self.located(self.get(f"/runs/{segment(run_id)}"))
+
+    def located(self, run):
+        """Return ``run`` with its addresses as a browser takes them, where the control plane gave only their path."""
+        if not run:
+            return run
+        return dict(
+            run,
+            **{
+                name: self.url + run[name]
+                for name in ("url", "report_url")
+                if isinstance(run.get(name), str) and run[name].startswith("/")
+            },
+        )
+
     def preview(self, path, body=None):
         """Return what ``POST path``, a side-effect-free twin, says: changed, before, after, warnings."""
         if not path.endswith((":preview", "-preview")):

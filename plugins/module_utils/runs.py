@@ -16,7 +16,7 @@ def conclude(module, client, answer, **values):
     """Return the result of a verb; ``answer.value`` is ``{"run": Run or None, ...}``. Waits where the task says so."""
     run = None
     if not client.check_mode:
-        run = (answer.value or {}).get("run")
+        run = client.located((answer.value or {}).get("run"))
         if run and module.params["wait"]:
             run = waiter(module, client).until_ended(run["run_id"])
     return outcome(answer, run=run, **values)

@@ -59,13 +59,12 @@ class Waiter:
 
         Raises WaitTimeout, with the run as it was last seen, or Interrupted on SIGINT and SIGTERM.
         """
-        path = f"/runs/{segment(run_id)}"
         limit = self._clock() + self._timeout_s
         pause_s = self._interval_s
         with _Interruptible():
             try:
                 while True:
-                    run = self._client.get(path)
+                    run = self._client.run(run_id)
                     if done(run):
                         return run
                     left_s = limit - self._clock()

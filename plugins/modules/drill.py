@@ -111,7 +111,7 @@ def last_success(client, plan, max_age_s):
     for one in client.items("/runs", query):
         ended = datetime.datetime.fromisoformat(str(one.get("ended_at")).replace("Z", "+00:00"))
         if (now - ended).total_seconds() < max_age_s:
-            return one
+            return client.located(one)
     return None
 
 

@@ -136,7 +136,6 @@ progress:
   sample: 12.0 of 48.5 MiB
 """
 
-from ansible_collections.farshore.dr.plugins.module_utils.client import segment
 from ansible_collections.farshore.dr.plugins.module_utils.errors import WaitTimeout
 from ansible_collections.farshore.dr.plugins.module_utils.module import given, run
 from ansible_collections.farshore.dr.plugins.module_utils.runs import news, progress
@@ -147,7 +146,7 @@ def waited(params, client):
     """Return the run once what ``wait_for`` says has come."""
     run_id = params["run_id"]
     if params["wait_for"] == "none":
-        return client.get(f"/runs/{segment(run_id)}")
+        return client.run(run_id)
     waiting = Waiter(client, params["wait_timeout"], params["wait_interval"])
     if params["wait_for"] == "end":
         return waiting.until(run_id, lambda found: found.get("state") in ENDED)
@@ -160,7 +159,8 @@ def waited(params, client):
 def read(module, client):
     params = module.params
     if params["run_id"] is None:
-        return dict(changed=False, runs=client.items("/runs", given(params, "plan", "kind", "state", "limit")))
+        listed = client.items("/runs", given(params, "plan", "kind", "state", "limit"))
+        return dict(changed=False, runs=[client.located(one) for one in listed])
     found = waited(params, client)
     sentences, told = news(found, params["told"])
     return dict(

@@ -104,7 +104,7 @@ class State:
                 "kind": kind,
                 "plan": plan,
                 "state": "running",
-                "url": f"https://double/runs/{run_id}",
+                "url": f"/runs/{run_id}",
                 "report_url": None,
                 "error": None,
                 "steps": [{"name": "begin", "machine": None, "state": "running", "seconds": None, "detail": ""}],

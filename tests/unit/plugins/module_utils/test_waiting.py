@@ -50,7 +50,7 @@ def test_the_limit_is_kept_to_the_second(double, client):
         waiting.Waiter(client, 100, 1.0, clock=time.clock, sleep=time.sleep).until_ended("run-1")
     assert time.now == pytest.approx(1100.0)
     assert caught.value.result["run"]["run_id"] == "run-1"
-    assert "https://double/runs/run-1" in str(caught.value)
+    assert f"{double.url}/runs/run-1" in str(caught.value)
 
 
 @pytest.mark.parametrize(("on_cancel", "state"), [("leave", "running"), ("cancel", "cancelled")])

@@ -18,6 +18,17 @@ def test_sites_one_or_all(ok, bad):
     assert bad("site_info", name="gamma")["code"] == "not-found"
 
 
+def test_waiting_for_a_site(ok, bad, double):
+    double.state.sites["alpha"].update(state="online", inventory_at="2026-01-31T12:00:00Z")
+    assert ok("site_info", name="alpha", wait_for="online")["sites"][0]["state"] == "online"
+    double.state.sites["beta"]["nodes"] = ["beta-1"]
+    late = bad("site_info", name="beta", wait_for="online", wait_timeout=1)
+    assert late["code"] == "wait-timeout"
+    assert "beta is no-node" in late["msg"]
+    assert "beta-1" in late["hint"]
+    assert late["sites"][0]["name"] == "beta"
+
+
 def test_plans_one_or_all(ok, bad):
     assert [plan["name"] for plan in ok("protection_plan_info")["plans"]] == ["shop"]
     assert ok("protection_plan_info", name="shop")["plans"][0]["revision"] == 1

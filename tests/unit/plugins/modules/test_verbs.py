@@ -30,6 +30,7 @@ def test_without_wait_the_run_is_only_named(ok, double):
     result = ok("drill", plan="shop", wait=False)
     assert result["run"]["run_id"] == "run-1"
     assert result["run"]["state"] == "running"
+    assert result["run"]["url"] == f"{double.url}/runs/run-1"
     assert ("GET", "/api/v1/runs/run-1") not in double.requests()
 
 
