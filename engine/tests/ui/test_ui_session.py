@@ -158,6 +158,20 @@ def test_a_viewer_is_offered_no_action(served):
     assert "Cancel the run" not in get(served.url + "/runs/run-01J9DRILL", token="fsh_view_x").text
 
 
+def test_a_kept_drill_is_shown_and_can_be_ended(served):
+    assert "End the drill" not in get(served.url + "/plans/shop").text
+    served.stand.runs[0]["facts"] = {"kept": True}
+    assert "End the drill" in get(served.url + "/plans/shop").text
+    assert "End the drill" not in get(served.url + "/plans/shop", token="fsh_view_x").text
+
+
+def test_a_plan_that_was_failed_over_offers_no_cycle_and_no_drill(served):
+    served.stand.plans[0] |= {"active_site": "beta", "state": "failed-over", "rpo_s": None}
+    seen = get(served.url + "/plans/shop").text
+    assert "Replicate now" not in seen
+    assert "Start a drill" not in seen
+
+
 def test_what_does_not_exist_is_told_in_the_apis_words(served):
     answer = get(served.url + "/plans/shup")
     assert answer.status_code == 404

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _GOOD: Final = frozenset(
     {"online", "enrolled", "protected", "succeeded", "active", "published", "green", "on", "ok", "info"}
 )
-_BUSY: Final = frozenset({"running", "seeding", "pending", "failing-over", "reprotecting", "assigned"})
+_BUSY: Final = frozenset({"running", "starting", "seeding", "pending", "failing-over", "reprotecting", "assigned"})
 _WARN: Final = frozenset(
     {"paused", "partial", "no-node", "new", "cancelled", "warning", "failed-over", "inactive", "skipped"}
 )

@@ -400,12 +400,34 @@ class TestRuns:
 
 class TestFailover:
     def test_a_check_only_previews(self, api: Api, cli: Cli):
-        preview = {"changed": True, "before": None, "after": {"order": ["db", "web"]}, "warnings": ["no probe for web"]}
+        made = {"name": "db", "of": "db", "cpus": 2, "memory_bytes": 256 << 20, "disks": [{}]}
+        preview = {
+            "changed": True,
+            "before": {"active_site": "alpha", "epoch": 1},
+            "after": {
+                "active_site": "beta",
+                "epoch": 2,
+                "machines": [made | {"nics": [{"mac": "52:54:00:00:00:01", "network": "lan", "address": "10.0.0.9"}]}],
+                "order": [["db"], ["web", "mail"]],
+                "stop": [["web"], ["db"]],
+                "checkpoints": {"db": "cp-4"},
+                "rpo_s": {"db": 12.0},
+            },
+            "warnings": ["no probe for web"],
+        }
         api.on("POST", "/plans/shop:failover-preview", preview)
         result = cli("failover", "shop", "--to", "beta", "--check")
         assert [request.path for request in api.requests] == ["/plans/shop:failover-preview"]
-        assert "warning: no probe for web" in result.out
-        assert "db" in result.out
+        for text in (
+            "alpha → beta",
+            "db → web, mail",
+            "web → db",
+            "lan 10.0.0.9",
+            "cp-4",
+            "12.0 s",
+            "warning: no probe for web",
+        ):
+            assert text in result.out
 
     def test_without_a_terminal_nobody_is_asked(self, api: Api, cli: Cli):
         api.on("POST", "/plans/shop:failover", {"run": run_document(kind="failover"), "changed": True}, status=202)

@@ -58,7 +58,7 @@ def test_a_failover_shows_its_preview_and_asks_and_no_means_no(api: Api):
     serve(api)
     status, shown = on_terminal("failover", "shop", "--to", "beta", typed="n\n")
     assert status == 1
-    assert "active_site" in shown
+    assert "alpha → beta" in shown
     assert "Fail plan shop over to beta (planned)?" in shown
     assert [request.path for request in api.sent("POST")] == ["/plans/shop:failover-preview"]
 

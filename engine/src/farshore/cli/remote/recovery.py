@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from farshore.cli import formats
 from farshore.cli.context import Shell, shell
-from farshore.cli.output import grid
+from farshore.cli.output import facts, grid
 from farshore.cli.remote.watch import settle
 
 if TYPE_CHECKING:
@@ -54,25 +55,57 @@ def _started(here: Shell, answer: dict[str, Any], *, wait: bool, unchanged: str)
 
 
 def preview_table(preview: dict[str, Any]) -> list[RenderableType]:
-    """Return a preview as name and value, in the server's own words; lists below each other."""
+    """Return a preview for people: what would be made, in which order, with how much data lost."""
+    after = preview.get("after")
+    if not preview.get("changed") or not isinstance(after, dict):
+        parts: list[RenderableType] = ["nothing would be done"]
+    else:
+        before = preview.get("before")
+        parts = [facts(_changes(before if isinstance(before, dict) else {}, after))]
+        if after.get("machines"):
+            parts.append(_machines(after))
+    return [*parts, *(f"warning: {_plain(warning)}" for warning in preview.get("warnings") or [])]
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what changes, name and value; the machines have a table of their own."""
+    names = {"order": "boot order", "stop": "stop first", "networks": "networks made", "active_site": "active at"}
     rows = []
-    for part in ("before", "after"):
-        found = preview.get(part)
-        if isinstance(found, dict):
-            rows += [(part, key, _plain(value)) for key, value in found.items()]
-        elif found is not None:
-            rows.append((part, "", _plain(found)))
-    rows += [
-        ("", key, _plain(value))
-        for key, value in preview.items()
-        if key not in {"before", "after", "changed", "warnings"}
-    ]
-    parts: list[RenderableType] = [
-        f"would change: {'yes' if preview.get('changed') else 'no'}",
-        grid(("", "what", "value"), rows, empty="nothing would be done"),
-    ]
-    parts += [f"warning: {_plain(warning)}" for warning in preview.get("warnings") or []]
-    return parts
+    for key, value in after.items():
+        if (key in {"machines", "checkpoints", "rpo_s"} and after.get("machines")) or value in (None, [], {}):
+            continue
+        if key in {"order", "stop"} and isinstance(value, list):
+            text = " → ".join(", ".join(wave) if isinstance(wave, list) else str(wave) for wave in value)
+        else:
+            was = before.get(key)
+            text = f"{_plain(was)} → {_plain(value)}" if was not in (None, value) else _plain(value)
+        rows.append((names.get(key, key.replace("_", " ")), text))
+    return rows
+
+
+def _machines(after: dict[str, Any]) -> RenderableType:
+    checkpoints, at_risk = after.get("checkpoints") or {}, after.get("rpo_s") or {}
+
+    def plug(nic: dict[str, Any]) -> str:
+        return f"{nic['network']} {nic['address']}" if nic.get("address") else str(nic["network"])
+
+    return grid(
+        ("machine", "of", ">cpus", ">memory", ">disks", "plugged into", "checkpoint", ">data at risk"),
+        (
+            (
+                machine["name"],
+                machine.get("of"),
+                machine["cpus"],
+                formats.size(machine["memory_bytes"]),
+                len(machine["disks"]),
+                "\n".join(plug(nic) for nic in machine["nics"]),
+                checkpoints.get(machine.get("of")) or checkpoints.get(machine["name"]),
+                formats.duration(at_risk.get(machine.get("of"), at_risk.get(machine["name"]))),
+            )
+            for machine in after["machines"]
+        ),
+        title="\nmachines",
+    )
 
 
 def _plain(value: Any) -> str:

@@ -233,7 +233,9 @@ def probe_text(probe: dict[str, Any]) -> str:
     """Return a probe's verdict in one line."""
     verdict = "green" if probe["green"] else "RED"
     detail = "" if probe["green"] or not probe.get("detail") else f": {probe['detail']}"
-    return f"{probe['type']} {probe['target']} {verdict} after {formats.duration(probe['seconds'])}{detail}"
+    kind, target = str(probe["type"]), str(probe["target"])
+    title = target if target.startswith(kind) else f"{kind} {target}"
+    return f"{title} {verdict} after {formats.duration(probe['seconds'])}{detail}"
 
 
 def failure(run: dict[str, Any]) -> FarshoreError | None:

@@ -28,7 +28,7 @@ KINDS: Final = {"replicate": "replication", "cleanup": "clean-up"}
 #: How a state is shown; what is not here is neutral.
 TONES: Final[dict[str, str]] = {
     **dict.fromkeys(("online", "protected", "succeeded", "active", "green", "on"), "good"),
-    **dict.fromkeys(("running", "seeding", "failing-over", "reprotecting", "drilling", "enrolled"), "busy"),
+    **dict.fromkeys(("running", "starting", "seeding", "failing-over", "reprotecting", "drilling", "enrolled"), "busy"),
     **dict.fromkeys(("paused", "partial", "no-node", "new", "warning", "failed-over", "skipped"), "warn"),
     **dict.fromkeys(
         (
@@ -194,6 +194,12 @@ def checkpoint_id(value: Any) -> str:
     if isinstance(value, dict):
         return str(value.get("checkpoint_id") or NOTHING)
     return str(value or NOTHING)
+
+
+def probe_title(probe: dict[str, Any]) -> str:
+    """Return what a probe looked at: ``tcp 10.0.0.1:22``, ``http://10.0.0.1/``."""
+    kind, target = str(probe["type"]), str(probe["target"])
+    return target if target.startswith(kind) else f"{kind} {target}"
 
 
 def step_detail(step: dict[str, Any]) -> str:

@@ -224,22 +224,12 @@ async def _plan(request: Request, me: Visitor, error: FarshoreError | None = Non
         checkpoints=checkpoints,
         runs=runs,
         machines=[(machine, known.get(machine["name"])) for machine in document["machines"]],
-        kept_drill=next((run for run in runs if is_kept_drill(run, runs)), None),
+        kept_drill=next((run for run in runs if (run.get("facts") or {}).get("kept")), None),
         error=error,
     )
     if error:
         response.status_code = type(error).status
     return response
-
-
-def is_kept_drill(run: dict[str, Any], runs: list[dict[str, Any]]) -> bool:
-    """Say whether ``run`` is a drill that was kept and whose machines nobody has cleaned up since."""
-    return (
-        run["kind"] == "drill"
-        and bool((run["params"] or {}).get("keep"))
-        and run["state"] in {"succeeded", "partial", "failed"}
-        and not any(other["kind"] in {"cleanup", "drill"} and other["created_at"] > run["created_at"] for other in runs)
-    )
 
 
 @page
