@@ -30,6 +30,7 @@ from farshore.model.task import (
     TaskKind,
     TaskReport,
 )
+from farshore.node import tidy
 from farshore.node.identity import fingerprint
 from farshore.platforms.file.machine import FileMachine
 from farshore.platforms.registry import open_platform
@@ -364,6 +365,24 @@ def test_a_cancelled_replication_stops_and_says_so(stand: Stand):
     stand.release(point, applied=False)
     stand.control.cancelled.clear()
     assert stand.is_same(stand.cycle().manifest)
+
+
+def test_what_nobody_asks_for_any_more_is_removed_after_two_days(stand: Stand):
+    stand.write(1)
+    point = stand.point()
+    stand.gate.allow(3 * MIB)
+    held = stand.put("beta", "replicate", stand.replicate_params(point))
+    stand.gate.await_held()
+    stand.control.cancel(held.task.task_id)
+    stand.control.result(held)
+    platform, journal_dir = open_platform(stand.beta.settings["platform"]), stand.beta.state / "journal"
+    assert platform.target.points() != []
+    assert tidy.tidy(platform, journal_dir, time.time()) == []
+    later = time.time() + tidy.STALE_AFTER_S
+    assert tidy.tidy(platform, journal_dir, later) == [f"cp-{point.point_id}"]
+    assert platform.target.points() == []
+    assert list(journal_dir.iterdir()) == []
+    assert tidy.tidy(platform, journal_dir, later) == []
 
 
 def test_progress_is_told(stand: Stand):

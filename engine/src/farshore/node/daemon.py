@@ -14,6 +14,7 @@ import os
 import secrets
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Final
@@ -21,7 +22,7 @@ from typing import Final
 from farshore import __version__, durable
 from farshore.errors import FarshoreError, Fenced, Forbidden, Invalid, NotFound, Permanent, Unauthenticated
 from farshore.model.task import PollReply, PollRequest
-from farshore.node import enrol, process
+from farshore.node import enrol, process, tidy
 from farshore.node.client import Backoff, ControlClient
 from farshore.node.config import NodeConfig
 from farshore.node.identity import Catalog, load_grant_key, of
@@ -69,16 +70,17 @@ class Node:
             self._platform.source, self._tls, load_grant_key(self._catalog.grant_key_pem), self._catalog.generation
         )
         self._service.on_generation = self._raise_generation
+        self._journal_dir = config.state_dir / "journal"
+        durable.make_dir(self._journal_dir)
         site = Site(
             platform=self._platform,
             links=self._links,
             window=NodeWindow(node_budget(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))),
-            journal_dir=config.state_dir / "journal",
+            journal_dir=self._journal_dir,
             marks=Marks(config.state_dir / "marks.json"),
             locks=KeyedLocks(),
             grant_key=lambda: self._service.grant_key,
         )
-        durable.make_dir(site.journal_dir)
         limits = config.limits
         lanes = {name: Lane(name, limit) for name, limit in limits.model_dump().items()}
         self._worker = Worker(lambda call: execute(site, call), lanes, lane_of, Spool(config.state_dir / "tasks"))
@@ -104,7 +106,12 @@ class Node:
         )
         threads = [
             threading.Thread(target=self._guard, args=(loop,), name=f"farshore-{name}", daemon=True)
-            for name, loop in (("poll", self._poll_loop), ("report", self._report_loop), ("progress", self._tell_loop))
+            for name, loop in (
+                ("poll", self._poll_loop),
+                ("report", self._report_loop),
+                ("progress", self._tell_loop),
+                ("tidy", self._tidy_loop),
+            )
         ]
         for thread in threads:
             thread.start()
@@ -295,6 +302,12 @@ class Node:
                 except FarshoreError:
                     break
         control.close()
+
+    def _tidy_loop(self) -> None:
+        while True:
+            tidy.tidy(self._platform, self._journal_dir, time.time())
+            if self._ending.wait(tidy.EVERY_S):
+                return
 
 
 def _within(timeout_s: float, work: Callable[[], None]) -> None:
