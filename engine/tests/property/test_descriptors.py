@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from farshore.blocks.descriptors import describe, gather, leaf_runs, without
 from farshore.blocks.rangeset import RangeSet
 from hypothesis import given, settings
@@ -15,11 +17,7 @@ def disks(draw: st.DrawFn) -> tuple[int, list[tuple[int, int, bool]]]:
     """A size and ascending extents in it."""
     size = draw(st.integers(1, 300))
     bounds = sorted(draw(st.sets(st.integers(0, size), max_size=24)))
-    extents = [
-        (start, stop - start, draw(st.booleans()))
-        for start, stop in zip(bounds, bounds[1:], strict=False)
-        if draw(st.booleans())
-    ]
+    extents = [(start, stop - start, draw(st.booleans())) for start, stop in pairwise(bounds) if draw(st.booleans())]
     return size, extents
 
 
@@ -53,7 +51,7 @@ def test_descriptors_are_aligned_and_merged(disk: tuple[int, list[tuple[int, int
         unit = max(UNIT, granularity) if one.zero else granularity
         assert one.offset % unit == 0
         assert one.stop % unit == 0 or one.stop == size
-    for one, other in zip(result, result[1:], strict=False):
+    for one, other in pairwise(result):
         assert one.stop < other.offset or one.zero is not other.zero
 
 

@@ -66,12 +66,10 @@ class FileTarget:
             temporary.mkdir()
             image = temporary / _IMAGE
             if base is None:
-                with image.open("xb") as new:
-                    new.truncate(size_bytes)
+                _make_empty(image, size_bytes)
             else:
                 clone(self._image(base), image, size_bytes)
-            with image.open("rb") as written:
-                os.fsync(written.fileno())
+            _sync(image)
             durable.write_json(temporary / _FACTS, {"disk_key": disk_key, "size_bytes": size_bytes, "base": base})
             temporary.rename(folder)
             durable.fsync_dir(self._drafts)
@@ -148,8 +146,7 @@ class FileTarget:
         point = _point_of(key)
         durable.make_dir(self._points)
         (folder / _IMAGE).chmod(0o400)
-        with (folder / _IMAGE).open("rb") as image:
-            os.fsync(image.fileno())
+        _sync(folder / _IMAGE)
         folder.rename(self._points / point)
         durable.fsync_dir(self._points)
         durable.fsync_dir(self._drafts)
@@ -242,6 +239,22 @@ def _checked(name: str, field: str) -> str:
     if not _KEY.match(name):
         raise Invalid(f"{name!r} is no {field} of a file pool", code="pool-name", field=field)
     return name
+
+
+def _make_empty(path: Path, size_bytes: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(fd, size_bytes)
+    finally:
+        os.close(fd)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _names(folder: Path) -> list[str]:

@@ -1,0 +1,173 @@
+"""Every state in which a power cut can leave drafts, points, trees and manifests."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from doubles.crash_disk import Recorder, lay_out, no_syncs, states
+from farshore.blocks.digest import leaf_digest
+from farshore.checkpoints import catalog
+from farshore.checkpoints.manifest import load_group
+from farshore.checkpoints.publish import find, finish_withdrawals, publish, withdraw
+from farshore.checkpoints.trees import TreeStore
+from farshore.errors import Fenced, NotFound
+from farshore.model.checkpoint import DiskPoint, Manifest
+from farshore.platforms.directory import DirectoryManifests
+from farshore.platforms.file.target import FileTarget
+
+SIZE = 4096
+DISKS = ("web/vda", "web/vdb")
+
+
+def head(sequence: int, checkpoint_id: str, ordered_at: float | None = None) -> Manifest:
+    return Manifest(
+        checkpoint_id=checkpoint_id,
+        group_id="grp",
+        plan="p",
+        plan_revision=1,
+        catalog_id="c",
+        generation=1,
+        epoch=1,
+        term=1,
+        sequence=sequence,
+        source_site="alpha",
+        target_site="beta",
+        level="machine",
+        ordered_at=float(sequence) if ordered_at is None else ordered_at,
+        taken_at=float(sequence),
+        machines=(),
+        disks=(),
+    )
+
+
+def content(checkpoint_id: str, disk_key: str) -> bytes:
+    return f"{checkpoint_id} {disk_key} ".encode() * 20
+
+
+def copy(target: FileTarget, store: DirectoryManifests, one: Manifest) -> Manifest:
+    """Make the points of a checkpoint, as the end of a cycle does, and return its manifest."""
+    points = []
+    for disk_key in DISKS:
+        key = f"{one.checkpoint_id}.{disk_key.replace('/', '.')}"
+        draft = target.open(disk_key, SIZE, None, key)
+        data = content(one.checkpoint_id, disk_key)
+        if draft._point is None:
+            draft.write(0, memoryview(data))
+        draft.flush()
+        trees = TreeStore(store, key)
+        tree = trees.update(None, SIZE, [(0, leaf_digest(data))])
+        point = draft.seal()
+        trees.commit(point, tree)
+        draft.close()
+        points.append(
+            DiskPoint(disk_key=disk_key, size_bytes=SIZE, point=point, tree_root=tree.root.hex(), source_point="pt")
+        )
+    return one.model_copy(update={"disks": tuple(points)})
+
+
+def stores(root: Path) -> tuple[FileTarget, DirectoryManifests]:
+    return FileTarget(root / "pool"), DirectoryManifests(root / "pool" / "manifests")
+
+
+def whole(target: FileTarget, store: DirectoryManifests) -> set[str]:
+    """Return the visible checkpoints, after proving that all disks of each are there, to the last byte."""
+    found, findings = catalog.scan(store)
+    assert not findings
+    assert not catalog.compare(found, target.points()).missing
+    for manifest in found:
+        assert [disk.disk_key for disk in manifest.disks] == list(DISKS)
+        for disk in manifest.disks:
+            buffer = bytearray(SIZE)
+            target.read_into(disk.point, 0, memoryview(buffer))
+            expected = content(manifest.checkpoint_id, disk.disk_key)
+            assert bytes(buffer) == expected + bytes(SIZE - len(expected))
+            trees = TreeStore(store, "reader")
+            tree = trees.open(disk.point, disk.tree_root)
+            assert trees.read(tree, 0, 1) == leaf_digest(expected)
+    return {manifest.checkpoint_id for manifest in found}
+
+
+def test_a_checkpoint_is_there_for_all_disks_or_for_none(tmp_path: Path) -> None:
+    live = tmp_path / "live"
+    live.mkdir()
+    recorder = Recorder(live)
+    target, store = stores(live)
+    with recorder.recording():
+        one = publish(store, copy(target, store, head(1, "cp-1")))
+        recorder.note("cp-1")
+    tried = visible = 0
+    with no_syncs():
+        for image, promises in states(recorder):
+            root = tmp_path / "state"
+            lay_out(image, root)
+            target, store = stores(root)
+            there = whole(target, store)
+            assert there >= set(promises)
+            visible += bool(there)
+            # The task is given again, and ends with the same checkpoint.
+            again = find(store, head(1, "cp-1")) or publish(store, copy(target, store, head(1, "cp-1")))
+            assert again == one
+            assert whole(target, store) == {"cp-1"}
+            shutil.rmtree(root)
+            tried += 1
+    assert tried > 300, tried
+    assert 0 < visible < tried
+
+
+def test_a_withdrawn_checkpoint_goes_before_its_points(tmp_path: Path) -> None:
+    live = tmp_path / "live"
+    live.mkdir()
+    recorder = Recorder(live)
+    target, store = stores(live)
+    with recorder.recording():
+        for number in (1, 2):
+            publish(store, copy(target, store, head(number, f"cp-{number}")))
+        del recorder.states[:]
+        withdraw(store, target, "grp", "cp-1")
+        recorder.note("gone")
+    tried = 0
+    with no_syncs():
+        for image, promises in states(recorder):
+            root = tmp_path / "state"
+            lay_out(image, root)
+            target, store = stores(root)
+            there = whole(target, store)
+            assert there in ({"cp-1", "cp-2"}, {"cp-2"})
+            assert "gone" not in promises or there == {"cp-2"}
+            # Whoever comes next ends it.
+            finish_withdrawals(store, target)
+            with contextlib.suppress(NotFound):
+                withdraw(store, target, "grp", "cp-1")
+            assert whole(target, store) == {"cp-2"}
+            left = catalog.compare(load_group(store, "grp"), target.points())
+            assert (left.orphans, left.drafts) == ((), ())
+            shutil.rmtree(root)
+            tried += 1
+    assert tried > 100, tried
+
+
+def test_a_dead_checkpoint_never_comes_up_beside_the_one_that_took_its_place(tmp_path: Path) -> None:
+    live = tmp_path / "live"
+    live.mkdir()
+    recorder = Recorder(live)
+    target, store = stores(live)
+    with recorder.recording():
+        dead = copy(target, store, head(1, "cp-dead"))
+        store.put_if_absent("claims/grp/0000000001-0000000001.json", b'{"checkpoint_id": "cp-dead", "ordered_at": 1.0}')
+        later = copy(target, store, head(1, "cp-later", ordered_at=5.0))
+        del recorder.states[:]
+        publish(store, later)
+        recorder.note("cp-later")
+    with no_syncs():
+        for image, promises in states(recorder):
+            root = tmp_path / "state"
+            lay_out(image, root)
+            target, store = stores(root)
+            assert whole(target, store) >= set(promises)
+            for one in (dead, later):
+                with contextlib.suppress(Fenced):
+                    publish(store, one)
+            assert len(whole(target, store)) == 1
+            shutil.rmtree(root)

@@ -1,0 +1,89 @@
+"""What a source sends of a chunk puts the same bytes at the target, and zeros cross nothing."""
+
+from __future__ import annotations
+
+from farshore.blocks.descriptors import leaf_runs
+from farshore.blocks.digest import leaf_digest
+from farshore.replication.reading import ChunkReader, is_zero, zero_runs
+from farshore.transport.frames import Data
+from farshore.units import CHUNK_SIZE, KIB, LEAF_SIZE
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+SIZE = 5 * LEAF_SIZE + 700
+
+
+class Memory:
+    """A reader over bytes."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        assert offset + len(buffer) <= len(self.content)
+        buffer[:] = self.content[offset : offset + len(buffer)]
+
+    def close(self) -> None: ...
+
+
+READER = ChunkReader()
+
+
+@st.composite
+def contents(draw: st.DrawFn) -> bytes:
+    """A small disk, mostly zeros, with data at places that matter."""
+    content = bytearray(SIZE)
+    for _ in range(draw(st.integers(0, 8))):
+        edges = st.sampled_from([0, 4095, 4096, LEAF_SIZE - 1, LEAF_SIZE, SIZE - 1])
+        at = draw(st.one_of(st.integers(0, SIZE - 1), edges))
+        length = draw(st.sampled_from([1, 511, 4096, 10_000, LEAF_SIZE]))
+        content[at : min(at + length, SIZE)] = b"\xaa" * (min(at + length, SIZE) - at)
+    return bytes(content)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> list[tuple[int, int]]:
+    granule = draw(st.sampled_from([512, 4096, 1]))
+    bounds = sorted(draw(st.sets(st.integers(0, SIZE // granule), min_size=2, max_size=16)))
+    return [(start * granule, (stop - start) * granule) for start, stop in zip(bounds[::2], bounds[1::2], strict=False)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(contents(), requests(), st.sampled_from([4096, LEAF_SIZE]))
+def test_the_pieces_are_the_disk(content: bytes, ranges: list[tuple[int, int]], block: int) -> None:
+    pieces, digests, payload = READER.read(Memory(content), SIZE, ranges, block)
+    Data(1, 0, pieces, b"", b"", b"").check_tiles(ranges)
+    at = 0
+    for offset, length, zero in pieces:
+        if zero:
+            assert not any(content[offset : offset + length])
+        else:
+            assert payload[at : at + length] == content[offset : offset + length]
+            at += length
+    assert at == len(payload)
+    leaves = [leaf for first, stop in leaf_runs(ranges) for leaf in range(first, stop)]
+    expected = [leaf_digest(content[leaf * LEAF_SIZE : (leaf + 1) * LEAF_SIZE]) for leaf in leaves]
+    assert digests == b"".join(expected)
+
+
+@settings(max_examples=300, deadline=None)
+@given(contents(), st.integers(0, 9000), st.sampled_from([512, 4096]))
+def test_whole_zero_blocks_are_never_data(content: bytes, start: int, block: int) -> None:
+    view = memoryview(content)[start:]
+    runs = list(zero_runs(view, start, block))
+    assert [run[0] for run in runs] == [0, *[run[1] for run in runs[:-1]]]
+    assert runs[-1][1] == len(view)
+    for low, high, zero in runs:
+        if zero:
+            assert is_zero(view[low:high]) or high - low > CHUNK_SIZE
+        else:
+            first = -(-(start + low) // block) * block
+            for at in range(first, start + high - block + 1, block):
+                assert any(content[at : at + block])
+
+
+def test_touching_ranges_stay_apart() -> None:
+    ranges = [(0, 4 * KIB), (4 * KIB, 4 * KIB), (8 * KIB, 120 * KIB)]
+    for content in (bytes(SIZE), b"\1" * SIZE):
+        pieces, _, _ = READER.read(Memory(content), SIZE, ranges, 4096)
+        assert [(offset, length) for offset, length, _ in pieces] == ranges
