@@ -220,6 +220,7 @@ def test_drop_keeps_what_stands_above_and_below(target: KvmTarget) -> None:
     assert not target.has(points[1])
     assert [content(target, points[0]), content(target, points[2])] == [before[0], before[2]]
     assert images.header(target.path(points[2])).backing == target.path(points[0])
+    assert not target.path(points[2]).stat().st_mode & 0o222
     target.drop(points[0])
     assert content(target, points[2]) == before[2]
     assert images.header(target.path(points[2])).backing is None
@@ -265,6 +266,7 @@ def test_drop_is_put_off_while_the_layer_above_is_open_elsewhere(target: KvmTarg
     with pytest.raises(Conflict) as caught:
         target.drop(first)
     assert caught.value.code == "image-in-use"
+    assert target.has(first)
     launcher.stop("somebody")
     draft = target.open(DISK, SIZE, first, "k3")
     with pytest.raises(Conflict):
@@ -276,28 +278,51 @@ def test_drop_is_put_off_while_the_layer_above_is_open_elsewhere(target: KvmTarg
     assert content(target, third) == disk(A, C)
 
 
-@pytest.mark.parametrize("step", ["copy", "point"])
-def test_a_drop_that_was_cut_short_is_finished_by_the_next(
-    target: KvmTarget, launcher: Launcher, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    points = [layer(target, "k0", None, A)]
-    points.append(layer(target, "k1", points[0], B))
-    points.append(layer(target, "k2", points[1], C))
-    before = [content(target, point) for point in points]
+class Killed(BaseException):
+    pass
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
+
+def killed(*_: object, **__: object) -> None:
+    raise Killed
+
+
+BIG = (2 * MIB, random.Random(1).randbytes(MIB))
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+@pytest.mark.parametrize("step", ["half", "copied", "committed"])
+def test_a_drop_that_was_cut_short_is_finished_by_the_next(
+    target: KvmTarget, launcher: Launcher, monkeypatch: pytest.MonkeyPatch, step: str, direction: str
+) -> None:
+    sizes = {"up": [A, BIG], "down": [BIG, A]}[direction]
+    points = [layer(target, "k0", None, (0, b"base" * 64 * KIB))]
+    points.append(layer(target, "k1", points[0], sizes[0], B))
+    points.append(layer(target, "k2", points[1], sizes[1], C))
+    points.append(layer(target, "k3", points[2], (3 * MIB, b"top")))
+    before = [content(target, point) for point in points]
+    folder = target.path(points[0]).parent
+    inodes = {target.path(point).name: target.path(point).stat().st_ino for point in points}
 
     with monkeypatch.context() as patch:
-        if step == "copy":
-            patch.setattr(images, "set_backing", killed)
+        if step == "half":
+            patch.setattr("farshore.platforms.nbd.client.Connection.flush", killed)
+        elif step == "copied":
+            patch.setattr(images, "fsync", killed)
         else:
             patch.setattr("farshore.durable.remove", killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             target.drop(points[1])
-    assert [content(target, point) for point in points] == before
+    others = [0, 2, 3] + [1] * target.has(points[1])  # as long as it is offered, it is whole
+    assert [content(target, points[n]) for n in others] == [before[n] for n in others]
     target.drop(points[1])
-    assert [content(target, points[0]), content(target, points[2])] == [before[0], before[2]]
+    others = [0, 2, 3]
+    assert [content(target, points[n]) for n in others] == [before[n] for n in others]
+    assert target.points() == sorted(points[n] for n in others)
+    assert sorted(path.name for path in folder.glob("*.json")) == sorted(
+        f"{target.path(points[n]).stem}.json" for n in others
+    )
+    moved = target.path(points[2]).stat().st_ino == inodes[f"{points[1].rpartition('/')[2]}.qcow2"]
+    assert moved == (direction == "down")
     assert not any(key.startswith(thinning.KEY) for key in list(launcher.keys()))
 
 

@@ -2,7 +2,8 @@
 
     <pool>/<machine>/<disk>/<stem>.draft.qcow2   written by one storage daemon
     <pool>/<machine>/<disk>/<stem>.qcow2         sealed, never changes as seen
-    <pool>/<machine>/<disk>/<stem>.json          which draft key and disk it is of, written before the image
+    <pool>/<machine>/<disk>/<stem>.json          its disk, draft key and whether it is on its way out; there before the
+                                                 image, gone after it
     <pool>/leases/*.json                         one file for each (tag, point)
     <pool>/recovered/<tag>/*.qcow2               disks of recovered machines, layers over points
 
@@ -64,6 +65,17 @@ class LayerFile:
         value: dict[str, Any] = json.loads(self.sidecar.read_bytes())
         return value
 
+    def mark_dropping(self) -> None:
+        """Note, durable on return, that the layer is on its way out and shows nothing that can be relied on."""
+        durable.write_json(self.sidecar, {**self.record(), "dropping": True})
+
+    def is_whole(self) -> bool:
+        """Whether the layer is a point: sealed, and not on its way out."""
+        try:
+            return self.sealed.is_file() and not self.record().get("dropping")
+        except FileNotFoundError:
+            return False  # removed while we looked
+
 
 class Layers:
     """All layers of one pool."""
@@ -99,9 +111,9 @@ class Layers:
         return LayerFile(self.pool / machine / disk, point, stem)
 
     def existing(self, point: str) -> LayerFile:
-        """Return the point's place; NotFound if it is not there and sealed."""
+        """Return the point's place; NotFound if there is no such point."""
         layer = self.of_point(point)
-        if not layer.sealed.is_file():
+        if not layer.is_whole():
             raise NotFound(f"point {point} does not exist in pool {self.pool}", point=point)
         return layer
 

@@ -38,6 +38,7 @@ class KvmTarget:
         self.layers = Layers(pool)
         self._launcher = launcher
         self._lock = threading.RLock()
+        self._disk_locks: dict[Path, threading.RLock] = {}
         self._drafts: dict[str, KvmDraft] = {}
         self._open_points: dict[str, Pool] = {}
         self._end_leftovers()
@@ -48,6 +49,11 @@ class KvmTarget:
             if key.startswith(("draft:", "point:", thinning.KEY)):
                 self._launcher.stop(key)
 
+    def _disk(self, layer: LayerFile) -> threading.RLock:
+        """Return the lock of one disk's layers, which may be held as long as a layer is copied."""
+        with self._lock:
+            return self._disk_locks.setdefault(layer.folder, threading.RLock())
+
     # --- drafts --------------------------------------------------------------------------------------------------
 
     def open(self, disk_key: str, size_bytes: int, base: str | None, key: str) -> KvmDraft:
@@ -57,16 +63,21 @@ class KvmTarget:
         """
         if size_bytes <= 0 or size_bytes % 512:
             raise Invalid(f"a disk of {size_bytes} bytes: the size must be a multiple of 512", field="size_bytes")
-        with self._lock:
-            layer = self.layers.of_key(disk_key, key)
-            older = self._drafts.pop(layer.point, None)
-            if older:
-                older.take_over()
+        layer = self.layers.of_key(disk_key, key)
+        with self._disk(layer):
+            self._take_over(layer)
             if not layer.sealed.is_file():
                 self._prepare(layer, disk_key, size_bytes, base, key)
             draft = KvmDraft(layer, key, self._launcher, self._forget)
-            self._drafts[layer.point] = draft
+            with self._lock:
+                self._drafts[layer.point] = draft
             return draft
+
+    def _take_over(self, layer: LayerFile) -> None:
+        with self._lock:
+            older = self._drafts.pop(layer.point, None)
+        if older:
+            older.take_over()
 
     def _prepare(self, layer: LayerFile, disk_key: str, size_bytes: int, base: str | None, key: str) -> None:
         backing = self.layers.existing(base).sealed if base else None
@@ -91,17 +102,15 @@ class KvmTarget:
 
     def abandon(self, key: str) -> None:
         """Remove the drafts called ``key``; a sealed one is no draft any more and stays."""
-        with self._lock:
-            for layer in self.layers.drafts_of(key):
-                older = self._drafts.pop(layer.point, None)
-                if older:
-                    older.take_over()
+        for layer in self.layers.drafts_of(key):
+            with self._disk(layer):
+                self._take_over(layer)
                 _remove_draft(layer, self._launcher)
 
     # --- points --------------------------------------------------------------------------------------------------
 
     def has(self, point: str) -> bool:
-        """Say whether the point exists; sealing is atomic, so what exists is whole."""
+        """Say whether the point exists; sealing is atomic, so what is not on its way out is whole."""
         try:
             self.layers.existing(point)
         except NotFound:
@@ -145,7 +154,7 @@ class KvmTarget:
 
     def lease(self, point: str, tag: str) -> None:
         """Pin a point for ``tag``."""
-        with self._lock:
+        with self._disk(self.layers.of_point(point)):
             self.layers.existing(point)
             self.layers.lease(point, tag)
 
@@ -154,19 +163,19 @@ class KvmTarget:
         self.layers.release(tag)
 
     def drop(self, point: str) -> None:
-        """Remove a point; what stands on it becomes independent of it first.
+        """Remove a point; what stands on it shows the same as before.
 
         Raises:
             Conflict: it, or a layer that stands on it, is leased or open (``point-leased``, ``image-in-use``).
         """
-        with self._lock:
-            layer = self.layers.of_point(point)
+        layer = self.layers.of_point(point)
+        with self._disk(layer):
             # Our own readers hold locks on the layers that have to change.
-            for opened in list(self._open_points):
-                self._close_point(opened)
+            with self._lock:
+                for opened in list(self._open_points):
+                    self._close_point(opened)
             if layer.sealed.is_file():
-                thinning.detach_children(self.layers, layer, self._launcher)
-                durable.remove(layer.sealed)
+                thinning.take_out(self.layers, layer, self._launcher)
             if not layer.draft.is_file() and layer.folder.is_dir():
                 durable.remove(layer.sidecar)
 

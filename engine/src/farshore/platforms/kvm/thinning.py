@@ -1,41 +1,48 @@
-"""Making layers independent of the one below, so that it can be removed.
+"""Taking one layer out of a chain while what its neighbours show stays the same.
 
-``qemu-img rebase`` would do the same, but changes the header while tables that it depends on may still be in memory: a
-kill at the wrong moment would leave a layer that has lost clusters. Here the two halves are apart.
+With ``below`` ← ``gone`` ← ``child`` there are two ways to make do without ``gone``:
 
-1. *Copy*: every cluster that the lower layer has and the upper one lacks is read through the upper one and written into
-   it; flushed, closed. What the upper layer shows does not change; a second run finds less to do.
-2. *Point*: the upper layer's header names the layer below the lower one; fsync. Commit point.
-3. The caller unlinks the lower layer.
+*up*: every cluster that ``gone`` has and ``child`` lacks is written into ``child``; then ``child``'s header names
+``below`` (commit point); then ``gone`` is unlinked. Works for any number of children.
 
-A crash before 2 leaves the upper layer larger than it has to be, after 2 a lower layer on which nothing stands.
+*down*: every cluster of ``child`` is written into ``gone``; then ``gone`` is renamed over ``child`` (commit point).
+``child`` hides those clusters all the while, so what it shows does not change. Only ``gone`` itself shows something
+else from the first write on, and it is marked as going before that.
+
+The cheaper one is taken: *down* for the oldest layer, which holds the whole disk, *up* for a small one below a large
+one. Both can be cut short at any point and begun again, in either direction. ``qemu-img rebase`` is not used for *up*:
+it changes the header while tables that the new header relies on may still be in memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from farshore import durable
 from farshore.errors import Conflict
 from farshore.platforms.kvm import images
 from farshore.platforms.kvm.layers import LayerFile, Layers
 from farshore.platforms.nbd import protocol as p
+from farshore.platforms.nbd.client import Connection, Status
 from farshore.platforms.nbd.launcher import Export, Launcher
 from farshore.units import MIB
 
 KEY: Final = "thin:"
 #: Guards against accidents only; that a sealed layer is not written is our doing and QEMU's image locks'.
 SEALED_MODE: Final = 0o440
+_WRITABLE_MODE: Final = 0o640
 #: QEMU's allocation depth: 1 is the image itself, 2 its backing image (docs/interop/nbd.txt).
+_OWN: Final = 1
 _OWN_BACKING: Final = 2
 
 
-def detach_children(layers: Layers, layer: LayerFile, launcher: Launcher) -> None:
-    """Make every layer that stands on ``layer`` stand on the one below it.
+def take_out(layers: Layers, layer: LayerFile, launcher: Launcher) -> None:
+    """Remove a sealed layer's image from its chain.
 
     Raises:
-        Conflict: ``layer`` or one of its children is leased, or a child is open in another process; nothing changed
-            as seen.
+        Conflict: it or one of its children is leased or open elsewhere (``point-leased``, ``image-in-use``).
     """
     children, used = layers.children(layer)
     for point in (layer.point, *(child.point for child, _ in children)):
@@ -55,37 +62,68 @@ def detach_children(layers: Layers, layer: LayerFile, launcher: Launcher) -> Non
             point=layer.point,
             holders=[path.parent.name for path in used],
         )
-    below = images.header(layer.sealed).backing
+    if len(children) == 1 and _down_is_better(layer.sealed, children[0][1]):
+        _down(layer, *children[0], launcher)
+        return
     for child, path in children:
-        path.chmod(0o640)
-        _copy_up(child, path, launcher)
-        images.set_backing(path, below)
-        if path == child.sealed:
-            path.chmod(SEALED_MODE)
+        _up(layer, child, path, launcher)
+    durable.remove(layer.sealed)
 
 
-def _copy_up(child: LayerFile, path: Path, launcher: Launcher) -> None:
-    """Copy what ``path`` shows of its backing image, and of no deeper one, into ``path`` itself."""
-    key = f"{KEY}{child.point}"
+def _down_is_better(gone: Path, child: Path) -> bool:
+    if gone.parent != child.parent or images.header(gone).size_bytes != images.header(child).size_bytes:
+        return False
+    return child.stat().st_blocks <= gone.stat().st_blocks
+
+
+def _up(gone: LayerFile, child: LayerFile, path: Path, launcher: Launcher) -> None:
+    key = f"{KEY}{gone.point}"
+    path.chmod(_WRITABLE_MODE)
     node = images.node("disk", path, writable=True)
     daemon = launcher.start(key, [node], [Export("disk", "d", writable=True, depth=True)])
     try:
-        depths = daemon.connect("d", [p.ALLOCATION_DEPTH])
-        data = daemon.connect("d", [p.ALLOCATION])
-        buffer = memoryview(bytearray(MIB))
-        for depth in depths.block_status(p.ALLOCATION_DEPTH):
-            if depth.flags != _OWN_BACKING:
-                continue
-            for part in data.block_status(p.ALLOCATION, depth.offset, depth.length):
-                if part.flags & p.STATE_ZERO:
-                    data.write_zeroes(part.offset, part.length)
-                    continue
-                for offset in range(part.offset, part.offset + part.length, MIB):
-                    piece = buffer[: min(MIB, part.offset + part.length - offset)]
-                    data.read_into(offset, piece)
-                    data.write(offset, piece)
-        data.flush()
-        depths.close()
-        data.close()
+        depths, data = daemon.connect("d", [p.ALLOCATION_DEPTH]), daemon.connect("d", [p.ALLOCATION])
+        _copy(_at_depth(depths, _OWN_BACKING), data, data)
     finally:
         launcher.stop(key)
+    images.set_backing(path, images.header(gone.sealed).backing)
+    if path == child.sealed:
+        path.chmod(SEALED_MODE)
+
+
+def _down(gone: LayerFile, child: LayerFile, path: Path, launcher: Launcher) -> None:
+    key = f"{KEY}{gone.point}"
+    gone.sealed.chmod(_WRITABLE_MODE)
+    nodes = [images.node("gone", gone.sealed, writable=True), images.node("child", path, backing=None)]
+    exports = [Export("gone", "gone", writable=True), Export("child", "child", depth=True)]
+    daemon = launcher.start(key, nodes, exports)
+    try:
+        gone.mark_dropping()  # the daemon has the image locks now: nobody else can refuse
+        depths, data = daemon.connect("child", [p.ALLOCATION_DEPTH]), daemon.connect("child", [p.ALLOCATION])
+        _copy(_at_depth(depths, _OWN), data, daemon.connect("gone"))
+    finally:
+        launcher.stop(key)
+    if path == child.sealed:
+        gone.sealed.chmod(SEALED_MODE)
+    images.fsync(gone.sealed)
+    gone.sealed.rename(path)
+    durable.fsync_dir(path.parent)
+
+
+def _at_depth(connection: Connection, depth: int) -> Iterator[Status]:
+    return (part for part in connection.block_status(p.ALLOCATION_DEPTH) if part.flags == depth)
+
+
+def _copy(parts: Iterator[Status], source: Connection, sink: Connection) -> None:
+    """Copy ``parts``, zeroes as zeroes, durable on return."""
+    buffer = memoryview(bytearray(MIB))
+    for whole in parts:
+        for part in source.block_status(p.ALLOCATION, whole.offset, whole.length):
+            if part.flags & p.STATE_ZERO:
+                sink.write_zeroes(part.offset, part.length)
+                continue
+            for offset in range(part.offset, part.offset + part.length, MIB):
+                piece = buffer[: min(MIB, part.offset + part.length - offset)]
+                source.read_into(offset, piece)
+                sink.write(offset, piece)
+    sink.flush()
