@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 PIPE_WIDTH: Final = 200
 
 
+_CONTROLS: Final = {
+    code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"
+}
+
+
+def plain(text: object) -> str:
+    """Return ``text`` without control characters: the name of a machine must not steer the terminal."""
+    return str(text).translate(_CONTROLS)
+
+
 def console(*, stderr: bool = False) -> Console:
     """Return a console on stdout or stderr; in a pipe it is wide and plain."""
     from rich.console import Console
@@ -44,18 +54,18 @@ class Output:
         out = console()
         if isinstance(made, (list, tuple)):
             for part in made:
-                out.print(part)
+                out.print(plain(part) if isinstance(part, str) else part, markup=False)
         else:
-            out.print(made)
+            out.print(plain(made) if isinstance(made, str) else made, markup=False)
 
     def say(self, text: str) -> None:
         """Tell people something in passing; programs are not bothered with it."""
         if not self.as_json:
-            console().print(text, markup=False)
+            console().print(plain(text), markup=False)
 
     def warn(self, text: str) -> None:
         """Tell of something that needs attention, on stderr."""
-        console(stderr=True).print(f"warning: {text}", style="yellow", markup=False)
+        console(stderr=True).print(plain(f"warning: {text}"), style="yellow", markup=False)
 
 
 def grid(
@@ -72,7 +82,7 @@ def grid(
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,
-        title=title or None,
+        title=Text(plain(title)) if title else None,
         title_justify="left",
         title_style="bold",
         header_style="dim",
@@ -83,7 +93,7 @@ def grid(
             column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
         )
     for row in found:
-        table.add_row(*(cell if isinstance(cell, Text) else Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(cell if isinstance(cell, Text) else Text("" if cell is None else plain(cell)) for cell in row))
     return table
 
 
@@ -97,7 +107,7 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> RenderableType:
     table.add_column(overflow="fold")
     for name, value in pairs:
         if value is not None:
-            table.add_row(name, value if isinstance(value, Text) else Text(str(value)))
+            table.add_row(name, value if isinstance(value, Text) else Text(plain(value)))
     return table
 
 
@@ -112,7 +122,7 @@ def error_line(error: FarshoreError) -> str:
         place += ": "
     message = error.message
     field = f"{error.field}: " if error.field and not message.startswith(error.field) else ""
-    return " ".join(f"{place}{field}{message} [{error.code}] {error.hint}".split())
+    return " ".join(plain(f"{place}{field}{message} [{error.code}] {error.hint}").split())
 
 
 def fail(error: FarshoreError, *, as_json: bool) -> int:

@@ -104,6 +104,23 @@ def test_status_shows_rpo_against_its_target(api: Api, cli: Cli):
         assert text in result.out
 
 
+def test_brackets_in_names_and_notes_are_text_and_no_markup(api: Api, cli: Cli):
+    odd = "[red]a[/red] [x] [/]"
+    error = {"code": "odd-code", "detail": odd}
+    api.on("GET", "/runs/run-1", run_document(state="failed", ended_at="2026-01-31T08:00:11Z", plan=odd, error=error))
+    api.on("GET", "/sites", {"items": [SITE | {"name": odd}]})
+    shown = cli("run", "show", "run-1").out
+    assert shown.count(odd) >= 2
+    assert "[odd-code]" in shown
+    assert odd in cli("site", "list").out
+
+
+def test_a_name_cannot_steer_the_terminal(api: Api, cli: Cli):
+    api.on("GET", "/sites", {"items": [SITE | {"name": "\x1b]0;owned\x07\x9b2J"}]})
+    api.problem("GET", "/plans", 409, code="any", detail="\x1b[2Jgone")
+    assert not {"\x1b", "\x07", "\x9b"} & set(cli("site", "list").out + cli("plan", "list").err)
+
+
 class TestSitesAndNodes:
     def test_a_site_is_added_and_the_next_step_named(self, api: Api, cli: Cli):
         api.on("PUT", "/sites/alpha", SITE | {"nodes": []}, status=201, X_Farshore_Changed="true")

@@ -76,6 +76,8 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, s
             continue
         if key in {"order", "stop"} and isinstance(value, list):
             text = " → ".join(", ".join(wave) if isinstance(wave, list) else str(wave) for wave in value)
+        elif key == "networks":
+            text = "\n".join(f"{each['name']} {each.get('subnet') or ''}".strip() for each in value)
         else:
             was = before.get(key)
             text = f"{_plain(was)} → {_plain(value)}" if was not in (None, value) else _plain(value)

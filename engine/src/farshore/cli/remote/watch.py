@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from farshore.cli import formats
-from farshore.cli.output import console, facts, grid
+from farshore.cli.output import console, facts, grid, plain
 from farshore.errors import FarshoreError, Retry
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def follow(here: Shell, run_id: str) -> dict[str, Any]:
         for run in states(here.client, run_id):
             for line in lines.news(run):
                 if not here.out.as_json:
-                    out.print(line, markup=False)
+                    out.print(plain(line), markup=False)
     except KeyboardInterrupt:
         here.out.warn(
             f"stopped watching; run {run_id} goes on. Watch again: 'farshore run watch {run_id}'. "
