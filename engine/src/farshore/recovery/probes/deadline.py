@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+
+#: A guest that boots has no address yet, and the kernel takes 3 s to say so; asking anew is quicker than waiting.
+CONNECT_S: Final = 1.5
 
 
 class Connection(io.RawIOBase):
@@ -20,7 +23,7 @@ class Connection(io.RawIOBase):
         super().__init__()
         self._deadline = deadline
         self._clock = clock
-        self._socket = socket.create_connection((address, port), timeout=self._left())
+        self._socket = socket.create_connection((address, port), timeout=min(CONNECT_S, self._left()))
 
     def _left(self) -> float:
         left = self._deadline - self._clock()

@@ -1,7 +1,8 @@
 """Tries a machine's probes until each is green or its time is over.
 
-One thread takes turns: probes that are due are tried in order, each try has a deadline of its own, and every probe's
-time counts from the beginning. The clock and the pause are given, so that tests need neither.
+One thread takes turns: probes that are due are tried in order, each try has a deadline of its own, an interval lies
+between the beginnings of two tries, and every probe's time counts from the beginning. The clock and the pause are
+given, so that tests need neither.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def run(
         deadline = min(max(attempt.ends_at, tried_at + 0.1), tried_at + TRY_S)
         attempt.note(tried_at - began, _look(attempt.probe, machine_id, compute, found, deadline, clock))
         now = clock()
-        attempt.due_at = now + attempt.probe.interval
+        attempt.due_at = max(now, tried_at + attempt.probe.interval)
         if attempt.last.green or attempt.due_at >= attempt.ends_at:
             attempt.ended_at = now
     ended = clock()

@@ -22,6 +22,7 @@ class Sight:
 
 def clean(text: str, limit_bytes: int = EVIDENCE_LIMIT_BYTES) -> str:
     """Return ``text`` without control characters (newline and tab stay), at most ``limit_bytes`` long in UTF-8."""
+    text = text.replace("\r", "")
     printable = "".join(char if char in "\n\t" or char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     data = printable.encode("utf-8", errors="replace")
     return data[:limit_bytes].decode("utf-8", errors="ignore")
