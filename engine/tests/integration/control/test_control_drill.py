@@ -30,7 +30,7 @@ def test_a_drill_starts_machines_in_order_proves_them_and_leaves_nothing(sites: 
     assert preview["after"]["networks"][0]["subnet"] == "10.9.0.0/24"
     assert sites.beta.asked()["machine-create"] == 0
     run = sites.ended(drill(sites))
-    assert run["state"] == "succeeded", run
+    assert run["state"] == "succeeded", (run["error"], run["steps"])
     assert [machine["state"] for machine in run["machines"]] == ["green", "green"]
     assert all(machine["rto_s"] > 0 and machine["rpo_s"] >= 0 for machine in run["machines"])
     assert [machine["address"] for machine in run["machines"]] == ["10.9.0.10", "10.9.0.11"]
@@ -168,7 +168,7 @@ def test_a_control_plane_killed_in_a_drill_ends_it_right(sites: TwoSites, kind: 
     gate.set()
     sites.control.start()
     run = sites.ended(run_id)
-    assert run["state"] == "succeeded", run
+    assert run["state"] == "succeeded", (run["error"], run["steps"])
     assert sites.beta.asked()["machine-create"] == 2
     assert sites.beta.asked()["machine-power-on"] == 2
     assert not sites.beta.tagged

@@ -315,7 +315,7 @@ def _of(scene: Scene, purpose: str) -> list[Cycle]:
 
 def _cycles(scene: Scene, purpose: str) -> bool:
     tx, run = scene.tx, scene.run
-    row = ledger.begin(tx, run.run_id, f"{purpose} sync")
+    row = ledger.begin(tx, run.run_id, "sync" if purpose == "sync" else "final sync")
     found = _of(scene, purpose)
     if not found:
         protect.stop_cycles(tx, scene.plan.name)
@@ -539,7 +539,7 @@ def _heard(scene: Scene, machine: RunMachine, event: str) -> None:
 def _finish(scene: Scene) -> bool:
     tx, run, plan = scene.tx, scene.run, scene.plan
     error = story.error_of(run)
-    if _is_raised(tx, plan):
+    if run.facts.get("raised") or run.facts.get("resumed"):
         state = boot.end_state(scene) if error is None else "failed"
         if state != "failed":
             plan.state = "failed-over"

@@ -1,0 +1,225 @@
+"""Failovers: the order of a planned one, the way back before the epoch, the unplanned one, the stale primary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doubles.control_process import Control, until
+from doubles.two_sites import TwoSites, two_sites
+from farshore.errors import Conflict, Permanent
+
+
+@pytest.fixture
+def sites(control: Control, tmp_path: Path) -> Iterator[TwoSites]:
+    with two_sites(control, tmp_path) as both:
+        both.plan()
+        both.protect()
+        yield both
+
+
+def failover(sites: TwoSites, **wish: Any) -> str:
+    return str(sites.control.ok("POST", "/plans/shop:failover", {"to_site": "beta", **wish})["run"]["run_id"])
+
+
+def plan(sites: TwoSites) -> dict[str, Any]:
+    return dict(sites.control.ok("GET", "/plans/shop"))
+
+
+def test_a_planned_failover_goes_by_the_book(sites: TwoSites) -> None:
+    preview = sites.control.ok("POST", "/plans/shop:failover-preview", {"to_site": "beta"})
+    assert preview["after"]["stop"] == [["web"], ["db"]]
+    assert preview["after"]["epoch"] == 2
+    assert sites.alpha.asked()["machine-stop"] == 0
+    run = sites.ended(failover(sites))
+    assert run["state"] == "succeeded", (run["error"], run["steps"])
+    assert [machine["rpo_s"] for machine in run["machines"]] == [0.0, 0.0]
+    assert all(machine["rto_s"] > 0 for machine in run["machines"])
+    names = [step["name"] for step in run["steps"]]
+    first = [names.index(name) for name in ("preflight", "sync", "stop", "final sync", "fence", "raise epoch")]
+    assert first == sorted(first)
+    assert names.index("raise epoch") < names.index("create") < names.index("power-on") < names.index("probe")
+    assert [params["machine_id"] for params in sites.alpha.of("machine-stop")] == ["id-web", "id-db"]
+    order = [kind for kind, _ in sites.alpha.calls if kind in {"machine-stop", "point", "machine-fence"}]
+    assert order[-6:] == ["machine-stop", "machine-stop", "point", "point", "machine-fence", "machine-fence"]
+    assert sites.alpha.fenced == {"id-db": 2, "id-web": 2}
+    made = sites.beta.of("machine-create")
+    assert [(item["name"], item["purpose"], item["epoch"], item["nics"][0]["network"]) for item in made] == [
+        ("db", "failover", 2, "dmz"),
+        ("web", "failover", 2, "dmz"),
+    ]
+    assert made[0]["nics"][0]["address"] == "10.8.0.10"
+    final = {cycle["checkpoint_id"] for cycle in run["cycles"][2:]}
+    assert {machine["checkpoint_id"] for machine in run["machines"]} == final
+    after = plan(sites)
+    assert (after["state"], after["active_site"], after["epoch"]) == ("failed-over", "beta", 2)
+    assert [machine["state"] for machine in after["machines"]] == ["failed-over", "failed-over"]
+    again = sites.control.call("POST", "/plans/shop:failover", {"to_site": "beta"})
+    assert (again.status_code, again.json()) == (200, {"run": None, "changed": False})
+    assert sites.control.ok("POST", "/plans/shop:failover-preview", {"to_site": "beta"})["changed"] is False
+    sites.control.refused(409, "failback-unavailable", "POST", "/plans/shop:failover", {"to_site": "alpha"})
+    sites.control.refused(409, "plan-failed-over", "POST", "/plans/shop:replicate", {})
+    audit = sites.control.ok("GET", "/audit")
+    assert audit["chain_broken_at"] is None
+    raised = next(item for item in audit["items"] if item["action"] == "raise-epoch")
+    assert (raised["detail"]["epoch_seen"], raised["detail"]["epoch"]) == (1, 2)
+
+
+def test_a_machine_that_does_not_stop_leads_back(sites: TwoSites) -> None:
+    sites.alpha.fail("machine-stop", Conflict("web did not shut down", code="stop-timeout"))
+    run = sites.ended(failover(sites))
+    assert (run["state"], run["error"]["code"]) == ("failed", "stop-timeout")
+    after = plan(sites)
+    assert (after["state"], after["active_site"], after["epoch"]) == ("protected", "alpha", 1)
+    assert all(machine["power"] == "on" for machine in sites.alpha.machines.values())
+    assert sites.beta.asked()["machine-create"] == 0
+    assert sites.replicate()["state"] == "succeeded"
+
+
+def test_a_fence_that_does_not_hold_leads_back_with_everything_running(sites: TwoSites) -> None:
+    sites.alpha.fail("machine-fence", Permanent("not kept", code="fence-not-kept"))
+    run = sites.ended(failover(sites))
+    assert (run["state"], run["error"]["code"]) == ("failed", "fence-not-kept")
+    assert sites.alpha.fenced == {}
+    assert all(machine["power"] == "on" for machine in sites.alpha.machines.values())
+    assert plan(sites)["epoch"] == 1
+    assert sites.ended(failover(sites))["state"] == "succeeded"
+
+
+def test_a_machine_that_was_off_is_not_started_on_the_way_back(sites: TwoSites) -> None:
+    sites.alpha.machines["id-web"]["power"] = "off"
+    sites.control.ok("POST", "/sites/alpha:refresh")
+    sites.beta.fail("replicate", Permanent("one", code="odd"), Permanent("two", code="odd"))
+    run = sites.ended(failover(sites))
+    assert run["state"] == "failed"
+    sites.alpha.fail("machine-fence", Permanent("not kept", code="fence-not-kept"))
+    assert sites.ended(failover(sites))["state"] == "failed"
+    assert {machine["name"]: machine["power"] for machine in sites.alpha.machines.values()} == {
+        "db": "on",
+        "web": "off",
+    }
+
+
+def test_a_cancelled_failover_leads_back_before_the_epoch_and_not_after(sites: TwoSites) -> None:
+    sites.alpha.hold("machine-fence")
+    run_id = failover(sites)
+    until(lambda: sites.alpha.asked()["machine-fence"], "the fence begins")
+    sites.control.refused(409, "failover-running", "POST", "/plans/shop:failover", {"to_site": "beta"})
+    sites.control.ok("POST", f"/runs/{run_id}:cancel")
+    run = sites.ended(run_id)
+    assert run["state"] == "cancelled"
+    assert plan(sites)["state"] == "protected"
+    assert all(machine["power"] == "on" for machine in sites.alpha.machines.values())
+    sites.alpha._gates["machine-fence"].set()
+    gate = sites.beta.hold("machine-create")
+    run_id = failover(sites)
+    until(lambda: sites.beta.asked()["machine-create"], "the epoch is raised")
+    sites.control.refused(409, "past-epoch", "POST", f"/runs/{run_id}:cancel")
+    gate.set()
+    assert sites.ended(run_id)["state"] == "succeeded"
+
+
+def test_a_failover_that_fails_after_the_epoch_goes_on_when_ordered_again(sites: TwoSites) -> None:
+    sites.beta.green["db"] = False
+    run = sites.ended(failover(sites))
+    assert (run["state"], run["error"]["code"]) == ("failed", "probe-failed")
+    after = plan(sites)
+    assert (after["state"], after["epoch"], after["active_site"]) == ("failing-over", 2, "beta")
+    assert sites.alpha.fenced == {"id-db": 2, "id-web": 2}
+    assert sites.alpha.asked()["machine-start"] == 0
+    sites.beta.green["db"] = True
+    run = sites.ended(failover(sites))
+    assert run["state"] == "succeeded"
+    assert plan(sites)["state"] == "failed-over"
+    assert plan(sites)["epoch"] == 2
+    assert sites.alpha.asked()["machine-stop"] == 2
+
+
+def test_an_unplanned_failover_asks_nothing_of_the_source_and_fences_it_at_first_contact(sites: TwoSites) -> None:
+    sites.alpha_node.stop()
+    before = len(sites.alpha.calls)
+    run = sites.ended(failover(sites, mode="unplanned"))
+    assert run["state"] == "succeeded", (run["error"], run["steps"])
+    assert all(machine["rpo_s"] > 0 for machine in run["machines"])
+    assert len(sites.alpha.calls) == before
+    assert "old-primary-not-fenced" in plan(sites)["conditions"]
+    sites.alpha.calls.clear()
+    reply = sites.alpha_node.poll()  # first contact
+    assert [task.kind for task in reply.tasks] == ["machine-fence", "machine-fence"]
+    for task in reply.tasks:
+        sites.alpha_node.running[task.task_id] = task
+    assert sites.alpha_node.poll().tasks == ()  # and nothing else before that has ended
+    for task in reply.tasks:
+        sites.alpha_node.report(task, **sites.alpha_node.execute(task))
+    assert sites.alpha.fenced == {"id-db": 2, "id-web": 2}
+    until(lambda: "old-primary-not-fenced" not in plan(sites)["conditions"], "the fence is known to hold")
+    sites.alpha_node.start()
+    actions = [item["action"] for item in sites.control.ok("GET", "/audit")["items"]]
+    assert actions.count("fence_old_primary") == 2
+    assert "force-epoch" in actions
+
+
+def test_an_unplanned_failover_in_the_middle_of_a_cycle_waits_for_the_target_only(sites: TwoSites) -> None:
+    gate = sites.beta.hold("replicate")
+    sites.control.ok("POST", "/plans/shop:replicate", {})
+    until(lambda: sites.beta.asked()["replicate"] == 4, "both copy")
+    sites.alpha_node.stop()
+    run_id = failover(sites, mode="unplanned")
+    run = sites.ended(run_id)
+    gate.set()
+    assert run["state"] == "succeeded"
+    assert all(item["sequence"] == 1 for item in sites.checkpoints())
+
+
+def test_a_planned_failover_whose_source_dies_is_superseded_by_force(sites: TwoSites) -> None:
+    sites.alpha.hold("machine-stop")
+    stuck = failover(sites)
+    until(lambda: sites.alpha.asked()["machine-stop"], "the stop begins")
+    sites.alpha_node.stop()
+    wish = {"to_site": "beta", "mode": "unplanned"}
+    sites.control.refused(409, "failover-running", "POST", "/plans/shop:failover", wish)
+    run = sites.ended(failover(sites, mode="unplanned", force=True))
+    assert run["state"] == "succeeded"
+    old = sites.control.ok("GET", f"/runs/{stuck}")
+    assert (old["state"], old["error"]["code"]) == ("failed", "superseded")
+    assert plan(sites)["epoch"] == 2
+
+
+def test_bad_wishes_are_refused_by_field(sites: TwoSites) -> None:
+    problem = sites.control.refused(422, "site-unknown", "POST", "/plans/shop:failover", {"to_site": "betta"})
+    assert problem["field"] == "to_site"
+    assert "beta" in problem["hint"]
+    wish = {"to_site": "beta", "checkpoint": sites.checkpoints()[0]["checkpoint_id"]}
+    sites.control.refused(422, "checkpoint-not-latest", "POST", "/plans/shop:failover", wish)
+    sites.control.refused(404, "plan-unknown", "POST", "/plans/shopp:failover", {"to_site": "beta"})
+    answer = sites.control.call("POST", "/plans/shop:failover", {"to_site": "alpha"})
+    assert (answer.status_code, answer.json()["changed"]) == (200, False)
+
+
+@pytest.mark.parametrize(
+    ("site", "kind"),
+    [
+        ("beta", "replicate"),
+        ("alpha", "machine-stop"),
+        ("alpha", "machine-fence"),
+        ("beta", "machine-create"),
+        ("beta", "machine-probe"),
+    ],
+)
+def test_a_control_plane_killed_in_a_failover_ends_it_right(sites: TwoSites, site: str, kind: str) -> None:
+    where = sites.alpha if site == "alpha" else sites.beta
+    asked = where.asked()[kind]
+    gate = where.hold(kind)
+    run_id = failover(sites)
+    until(lambda: where.asked()[kind] > asked, f"{kind} begins")
+    sites.control.kill()
+    gate.set()
+    sites.control.start()
+    run = sites.ended(run_id)
+    assert run["state"] == "succeeded", (run["error"], run["steps"])
+    assert sites.alpha.asked()["machine-stop"] == 2
+    assert sites.alpha.asked()["machine-fence"] == 2
+    assert sites.beta.asked()["machine-create"] == 2
+    assert plan(sites)["epoch"] == 2
