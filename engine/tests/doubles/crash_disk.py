@@ -2,8 +2,8 @@
 
 The code under test runs on real files; beside them a model keeps, per file, what is durable and what was written since
 its last fsync, and per directory which names were made or removed since its last fsync. At every step :func:`states`
-yields what a disk might show after a power cut there: writes that were not synced may be there, missing, or torn at a byte,
-in any combination that the limits allow; so may names. A rename is atomic, as every journaling file system makes it.
+yields what a disk might show after a power cut there: writes that were not synced may be there, missing, or torn at a
+byte, in any combination that the limits allow; so may names. A rename is atomic, as journaling file systems make it.
 """
 
 from __future__ import annotations
@@ -84,9 +84,7 @@ class Recorder:
             if isinstance(one, Write) and one.node == node:
                 _apply(content, one, None)
         self._state.files[node] = bytes(content)
-        self._state.pending = [
-            one for one in self._state.pending if not (isinstance(one, Write) and one.node == node)
-        ]
+        self._state.pending = [one for one in self._state.pending if not (isinstance(one, Write) and one.node == node)]
         self._step()
 
     def _sync_directory(self, path: str) -> None:
@@ -109,7 +107,7 @@ class Recorder:
             yield
 
     def _inside(self, path: Any) -> str | None:
-        text = os.path.abspath(os.fspath(path))
+        text = os.path.abspath(os.fspath(path))  # noqa: PTH100 - resolve() would follow links
         root = str(self.root)
         return text[len(root) :] or "/" if text == root or text.startswith(root + "/") else None
 
@@ -215,7 +213,7 @@ class Recorder:
         def call(path: Any, **kwargs: Any) -> None:
             full = path
             if kwargs.get("dir_fd") is not None:  # shutil.rmtree
-                full = os.path.join(os.readlink(f"/proc/self/fd/{kwargs['dir_fd']}"), path)  # noqa: PTH118
+                full = Path(f"/proc/self/fd/{kwargs['dir_fd']}").readlink() / path
             real(path, **kwargs)
             inside = self._inside(full)
             if inside is not None and inside in self._names:
@@ -236,9 +234,20 @@ class Recorder:
 
 
 _PATCHED = (
-    "open", "close", "write", "pwrite", "ftruncate", "fsync", "fdatasync", "link", "rename", "replace", "unlink", "rmdir",
+    "open",
+    "close",
+    "write",
+    "pwrite",
+    "ftruncate",
+    "fsync",
+    "fdatasync",
+    "link",
+    "rename",
+    "replace",
+    "unlink",
+    "rmdir",
     "mkdir",
-)  # fmt: skip
+)
 
 
 def _apply(content: bytearray, one: Write, cut: int | None) -> None:
@@ -354,5 +363,5 @@ def lay_out(image: dict[str, bytes | None], root: Path) -> None:
 @contextlib.contextmanager
 def no_syncs() -> Iterator[None]:
     """Let fsync be free while a state is looked at: there is no second power cut."""
-    with mock.patch.object(os, "fsync", lambda _fd: None), mock.patch.object(os, "fdatasync", lambda _fd: None):
+    with mock.patch.object(os, "fsync"), mock.patch.object(os, "fdatasync"):
         yield

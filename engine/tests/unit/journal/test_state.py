@@ -1,0 +1,121 @@
+"""What a draft's journal remembers, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from farshore.blocks.rangeset import RangeSet
+from farshore.errors import Conflict, Corruption
+from farshore.journal.leaves import Leaves
+from farshore.journal.log import BODY_MAX, Log, encode
+from farshore.journal.state import (
+    Copied,
+    Counters,
+    DraftState,
+    Sealed,
+    Subject,
+    decode_ranges,
+    encode_ranges,
+    read_subject,
+)
+
+SUBJECT = Subject("grp", "cp-1", "web/vda", 1 << 20, "pt-2", "pt-1", "point-1", 1)
+
+
+def test_a_journal_goes_on_where_it_was(tmp_path: Path) -> None:
+    state = DraftState(tmp_path / "one", SUBJECT, "draft-1")
+    assert not state.resumed
+    state.leaves.put(3, b"x" * 32)
+    state.mark(RangeSet([(0, 100), (200, 300)]), Counters(moved_bytes=200))
+    state.mark(RangeSet([(100, 200)]), Counters(moved_bytes=300, zero_bytes=7))
+    state.finish(Copied("ab" * 32, "verify", "because"))
+    state.close()
+    again = DraftState(tmp_path / "one", SUBJECT, "draft-2")
+    assert again.resumed
+    assert list(again.durable) == [(0, 300)]
+    assert again.counters == Counters(moved_bytes=300, zero_bytes=7)
+    assert again.draft_key == "draft-1", "the draft keeps the name that it began with"
+    assert (again.copied, again.sealed) == (Copied("ab" * 32, "verify", "because"), None)
+    assert list(again.leaves) == [(3, b"x" * 32)]
+    again.seal(Sealed("point-2", "ab" * 32))
+    again.close()
+    assert read_subject(tmp_path / "one") == (SUBJECT, "draft-1", Sealed("point-2", "ab" * 32))
+    assert read_subject(tmp_path / "two") is None
+
+
+def test_a_lost_draft_begins_a_new_generation(tmp_path: Path) -> None:
+    state = DraftState(tmp_path, SUBJECT, "draft-1")
+    state.mark(RangeSet([(0, 100)]), Counters(moved_bytes=100))
+    state.finish(Copied("ab" * 32, "full", ""))
+    assert state.lost() == 100
+    state.mark(RangeSet([(50, 60)]), state.counters)
+    state.close()
+    again = DraftState(tmp_path, SUBJECT, "draft-1")
+    assert list(again.durable) == [(50, 60)]
+    assert (again.generation, again.copied) == (2, None)
+    assert again.counters.resent_bytes == 100
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(SUBJECT, source_point="pt-3"),
+        replace(SUBJECT, base_point=None),
+        replace(SUBJECT, size_bytes=512),
+        replace(SUBJECT, epoch=2),
+    ],
+)
+def test_the_journal_of_another_cycle_is_refused(tmp_path: Path, other: Subject) -> None:
+    DraftState(tmp_path, SUBJECT, "draft-1").close()
+    with pytest.raises(Conflict) as caught:
+        DraftState(tmp_path, other, "draft-1")
+    assert caught.value.code == "journal-mismatch"
+
+
+def test_a_log_that_failed_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log(tmp_path / "log")
+    log.append((1, b"one"))
+
+    def fail(_fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("farshore.journal.log.os.fsync", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            log.append((1, b"two"))
+    with pytest.raises(Corruption) as caught:
+        log.append((1, b"three"))
+    assert caught.value.code == "journal-broken"
+    log.close()
+
+
+def test_a_record_that_is_too_large_is_refused() -> None:
+    with pytest.raises(ValueError, match="too large"):
+        encode(0, 1, bytes(BODY_MAX + 1))
+
+
+def test_a_million_ranges_are_split_over_records() -> None:
+    ranges = [(at * 8192, at * 8192 + 4096) for at in range(200_000)]
+    bodies = list(encode_ranges(ranges))
+    assert len(bodies) > 1
+    assert all(len(body) <= BODY_MAX for body in bodies)
+    assert [span for body in bodies for span in decode_ranges(body)] == ranges
+
+
+def test_leaves_are_sparse_and_come_in_order(tmp_path: Path) -> None:
+    leaves = Leaves(tmp_path / "leaves")
+    expected = {index: bytes([index % 255 + 1]) * 32 for index in (0, 1, 255, 256, 5000, 268_435_455)}
+    for index in reversed(expected):
+        leaves.put(index, expected[index])
+    leaves.put(700, b"a" * 32 + b"b" * 32)
+    expected |= {700: b"a" * 32, 701: b"b" * 32}
+    assert dict(leaves) == expected
+    assert [index for index, _ in leaves] == sorted(expected)
+    assert leaves.has(700, 702)
+    assert not leaves.has(699, 702)
+    assert not leaves.has(268_435_455, 268_435_457)
+    assert (tmp_path / "leaves").stat().st_blocks * 512 < 200_000
+    leaves.close()
