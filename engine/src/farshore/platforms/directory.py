@@ -49,7 +49,7 @@ class DirectoryManifests:
         try:
             if not self._tombstone(path).exists():
                 return path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             pass
         raise NotFound(f"object {key} does not exist", code="object-not-found", key=key)
 
