@@ -15,6 +15,7 @@ from farshore.model.machine import MachineFacts
 from farshore.model.task import DiskSpec, MachineCreateParams, NicSpec
 from farshore.platforms.contract import Kind, Platform, Snapshot
 from farshore.platforms.kvm import open_kvm
+from farshore.platforms.nbd.launcher import Launcher
 from farshore.testing.lab import Lab
 from farshore.testing.lab.site import Site
 from farshore.units import MIB
@@ -28,6 +29,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     lab = Lab(tmp_path_factory.mktemp("lab"), Path(".cache/lab"))
     lab.up()
     yield lab
+    for site in (lab.alpha, lab.beta):
+        launcher = Launcher(site.folder / "s" / "daemons")
+        for key in list(launcher.keys()):
+            launcher.stop(key)
     lab.down()
 
 

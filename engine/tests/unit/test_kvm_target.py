@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from farshore.errors import Conflict, Invalid, NoSpace, NotFound, RestartFromCheckpoint
+from farshore.errors import Conflict, Invalid, NoSpace, NotFound, Retry
 from farshore.platforms.kvm import images, thinning
 from farshore.platforms.kvm.target import KvmDraft, KvmTarget
 from farshore.platforms.nbd.launcher import Launcher
@@ -128,7 +128,7 @@ def test_what_a_flush_covered_outlives_the_daemon_and_the_process(target: KvmTar
     pid = daemon.pid()
     assert pid
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(RestartFromCheckpoint) as caught:
+    with pytest.raises(Retry) as caught:
         put(draft, *B)
     assert caught.value.code == "draft-lost"
     later = KvmTarget(tmp_path / "pool", launcher)
@@ -136,6 +136,15 @@ def test_what_a_flush_covered_outlives_the_daemon_and_the_process(target: KvmTar
     again = later.open(DISK, SIZE, None, "k")
     put(again, *C)
     assert content(later, again.seal()) == disk(A, C)
+
+
+def test_a_reader_outlives_its_daemon(target: KvmTarget, launcher: Launcher) -> None:
+    point = layer(target, "k", None, A)
+    assert content(target, point) == disk(A)
+    launcher.stop(f"point:{point}")
+    assert content(target, point) == disk(A)
+    target.close()
+    assert list(launcher.keys()) == []
 
 
 def test_the_newest_handle_owns_a_draft(target: KvmTarget) -> None:

@@ -278,7 +278,7 @@ def _runs(bitmap: bytes, size: int) -> Iterator[tuple[int, int]]:
             if byte >> bit & 1:
                 start = at if start < 0 else start
             elif start >= 0:
-                yield start, at
+                yield start, min(at, size)
                 start = -1
     if 0 <= start < size:
         yield start, size

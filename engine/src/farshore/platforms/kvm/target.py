@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from farshore import durable
-from farshore.errors import Conflict, FarshoreError, Invalid, NotFound, Reconnect, RestartFromCheckpoint, Unavailable
+from farshore.errors import Conflict, Invalid, NotFound, Reconnect, Retry, Unavailable
 from farshore.model.machine import Finding, PoolFacts
 from farshore.platforms.contract import Caps
 from farshore.platforms.kvm import images, thinning
@@ -133,8 +133,15 @@ class KvmTarget:
 
     def read_into(self, point: str, offset: int, buffer: memoryview) -> None:
         """Read a sealed point through its chain."""
-        with _gone_means(RestartFromCheckpoint, point), self._point_pool(point).lend() as connection:
-            connection.read_into(offset, buffer)
+        with _lost(point):
+            pool = self._point_pool(point)
+            try:
+                _read(pool, offset, buffer)
+            except (Reconnect, Unavailable):  # its daemon died, or another point's drop closed it
+                with self._lock:
+                    if self._open_points.get(point) is pool:
+                        self._close_point(point)
+                _read(self._point_pool(point), offset, buffer)
 
     def _point_pool(self, point: str) -> Pool:
         with self._lock:
@@ -215,8 +222,8 @@ class KvmTarget:
 class KvmDraft:
     """One layer while it is written; see :class:`farshore.platforms.contract.Draft`.
 
-    When its daemon dies, what was not flushed may be gone: every call raises :class:`RestartFromCheckpoint`
-    (``draft-lost``), and opening the key again goes on from what a flush covered.
+    When its daemon dies, what was not flushed may be gone: every call raises :class:`Retry` (``draft-lost``), and
+    opening the key again goes on from what a flush covered.
     """
 
     def __init__(self, layer: LayerFile, key: str, launcher: Launcher, forget: Callable[[KvmDraft], None]) -> None:
@@ -240,7 +247,7 @@ class KvmDraft:
         pool = self._pool
         if pool is None:
             raise Conflict(f"draft {self.draft_id!r} is sealed or closed", code="draft-closed", draft=self.draft_id)
-        with _gone_means(RestartFromCheckpoint, self.draft_id), pool.lend() as connection:
+        with _lost(self.draft_id), pool.lend() as connection:
             yield connection
 
     def write(self, offset: int, buffer: memoryview) -> None:
@@ -323,9 +330,20 @@ def _connect(daemon: StorageDaemon) -> Connection:
     return connection
 
 
+def _read(pool: Pool, offset: int, buffer: memoryview) -> None:
+    with pool.lend() as connection:
+        connection.read_into(offset, buffer)
+
+
 @contextlib.contextmanager
-def _gone_means(error: type[FarshoreError], what: str) -> Iterator[None]:
+def _lost(what: str) -> Iterator[None]:
+    """Say that the daemon is gone; no write is repeated into another one, for those before it may be lost too."""
     try:
         yield
-    except (Reconnect, Unavailable) as lost:
-        raise error(f"the daemon that serves {what} is gone: {lost.message}", code="draft-lost", of=what) from lost
+    except (Reconnect, Unavailable) as error:
+        raise Retry(
+            f"the daemon that serves {what} is gone: {error.message}",
+            code="draft-lost",
+            hint="Open it again and go on from what was flushed.",
+            of=what,
+        ) from error
