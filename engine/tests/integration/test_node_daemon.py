@@ -197,8 +197,14 @@ class Stand:
 
 
 @pytest.fixture
-def stand(tmp_path: Path) -> Iterator[Stand]:
-    control = Control(tmp_path / "control").start()
+def control(tmp_path: Path) -> Iterator[Control]:
+    double = Control(tmp_path / "control").start()
+    yield double
+    double.stop()
+
+
+@pytest.fixture
+def stand(tmp_path: Path, control: Control) -> Iterator[Stand]:
     machine = FileMachine.create(tmp_path / "alpha", "web", SIZES)
     alpha = NodeProcess(tmp_path, "alpha-1", "alpha", control.url, free_port())
     beta = NodeProcess(tmp_path, "beta-1", "beta", control.url, free_port())
@@ -210,7 +216,6 @@ def stand(tmp_path: Path) -> Iterator[Stand]:
     gate.close()
     for node in (alpha, beta):
         node.close()
-    control.stop()
 
 
 def test_inventory_and_check(stand: Stand):
@@ -409,6 +414,26 @@ def test_a_lower_generation_is_not_obeyed_and_a_higher_one_is_kept(stand: Stand)
     assert not held.done
     stand.control.generation = 5
     stand.control.result(held)
+
+
+@pytest.fixture
+def old_certificates(control: Control) -> None:
+    """Enrol with certificates that are due for renewal 10 s later, and end 100 s later."""
+    control.certificate_age_days, control.certificate_days = 170 / 86400, 100 / 86400
+
+
+@pytest.mark.usefixtures("old_certificates")
+def test_a_renewed_certificate_is_used_from_then_on(stand: Stand):
+    stand.control.certificate_age_days, stand.control.certificate_days = 0.01, 30
+    stand.write(1)
+    stand.cycle()
+    before = {node.name: thumbprint(node) for node in (stand.alpha, stand.beta)}
+    for node in (stand.beta, stand.alpha):
+        node.await_said("certificate renewed")
+        assert thumbprint(node) != before[node.name]
+    stand.write(2)
+    assert stand.is_same(stand.cycle().manifest)
+    assert len(stand.beta.said("certificate renewed")) == 1
 
 
 def test_what_cannot_be_done_here_fails_with_its_reason(stand: Stand):

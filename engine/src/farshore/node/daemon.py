@@ -45,6 +45,7 @@ POLL_PAUSE_CAP_S: Final = 5.0
 #: One that refuses our certificate will not change its mind soon.
 REFUSED_PAUSE_CAP_S: Final = 60.0
 REPEATED_PAUSE_S: Final = 0.5
+RENEW_AGAIN_S: Final = 300.0
 PROGRESS_EVERY_S: Final = 1.0
 #: How long tasks get to end when the node is asked to: a replication marks what it has within seconds.
 STOP_TIMEOUT_S: Final = 20.0
@@ -63,18 +64,18 @@ class Node:
         self._identity = of(config)
         self._catalog_lock = threading.Lock()
         self._catalog = self._identity.catalog()
-        self._tls = tls.load(self._identity.certificate_path, self._identity.key_path, self._identity.ca_path)
+        certificate = tls.load(self._identity.certificate_path, self._identity.key_path, self._identity.ca_path)
+        self._renew_not_before = 0.0
         self._platform = registry.open_platform(config.platform)
-        self._links = Links(self._tls)
         self._service = SourceService(
-            self._platform.source, self._tls, load_grant_key(self._catalog.grant_key_pem), self._catalog.generation
+            self._platform.source, certificate, load_grant_key(self._catalog.grant_key_pem), self._catalog.generation
         )
         self._service.on_generation = self._raise_generation
         self._journal_dir = config.state_dir / "journal"
         durable.make_dir(self._journal_dir)
-        site = Site(
+        site = self._site = Site(
             platform=self._platform,
-            links=self._links,
+            links=Links(certificate),
             window=NodeWindow(node_budget(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))),
             journal_dir=self._journal_dir,
             marks=Marks(config.state_dir / "marks.json"),
@@ -140,7 +141,7 @@ class Node:
         _within(LAST_WORDS_S, self._deliver_owed)
         # Peers that are mute in the middle of a frame must not hold us: the kernel closes what is left.
         _within(LAST_WORDS_S, self._service.stop)
-        _within(LAST_WORDS_S, self._links.close)
+        _within(LAST_WORDS_S, self._site.links.close)
         _log.info("node stopped")
 
     # Polling
@@ -186,12 +187,29 @@ class Node:
         )
 
     def _renew(self, control: ControlClient) -> None:
-        if not enrol.renew(self._identity, control, datetime.now(UTC)):
+        """Renew the certificate when it is time; a failure costs a log line and another try later."""
+        if time.monotonic() < self._renew_not_before:
             return
-        self._tls = tls.load(self._identity.certificate_path, self._identity.key_path, self._identity.ca_path)
-        self._service.identity = self._tls
-        self._links.identity = self._tls
+        try:
+            if not enrol.renew(self._identity, control, datetime.now(UTC)):
+                return
+            identity = tls.load(self._identity.certificate_path, self._identity.key_path, self._identity.ca_path)
+        except FarshoreError as error:
+            self._renew_not_before = time.monotonic() + RENEW_AGAIN_S
+            _log.warning("certificate not renewed", extra=fields(code=error.code, reason=error.message))
+            return
+        self._service.identity = identity
+        # A grant names our certificate's thumbprint, and connections that are open show the old one: new sessions need
+        # new connections. What runs keeps the old ones to its end.
+        old, self._site.links = self._site.links, Links(identity)
+        running = {call.task.task_id for call in self._worker.calls()}
+        threading.Thread(target=self._retire, args=(old, running), name="farshore-links", daemon=True).start()
         _log.info("certificate renewed")
+
+    def _retire(self, links: Links, tasks: set[str]) -> None:
+        while tasks & {call.task.task_id for call in self._worker.calls()} and not self._ending.wait(PROGRESS_EVERY_S):
+            pass
+        links.close()
 
     def _obey(self, reply: PollReply) -> bool:
         """Say whether the reply comes from the control plane that the node obeys; keep what is new in it."""
