@@ -29,10 +29,12 @@ from farshore.units import KIB, MIB
 @contextlib.contextmanager
 def opened(folder: Path, uri: str = "test:///default") -> Iterator[Platform]:
     folder.mkdir()
-    yield open_kvm({"uri": uri, "pool": str(folder / "pool"), "scratch": str(folder / "s")})
-    launcher = Launcher(folder / "s" / "daemons")
-    for key in list(launcher.keys()):
-        launcher.stop(key)
+    try:
+        yield open_kvm({"uri": uri, "pool": str(folder / "pool"), "scratch": str(folder / "s")})
+    finally:
+        launcher = Launcher(folder / "s" / "daemons")
+        for key in list(launcher.keys()):
+            launcher.stop(key)
 
 
 def pull(

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from farshore import durable
-from farshore.errors import Conflict, FarshoreError, Invalid, NoSpace, Permanent, Retry, Unavailable
+from farshore.errors import Conflict, FarshoreError, Invalid, NoSpace, Permanent, Reconnect, Retry, Unavailable
 from farshore.platforms.nbd.client import Connection
 from farshore.platforms.nbd.qmp import Monitor
 
@@ -225,14 +225,9 @@ def _wait_ready(daemon: StorageDaemon, child: subprocess.Popen[bytes]) -> None:
     """Return when the monitor answers, which is after all images are open and exported."""
     deadline = time.monotonic() + START_S
     while True:
-        try:
+        # It listens before it opens its images, and resets the connection when one of them fails.
+        with contextlib.suppress(Unavailable, Reconnect):
             daemon.monitor().close()
-        except Unavailable:
-            pass
-        except FarshoreError:
-            if child.poll() is None:
-                raise
-        else:
             return
         if child.poll() is not None:
             raise failure(f"{TOOL} did not start", daemon.log())
