@@ -235,6 +235,6 @@ def _granted(text: str) -> dict[str, Any]:
     import base64
     import json
 
-    body = text.split(".")[0]
+    body = text.split(".", maxsplit=1)[0]
     granted: dict[str, Any] = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
     return granted

@@ -54,7 +54,7 @@ class TwoSites:
 
     def stop(self) -> None:
         for site in (self.alpha, self.beta):
-            for gate in site._gates.values():  # noqa: SLF001
+            for gate in site._gates.values():
                 gate.set()
         self.alpha_node.stop()
         self.beta_node.stop()

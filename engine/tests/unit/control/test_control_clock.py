@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from farshore.control import clock
 from farshore.control.clock import Stamp
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from sqlalchemy import select
 
 from farshore.control import views
+from farshore.control.api import schemas
 from farshore.control.api.caller import Answer, Call
 from farshore.control.planning import protect
 from farshore.control.runs import copies
@@ -35,7 +36,13 @@ class CheckpointChange(Model):
     note: str | None = Field(None, max_length=2000)
 
 
-@router.post("/plans/{name}:replicate", operation_id="replicate_plan", tags=["plans"], status_code=202)
+@router.post(
+    "/plans/{name}:replicate",
+    operation_id="replicate_plan",
+    responses=schemas.answers(schemas.Ran, 202),
+    tags=["plans"],
+    status_code=202,
+)
 def replicate(call: Call, name: str, body: ReplicateWish) -> Response:
     """Run a cycle now, unless the newest checkpoint is young enough."""
 
@@ -52,7 +59,12 @@ def replicate(call: Call, name: str, body: ReplicateWish) -> Response:
     return call.change("replicate_plan", name, act)
 
 
-@router.post("/plans/{name}:replicate-preview", operation_id="preview_replicate_plan", tags=["plans"])
+@router.post(
+    "/plans/{name}:replicate-preview",
+    operation_id="preview_replicate_plan",
+    response_model=schemas.Preview,
+    tags=["plans"],
+)
 def preview_replicate(call: Call, name: str, body: ReplicateWish) -> dict[str, Any]:
     """Return what ``replicate_plan`` would do."""
     with call.ctx.store.read() as session:
@@ -65,7 +77,11 @@ def preview_replicate(call: Call, name: str, body: ReplicateWish) -> dict[str, A
         }
 
 
-@router.put("/plans/{name}/checkpoints/{label}", operation_id="ensure_checkpoint")
+@router.put(
+    "/plans/{name}/checkpoints/{label}",
+    operation_id="ensure_checkpoint",
+    responses=schemas.answers(schemas.Ensured, 200, 202),
+)
 def ensure_checkpoint(call: Call, name: str, label: LabelPath, body: CheckpointWish) -> Response:
     """Make sure that every group of the plan has a checkpoint with this label; cycles run only if needed."""
 
@@ -82,7 +98,7 @@ def ensure_checkpoint(call: Call, name: str, label: LabelPath, body: CheckpointW
     return call.change("ensure_checkpoint", name, act)
 
 
-@router.get("/checkpoints", operation_id="list_checkpoints")
+@router.get("/checkpoints", operation_id="list_checkpoints", response_model=schemas.Items[schemas.Checkpoint])
 def list_checkpoints(
     call: Call, plan: Filter = None, machine: Filter = None, group: Filter = None, limit: Limit = 100
 ) -> dict[str, Any]:
@@ -91,14 +107,16 @@ def list_checkpoints(
         return {"items": views.checkpoints(session, plan, machine, group, limit)}
 
 
-@router.get("/checkpoints/{checkpoint_id}", operation_id="get_checkpoint")
+@router.get("/checkpoints/{checkpoint_id}", operation_id="get_checkpoint", response_model=schemas.Checkpoint)
 def get_checkpoint(call: Call, checkpoint_id: str) -> dict[str, Any]:
     """Return one checkpoint."""
     with call.ctx.store.read() as session:
         return views.checkpoint(session, checkpoint_id)
 
 
-@router.patch("/checkpoints/{checkpoint_id}", operation_id="change_checkpoint")
+@router.patch(
+    "/checkpoints/{checkpoint_id}", operation_id="change_checkpoint", responses=schemas.answers(schemas.Checkpoint, 200)
+)
 def change_checkpoint(call: Call, checkpoint_id: str, body: CheckpointChange) -> Response:
     """Pin, label or describe a checkpoint."""
 

@@ -9,10 +9,11 @@ from fastapi.responses import Response
 from pydantic import Field, model_validator
 
 from farshore.control import views
+from farshore.control.api import schemas
 from farshore.control.api.caller import Answer, Call
 from farshore.control.planning import apply, protect, source
 from farshore.control.planning.apply import Wanted
-from farshore.control.planning.protect import Wish
+from farshore.control.planning.protect import ProtectWish
 from farshore.control.store.database import Transaction
 from farshore.model.base import Model, Name
 
@@ -43,7 +44,7 @@ class PlanRequest(Model):
         return Wanted(definition, apply.source_text(data))
 
 
-@router.get("/machines", operation_id="list_machines", tags=["machines"])
+@router.get("/machines", operation_id="list_machines", response_model=schemas.Items[schemas.Machine], tags=["machines"])
 def list_machines(
     call: Call,
     site: Annotated[str | None, Query()] = None,
@@ -59,28 +60,28 @@ def list_machines(
         return {"items": views.machines(session, site, plan, name)}
 
 
-@router.get("/machines/{machine_id}", operation_id="get_machine", tags=["machines"])
+@router.get("/machines/{machine_id}", operation_id="get_machine", response_model=schemas.Machine, tags=["machines"])
 def get_machine(call: Call, machine_id: str, site: Annotated[str | None, Query()] = None) -> dict[str, Any]:
     """Return one machine, by id or by a name that only one has."""
     with call.ctx.store.read() as session:
         return views.machine(session, machine_id, site)
 
 
-@router.get("/plans", operation_id="list_plans")
+@router.get("/plans", operation_id="list_plans", response_model=schemas.Items[schemas.Plan])
 def list_plans(call: Call) -> dict[str, Any]:
     """Return all plans."""
     with call.ctx.store.read() as session:
         return {"items": views.plans(session)}
 
 
-@router.get("/plans/{name}", operation_id="get_plan")
+@router.get("/plans/{name}", operation_id="get_plan", response_model=schemas.Plan)
 def get_plan(call: Call, name: str) -> dict[str, Any]:
     """Return one plan with its state, its machines and their RPO now."""
     with call.ctx.store.read() as session:
         return views.plan(session, name)
 
 
-@router.put("/plans/{name}", operation_id="put_plan")
+@router.put("/plans/{name}", operation_id="put_plan", responses=schemas.answers(schemas.Plan, 200, 201))
 def put_plan(call: Call, name: NamePath, body: PlanRequest) -> Response:
     """Make or change a plan. What it protects begins to be copied with ``protect_plan``."""
     wanted = body.read()
@@ -94,7 +95,7 @@ def put_plan(call: Call, name: NamePath, body: PlanRequest) -> Response:
     return call.change("put_plan", name, act)
 
 
-@router.post("/plans/{name}:preview", operation_id="preview_plan")
+@router.post("/plans/{name}:preview", operation_id="preview_plan", response_model=schemas.Preview)
 def preview_plan(call: Call, name: NamePath, body: PlanRequest) -> dict[str, Any]:
     """Return what ``put_plan`` would change."""
     wanted = body.read()
@@ -116,8 +117,8 @@ def delete_plan(call: Call, name: str) -> Response:
     return call.change("delete_plan", name, act)
 
 
-@router.post("/plans/{name}:protect", operation_id="protect_plan")
-def protect_plan(call: Call, name: str, body: Wish) -> Response:
+@router.post("/plans/{name}:protect", operation_id="protect_plan", responses=schemas.answers(schemas.Plan, 200))
+def protect_plan(call: Call, name: str, body: ProtectWish) -> Response:
     """Begin, pause or end the protection of a plan or of some of its machines."""
 
     def act(tx: Transaction) -> Answer:
@@ -131,8 +132,8 @@ def protect_plan(call: Call, name: str, body: Wish) -> Response:
     return call.change("protect_plan", name, act)
 
 
-@router.post("/plans/{name}:protect-preview", operation_id="preview_protect_plan")
-def preview_protect_plan(call: Call, name: str, body: Wish) -> dict[str, Any]:
+@router.post("/plans/{name}:protect-preview", operation_id="preview_protect_plan", response_model=schemas.Preview)
+def preview_protect_plan(call: Call, name: str, body: ProtectWish) -> dict[str, Any]:
     """Return what ``protect_plan`` would change."""
     with call.ctx.store.read() as session:
         result = protect.outcome(session, name, body)

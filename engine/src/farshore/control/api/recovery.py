@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from farshore.control import views
+from farshore.control.api import schemas
 from farshore.control.api.caller import Answer, Call
 from farshore.control.runs import drill, failover
 from farshore.control.runs.drill import DrillWish
@@ -28,7 +29,9 @@ def _ran(tx: Transaction, run: Run | None, **detail: Any) -> Answer:
     )
 
 
-@router.post("/plans/{name}:drill", operation_id="drill_plan", status_code=202)
+@router.post(
+    "/plans/{name}:drill", operation_id="drill_plan", responses=schemas.answers(schemas.Ran, 202), status_code=202
+)
 def drill_plan(call: Call, name: str, body: DrillWish) -> Response:
     """Bring the plan's machines up in an isolated network at the target, prove them, take them away again."""
     return call.change(
@@ -38,20 +41,30 @@ def drill_plan(call: Call, name: str, body: DrillWish) -> Response:
     )
 
 
-@router.post("/plans/{name}:drill-preview", operation_id="preview_drill_plan")
+@router.post("/plans/{name}:drill-preview", operation_id="preview_drill_plan", response_model=schemas.Preview)
 def preview_drill(call: Call, name: str, body: DrillWish) -> dict[str, Any]:
     """Return what ``drill_plan`` would make."""
     with call.ctx.store.read() as session:
         return drill.preview_of(session, name, body)
 
 
-@router.post("/plans/{name}:drill-end", operation_id="end_drill_plan", status_code=202)
+@router.post(
+    "/plans/{name}:drill-end",
+    operation_id="end_drill_plan",
+    responses=schemas.answers(schemas.Ran, 200, 202),
+    status_code=202,
+)
 def end_drill(call: Call, name: str) -> Response:
     """Clean up a drill that was left running."""
     return call.change("end_drill_plan", name, lambda tx: _ran(tx, drill.end(tx, name, call.actor)))
 
 
-@router.post("/plans/{name}:failover", operation_id="failover_plan", status_code=202)
+@router.post(
+    "/plans/{name}:failover",
+    operation_id="failover_plan",
+    responses=schemas.answers(schemas.Ran, 200, 202),
+    status_code=202,
+)
 def failover_plan(call: Call, name: str, body: FailoverWish) -> Response:
     """Make the plan active at ``to_site``; nothing to do if it is."""
     return call.change(
@@ -61,7 +74,7 @@ def failover_plan(call: Call, name: str, body: FailoverWish) -> Response:
     )
 
 
-@router.post("/plans/{name}:failover-preview", operation_id="preview_failover_plan")
+@router.post("/plans/{name}:failover-preview", operation_id="preview_failover_plan", response_model=schemas.Preview)
 def preview_failover(call: Call, name: str, body: FailoverWish) -> dict[str, Any]:
     """Return what ``failover_plan`` would do: machines, order, addresses, data at risk."""
     with call.ctx.store.read() as session:

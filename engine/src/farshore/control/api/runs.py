@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse, Response
 
 from farshore.control import views
+from farshore.control.api import schemas
 from farshore.control.api.caller import Answer, Call
 from farshore.control.runs import orders
 from farshore.control.store.database import Transaction
@@ -20,7 +21,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 Filter = Annotated[str | None, Query(max_length=128)]
 
 
-@router.get("/runs", operation_id="list_runs")
+@router.get("/runs", operation_id="list_runs", response_model=schemas.Items[schemas.Run])
 def list_runs(
     call: Call, plan: Filter = None, kind: Filter = None, state: Filter = None, limit: Limit = 100
 ) -> dict[str, Any]:
@@ -29,14 +30,14 @@ def list_runs(
         return {"items": views.runs(session, plan, kind, state, limit)}
 
 
-@router.get("/runs/{run_id}", operation_id="get_run")
+@router.get("/runs/{run_id}", operation_id="get_run", response_model=schemas.Run)
 def get_run(call: Call, run_id: str) -> dict[str, Any]:
     """Return one run with its steps, machines, cycles and progress."""
     with call.ctx.store.read() as session:
         return views.run(session, run_id)
 
 
-@router.post("/runs/{run_id}:cancel", operation_id="cancel_run")
+@router.post("/runs/{run_id}:cancel", operation_id="cancel_run", responses=schemas.answers(schemas.Run, 200))
 def cancel_run(call: Call, run_id: str) -> Response:
     """Ask a run to stop and clean up. It ends a little later."""
 

@@ -13,6 +13,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from farshore.control import ids, tasks, views
+from farshore.control.api import schemas
 from farshore.control.api.caller import Answer, Call
 from farshore.control.auth import tokens
 from farshore.control.clock import iso
@@ -51,21 +52,23 @@ class NodeRequest(Model):
     data_address: str = Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$", max_length=260)
 
 
-@router.get("/sites", operation_id="list_sites")
+@router.get("/sites", operation_id="list_sites", response_model=schemas.Items[schemas.Site])
 def list_sites(call: Call) -> dict[str, Any]:
     """Return all sites."""
     with call.ctx.store.read() as session:
         return {"items": views.sites(session)}
 
 
-@router.get("/sites/{name}", operation_id="get_site")
+@router.get("/sites/{name}", operation_id="get_site", response_model=schemas.Site)
 def get_site(call: Call, name: str) -> dict[str, Any]:
     """Return one site with what its node found there."""
     with call.ctx.store.read() as session:
         return views.site(session, name)
 
 
-@router.put("/sites/{name}", operation_id="put_site", status_code=200)
+@router.put(
+    "/sites/{name}", operation_id="put_site", responses=schemas.answers(schemas.Site, 200, 201), status_code=200
+)
 def put_site(call: Call, name: NamePath, body: SiteRequest) -> Response:
     """Register a site, or change it."""
 
@@ -87,7 +90,7 @@ def put_site(call: Call, name: NamePath, body: SiteRequest) -> Response:
     return call.change("put_site", name, act)
 
 
-@router.post("/sites/{name}:preview", operation_id="preview_site")
+@router.post("/sites/{name}:preview", operation_id="preview_site", response_model=schemas.Preview)
 def preview_site(call: Call, name: NamePath, body: SiteRequest) -> dict[str, Any]:
     """Return what ``put_site`` would change."""
     with call.ctx.store.read() as session:
@@ -141,14 +144,14 @@ def delete_site(call: Call, name: str) -> Response:
     return call.change("delete_site", name, act)
 
 
-@router.post("/sites/{name}:check", operation_id="check_site")
+@router.post("/sites/{name}:check", operation_id="check_site", response_model=schemas.Findings)
 async def check_site(call: Call, name: str) -> dict[str, Any]:
     """Let the site's node prove that what is needed works there, and return its findings (waits up to 60 s)."""
     task = await _ask(call.ctx, name, "check", call.actor)
     return {"findings": (task.result or {}).get("findings", [])}
 
 
-@router.post("/sites/{name}:refresh", operation_id="refresh_site")
+@router.post("/sites/{name}:refresh", operation_id="refresh_site", response_model=schemas.Site)
 async def refresh_site(call: Call, name: str) -> dict[str, Any]:
     """Read the site's inventory anew and return the site (waits up to 60 s)."""
     await _ask(call.ctx, name, "inventory", call.actor)
@@ -215,21 +218,21 @@ async def _ask(ctx: Context, name: str, kind: str, actor: str) -> Task:
     return task
 
 
-@router.get("/nodes", operation_id="list_nodes", tags=["nodes"])
+@router.get("/nodes", operation_id="list_nodes", response_model=schemas.Items[schemas.Node], tags=["nodes"])
 def list_nodes(call: Call) -> dict[str, Any]:
     """Return all nodes."""
     with call.ctx.store.read() as session:
         return {"items": views.nodes(session)}
 
 
-@router.get("/nodes/{name}", operation_id="get_node", tags=["nodes"])
+@router.get("/nodes/{name}", operation_id="get_node", response_model=schemas.Node, tags=["nodes"])
 def get_node(call: Call, name: str) -> dict[str, Any]:
     """Return one node."""
     with call.ctx.store.read() as session:
         return views.node(session, name)
 
 
-@router.put("/nodes/{name}", operation_id="put_node", tags=["nodes"])
+@router.put("/nodes/{name}", operation_id="put_node", responses=schemas.answers(schemas.Node, 200, 201), tags=["nodes"])
 def put_node(call: Call, name: NamePath, body: NodeRequest) -> Response:
     """Register a node, or change it. It takes part once it is enrolled."""
 
@@ -251,7 +254,7 @@ def put_node(call: Call, name: NamePath, body: NodeRequest) -> Response:
     return call.change("put_node", name, act)
 
 
-@router.post("/nodes/{name}:preview", operation_id="preview_node", tags=["nodes"])
+@router.post("/nodes/{name}:preview", operation_id="preview_node", response_model=schemas.Preview, tags=["nodes"])
 def preview_node(call: Call, name: NamePath, body: NodeRequest) -> dict[str, Any]:
     """Return what ``put_node`` would change."""
     with call.ctx.store.read() as session:
@@ -288,7 +291,13 @@ def _node_change(session: Session, name: str, body: NodeRequest) -> dict[str, An
     return {"site": body.site, "roles": sorted(set(body.roles)), "data_address": body.data_address}
 
 
-@router.post("/nodes/{name}:token", operation_id="create_node_token", tags=["nodes"], status_code=201)
+@router.post(
+    "/nodes/{name}:token",
+    operation_id="create_node_token",
+    responses=schemas.answers(schemas.NodeToken, 201),
+    tags=["nodes"],
+    status_code=201,
+)
 def create_node_token(call: Call, name: str) -> Response:
     """Make a token that admits this node once within the hour. Earlier unused ones are void from now on."""
 

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from farshore import __version__
+from farshore.control.api import schemas
 from farshore.control.api.caller import Call
 from farshore.control.auth.access import authorise
 from farshore.control.auth.identity import Identity
@@ -23,7 +24,7 @@ router = APIRouter(prefix="/api/v1", tags=["system"])
 _INTERNAL = {"task"}
 
 
-@router.get("/health", operation_id="get_health")
+@router.get("/health", operation_id="get_health", response_model=schemas.Health)
 def health(request: Request, _identity: Annotated[Identity, Depends(authorise)]) -> dict[str, Any]:
     """Say that the control plane answers and its records can be read."""
     ctx: Context = request.app.state.farshore
@@ -36,7 +37,7 @@ def health(request: Request, _identity: Annotated[Identity, Depends(authorise)])
         }
 
 
-@router.get("/whoami", operation_id="get_whoami")
+@router.get("/whoami", operation_id="get_whoami", response_model=schemas.Identity)
 def whoami(call: Call) -> dict[str, str]:
     """Return whose token this is."""
     return {"token_id": call.identity.token_id, "name": call.identity.name, "role": call.identity.role}

@@ -11,6 +11,7 @@ from pydantic import Field
 from sqlalchemy import func, select
 
 from farshore.control import views
+from farshore.control.api import schemas
 from farshore.control.api.caller import Answer, Call
 from farshore.control.audit import first_break
 from farshore.control.auth import tokens
@@ -35,14 +36,14 @@ class TokenRequest(Model):
     ttl_s: Annotated[Duration, Field(gt=0, le=10 * 365 * 86400)] | None = 30 * 86400.0
 
 
-@router.get("/tokens", operation_id="list_tokens")
+@router.get("/tokens", operation_id="list_tokens", response_model=schemas.Items[schemas.Token])
 def list_tokens(call: Call) -> dict[str, Any]:
     """Return all tokens, without their secrets."""
     with call.ctx.store.read() as session:
         return {"items": views.tokens(session)}
 
 
-@router.post("/tokens", operation_id="create_token", status_code=201)
+@router.post("/tokens", operation_id="create_token", responses=schemas.answers(schemas.NewToken, 201), status_code=201)
 def create_token(call: Call, body: TokenRequest) -> Response:
     """Make a token. Its text is in this answer and nowhere else."""
 
@@ -100,7 +101,7 @@ def delete_token(call: Call, token_id: str) -> Response:
     return call.change("delete_token", token_id, act)
 
 
-@router.get("/audit", operation_id="list_audit")
+@router.get("/audit", operation_id="list_audit", response_model=schemas.AuditTrail)
 def list_audit(call: Call, limit: Limit = 100) -> dict[str, Any]:
     """Return the newest entries of the audit trail; ``chain_broken_at`` names the first that does not follow."""
     with call.ctx.store.read() as session:

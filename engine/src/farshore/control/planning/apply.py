@@ -68,7 +68,9 @@ def outcome(session: Session, name: str, wanted: Wanted) -> Outcome:
     """
     definition = wanted.definition
     if definition.name != name:
-        raise _wrong(wanted, ("name",), f"the plan is called {definition.name!r}, but was sent as {name!r}", "")
+        raise _wrong(
+            wanted, ("name",), f"the plan is called {definition.name!r}, but was sent as {name!r}", "Use one name."
+        )
     record = session.get(Plan, name)
     known = {site.name for site in session.scalars(select(Site))}
     for key in ("source_site", "target_site"):

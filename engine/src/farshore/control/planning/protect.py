@@ -22,7 +22,7 @@ from farshore.model.plan import Plan as Definition
 _ACTIVITY = {"protected": "active", "paused": "paused", "unprotected": "inactive"}
 
 
-class Wish(Model):
+class ProtectWish(Model):
     """What should be. ``machines`` None: all of the plan."""
 
     state: Literal["protected", "paused", "unprotected"]
@@ -41,7 +41,7 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
 
 
-def outcome(session: Session, name: str, wish: Wish) -> Outcome:
+def outcome(session: Session, name: str, wish: ProtectWish) -> Outcome:
     """Return what :func:`apply` would change, without changing anything.
 
     Raises:
@@ -103,7 +103,7 @@ def outcome(session: Session, name: str, wish: Wish) -> Outcome:
     )
 
 
-def apply(tx: Transaction, name: str, wish: Wish) -> Outcome:
+def apply(tx: Transaction, name: str, wish: ProtectWish) -> Outcome:
     """Make ``wish`` true. Errors: as :func:`outcome`."""
     result = outcome(tx, name, wish)
     if not result.changed:
@@ -191,7 +191,7 @@ def remove(tx: Transaction, name: str) -> None:
     tx.changed("plan", name)
 
 
-def _chosen(rows: list[PlanMachine], wish: Wish) -> set[str]:
+def _chosen(rows: list[PlanMachine], wish: ProtectWish) -> set[str]:
     names = {row.name for row in rows}
     if wish.machines is None:
         return names

@@ -126,6 +126,12 @@ def validate(data: dict[str, Any], document: Document | None = None) -> Plan:
             elif item["type"] == "extra_forbidden":
                 message = "there is no such key"
             problems.append((path, message))
+    # A list whose only item is wrong counts as too short too; the item's own problem says it better.
+    problems = [
+        (path, text)
+        for path, text in problems
+        if not any(len(other) > len(path) and other[: len(path)] == path for other, _ in problems)
+    ]
     path, message = problems[0]
     listed = [_located(document, path, {"field": dotted(path), "message": text}) for path, text in problems[:20]]
     raise _invalid(dotted(path), message, document.mark(path) if document else None, problems=listed)

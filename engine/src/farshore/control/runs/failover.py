@@ -34,6 +34,7 @@ from farshore.model.task import MachineCreateParams, MachineParams, MachineResul
 from farshore.recovery import preview, states
 from farshore.recovery.plan import Order
 from farshore.recovery.states import Event
+from farshore.units import format_size
 
 
 class FailoverWish(Model):
@@ -330,7 +331,7 @@ def _cycles(scene: Scene, purpose: str) -> bool:
             ledger.end(tx, row, "failed", error=error)
             raise error
     moved = sum(int((cycle.stats or {}).get("moved_bytes", 0)) for cycle in found)
-    ledger.end(tx, row, "succeeded", f"{moved} bytes moved")
+    ledger.end(tx, row, "succeeded", f"{format_size(moved)} moved")
     return True
 
 

@@ -1,0 +1,351 @@
+"""What the interface answers. Times are ISO 8601 in UTC, durations seconds, sizes bytes."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from farshore.model.checkpoint import CycleStats, DiskPoint
+from farshore.model.machine import DiskFacts, Finding, NetworkFacts, NicFacts, PoolFacts
+from farshore.model.task import ProbeOutcome
+
+Item = TypeVar("Item")
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Problem(_Answer):
+    """An error (RFC 9457). ``code`` is stable, ``field`` names the input that is wrong, ``hint`` the next step."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str
+    field: str | None
+    hint: str
+    evidence: dict[str, Any]
+
+
+class Items(_Answer, Generic[Item]):
+    """A list."""
+
+    items: list[Item]
+
+
+class Preview(_Answer):
+    """What a change would do. Nothing was changed."""
+
+    changed: bool
+    before: Any
+    after: Any
+    warnings: list[str]
+
+
+class Health(_Answer):
+    """The control plane answers."""
+
+    status: Literal["ok"]
+    version: str
+    catalog_id: str
+    generation: int
+
+
+class Identity(_Answer):
+    """Whose token this is."""
+
+    token_id: str
+    name: str
+    role: str
+
+
+class Site(_Answer):
+    """A site with what its node found there."""
+
+    name: str
+    platform: str
+    description: str
+    data_listen: str
+    state: Literal["online", "offline", "no-node"]
+    nodes: list[str]
+    networks: list[NetworkFacts]
+    pool: PoolFacts | None
+    accelerator: str
+    findings: list[Finding]
+    inventory_at: str | None
+    machine_count: int
+
+
+class Findings(_Answer):
+    """What a site's self-check found."""
+
+    findings: list[Finding]
+
+
+class Node(_Answer):
+    """A node. ``data_address`` is where other nodes reach its data listener."""
+
+    name: str
+    site: str
+    roles: list[str]
+    data_address: str
+    state: Literal["new", "enrolled", "online", "offline"]
+    last_seen: str | None
+    version: str | None
+    platform: str | None
+    certificate_not_after: str | None
+    certificate_thumbprint: str | None
+
+
+class NodeToken(_Answer):
+    """A token that admits one node once; shown here and nowhere else."""
+
+    token: str
+    expires_at: str
+    ca_pem: str
+    ca_sha256: str
+    node_url: str
+
+
+class Machine(_Answer):
+    """A machine with its protection. ``bottleneck``: why its RPO is exceeded."""
+
+    machine_id: str
+    name: str
+    site: str
+    power: str
+    cpus: int
+    memory_bytes: int
+    firmware: str
+    disks: list[DiskFacts]
+    nics: list[NicFacts]
+    tags: dict[str, str]
+    plan: str | None
+    state: str
+    conditions: list[str]
+    epoch: int | None
+    active_site: str | None
+    rpo_s: float | None
+    newest_checkpoint: str | None
+    findings: list[Finding]
+    bottleneck: str | None
+    seen_at: str | None
+
+
+class PlanMachine(_Answer):
+    """A machine of a plan."""
+
+    name: str
+    machine_id: str | None
+    state: str
+    activity: str
+    rpo_s: float | None
+    newest_checkpoint: str | None
+
+
+class Cycle(_Answer):
+    """A replication cycle of a group."""
+
+    cycle_id: str
+    group_id: str
+    purpose: str
+    state: str
+    checkpoint_id: str | None
+    ordered_at: str | None
+    started_at: str | None
+    ended_at: str | None
+    stats: CycleStats | None
+    error: dict[str, Any] | None
+
+
+class Plan(_Answer):
+    """A plan with its state. ``rpo_s`` is the worst of its machines now."""
+
+    name: str
+    revision: int
+    definition: dict[str, Any]
+    source: str
+    source_site: str
+    target_site: str
+    activity: Literal["inactive", "active", "paused"]
+    active_site: str
+    state: str
+    conditions: list[str]
+    epoch: int
+    rpo_s: float | None
+    rpo_target_s: float
+    machines: list[PlanMachine]
+    groups: list[str]
+    next_cycle_at: str | None
+    cycles: list[Cycle]
+    last_error: dict[str, Any] | None
+    created_at: str | None
+    changed_at: str | None
+    warnings: list[str] = []
+
+
+class Checkpoint(_Answer):
+    """A published checkpoint of a group."""
+
+    checkpoint_id: str
+    group_id: str
+    plan: str
+    plan_revision: int
+    level: str
+    evidence: dict[str, Any]
+    sequence: int
+    epoch: int
+    ordered_at: str | None
+    taken_at: str | None
+    published_at: str | None
+    source_site: str
+    target_site: str
+    pinned: bool
+    label: str
+    note: str
+    in_use_by: list[str]
+    state: Literal["published", "tombstoned"]
+    machines: list[str]
+    disks: list[DiskPoint]
+    stats: CycleStats | None
+
+
+class RunStep(_Answer):
+    """A step of a run."""
+
+    name: str
+    machine: str | None
+    state: str
+    started_at: str | None
+    ended_at: str | None
+    seconds: float | None
+    detail: str
+    error: dict[str, Any] | None
+
+
+class RunMachine(_Answer):
+    """What a run did with one machine: data at risk and time to come up, as measured."""
+
+    name: str
+    state: str
+    machine_id: str | None
+    target_name: str | None
+    rpo_s: float | None
+    rto_s: float | None
+    checkpoint_id: str | None
+    probes: list[ProbeOutcome]
+    address: str | None
+
+
+class RunCycle(_Answer):
+    """A cycle that a run ordered."""
+
+    group_id: str
+    checkpoint_id: str | None
+    state: str
+    stats: CycleStats | None
+    error: dict[str, Any] | None
+
+
+class RunProgress(_Answer):
+    """How far a run is."""
+
+    done_bytes: int
+    total_bytes: int
+    note: str
+
+
+class Run(_Answer):
+    """Something that was asked for and takes a while."""
+
+    run_id: str
+    kind: str
+    plan: str
+    plan_revision: int
+    state: Literal["pending", "running", "succeeded", "partial", "failed", "cancelled"]
+    cancel_requested: bool
+    created_at: str | None
+    started_at: str | None
+    ended_at: str | None
+    actor: str
+    params: dict[str, Any]
+    url: str
+    report_url: str | None
+    error: dict[str, Any] | None
+    steps: list[RunStep]
+    machines: list[RunMachine]
+    cycles: list[RunCycle]
+    facts: dict[str, Any]
+    progress: RunProgress
+
+
+class Ran(_Answer):
+    """The run that was begun; None if nothing had to be done."""
+
+    run: Run | None
+    changed: bool
+
+
+class Ensured(_Answer):
+    """The checkpoint that is there, or the run that makes it."""
+
+    checkpoint: Checkpoint | None
+    checkpoints: list[Checkpoint]
+    run: Run | None
+    changed: bool
+
+
+class Token(_Answer):
+    """A token without its secret."""
+
+    token_id: str
+    name: str
+    role: str
+    created_at: str | None
+    expires_at: str | None
+    revoked_at: str | None
+    last_used_at: str | None
+
+
+class NewToken(Token):
+    """A token; ``token`` is shown here and nowhere else."""
+
+    token: str
+
+
+class AuditEntry(_Answer):
+    """An entry of the audit trail; ``digest`` covers it and the entry before."""
+
+    seq: int
+    at: str | None
+    at_s: float
+    actor: str
+    action: str
+    subject: str
+    detail: dict[str, Any]
+    previous: str
+    digest: str
+
+
+class AuditTrail(Items[AuditEntry]):
+    """The newest entries; ``chain_broken_at``: the first that does not follow from the one before."""
+
+    chain_broken_at: int | None
+
+
+#: Described for every route.
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "4XX": {
+        "description": "The request cannot be done; `code`, `field` and `hint` say why and what next.",
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+}
+
+
+def answers(model: Any, *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the description of answers whose body is ``model``."""
+    words = {200: "As it is now", 201: "Made", 202: "Begun"}
+    return {status: {"model": model, "description": words[status]} for status in statuses}

@@ -1,0 +1,117 @@
+"""What a drill and a failover make: networks, machines, addresses."""
+
+from __future__ import annotations
+
+import pytest
+from farshore.errors import Permanent
+from farshore.model.checkpoint import DiskPoint, Manifest
+from farshore.model.machine import DiskFacts, MachineFacts, NicFacts
+from farshore.model.plan import Plan
+from farshore.recovery import preview
+from farshore.recovery.preview import Choice
+
+FACTS = MachineFacts(
+    machine_id="id-db",
+    name="db",
+    cpus=2,
+    memory_bytes=1 << 30,
+    disks=(DiskFacts(disk_id="vda", size_bytes=10), DiskFacts(disk_id="vdb", size_bytes=20)),
+    nics=(NicFacts(mac="aa", network="lan"), NicFacts(mac="bb", network="backup")),
+)
+
+
+def plan(**recovery: object) -> Plan:
+    return Plan.model_validate(
+        {
+            "name": "shop",
+            "source_site": "alpha",
+            "target_site": "beta",
+            "machines": [{"name": "db", "recovery": recovery}],
+            "networks": [
+                {"source": "lan", "drill": {"subnet": "10.1.0.0/24"}, "failover": "prod"},
+                {"source": "backup", "drill": {"subnet": "10.2.0.0/24"}, "failover": "vault"},
+            ],
+        }
+    )
+
+
+def choice(disks: tuple[str, ...] = ("vda", "vdb"), facts: MachineFacts = FACTS) -> Choice:
+    manifest = Manifest(
+        checkpoint_id="cp-1",
+        group_id="grp-shop-db",
+        plan="shop",
+        plan_revision=1,
+        catalog_id="cat",
+        generation=1,
+        epoch=1,
+        term=1,
+        sequence=1,
+        source_site="alpha",
+        target_site="beta",
+        level="machine",
+        ordered_at=0,
+        taken_at=0,
+        machines=(facts,),
+        disks=tuple(
+            DiskPoint(
+                disk_key=f"id-db/{disk}", size_bytes=10, point=f"point-{disk}", tree_root="00", source_point="pt-1"
+            )
+            for disk in disks
+        ),
+    )
+    return Choice("db", "id-db", manifest)
+
+
+NETWORKS = {"lan": "drill-lan", "backup": "drill-backup"}
+
+
+def test_facts_come_from_the_checkpoint_and_choices_from_the_plan() -> None:
+    order = preview.machine(
+        plan(cpus=4, memory="2GiB", addresses={"failover": "10.8.0.9"}),
+        choice(),
+        "failover",
+        tag="t",
+        name="db",
+        epoch=2,
+        drill_networks={},
+    )
+    assert (order.cpus, order.memory_bytes, order.epoch) == (4, 2 << 30, 2)
+    assert [disk.point for disk in order.disks] == ["point-vda", "point-vdb"]
+    assert [(nic.mac, nic.network, nic.address) for nic in order.nics] == [
+        ("aa", "prod", "10.8.0.9"),
+        ("bb", "vault", None),
+    ]
+
+
+def test_a_drill_address_goes_to_the_interface_whose_network_it_fits() -> None:
+    found = plan(addresses={"drill": "10.2.0.7"})
+    order = preview.machine(found, choice(), "drill", tag="t", name="x", epoch=1, drill_networks=NETWORKS)
+    assert [(nic.network, nic.address) for nic in order.nics] == [("drill-lan", None), ("drill-backup", "10.2.0.7")]
+    networks = preview.networks(found, [choice()], NETWORKS, "t")
+    assert [(item.name, item.subnet, item.hosts) for item in networks] == [
+        ("drill-lan", "10.1.0.0/24", {}),
+        ("drill-backup", "10.2.0.0/24", {"bb": "10.2.0.7"}),
+    ]
+    assert preview.address(found, "db", "drill") == "10.2.0.7"
+    assert preview.address(found, "db", "failover") is None
+
+
+def test_a_drill_makes_only_the_networks_that_somebody_is_plugged_into() -> None:
+    alone = FACTS.model_copy(update={"nics": (NicFacts(mac="aa", network="lan"),)})
+    networks = preview.networks(plan(), [choice(facts=alone)], NETWORKS, "t")
+    assert [item.name for item in networks] == ["drill-lan"]
+
+
+@pytest.mark.parametrize(
+    ("made", "code"),
+    [
+        (choice(disks=("vda",)), "disk-not-in-checkpoint"),
+        (choice(facts=FACTS.model_copy(update={"nics": (NicFacts(mac="cc", network="dark"),)})), "network-unmapped"),
+        (choice(facts=FACTS.model_copy(update={"machine_id": "id-web"})), "machine-not-in-checkpoint"),
+    ],
+)
+def test_what_cannot_be_made_says_why(made: Choice, code: str) -> None:
+    with pytest.raises(Permanent) as caught:
+        preview.machine(plan(), made, "drill", tag="t", name="x", epoch=1, drill_networks=NETWORKS)
+    assert caught.value.code == code
+    assert caught.value.hint
