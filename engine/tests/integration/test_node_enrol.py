@@ -209,9 +209,15 @@ def test_a_certificate_of_another_ca_is_refused(tmp_path: Path, control: Control
     identity = of(config)
     forged = Authority().node("alpha", "alpha-1", identity.make_key().public_key())
     identity.certificate_path.write_text(forged)
-    with pytest.raises(Unauthenticated) as caught:
-        poll(config)
-    assert caught.value.code == "certificate-refused"
+    codes = set()
+    for _ in range(50):
+        # The peer's reason may be lost when it closes before we have read it; then it looks like one that is away.
+        with pytest.raises((Unauthenticated, Unavailable)) as caught:
+            poll(config)
+        codes.add(caught.value.code)
+        if "certificate-refused" in codes:
+            break
+    assert "certificate-refused" in codes
 
 
 def test_a_certificate_of_another_node_is_refused(tmp_path: Path, control: Control):

@@ -105,6 +105,10 @@ class Node:
                 interrupted=interrupted,
             ),
         )
+        certificate = self._identity.certificate()
+        problem = self._identity.why_not(certificate, datetime.now(UTC)) if certificate else ""
+        if problem:
+            _log.error("this node's certificate is of no use; enrol it again", extra=fields(reason=problem))
         threads = [
             threading.Thread(target=self._guard, args=(loop,), name=f"farshore-{name}", daemon=True)
             for name, loop in (

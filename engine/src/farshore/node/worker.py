@@ -211,13 +211,13 @@ class Worker:
         _log.info("task begins", extra=fields(**tags))
         report = self._attempt(call)
         seconds = round(time.monotonic() - began, 3)
-        code = (report.error or {}).get("code")
+        code, reason = ((report.error or {}).get(name) for name in ("code", "message"))
         level = logging.INFO if report.state == "succeeded" else logging.WARNING
-        reason = (report.error or {}).get("message")
+        self._end(call, Owed(task.task_id, task.kind, task.term, report.model_dump(mode="json")))
+        # Said after the report is durable: who reads it may rely on it.
         _log.log(
             level, "task ended", extra=fields(**tags, state=report.state, code=code, reason=reason, seconds=seconds)
         )
-        self._end(call, Owed(task.task_id, task.kind, task.term, report.model_dump(mode="json")))
 
     def _attempt(self, call: Call) -> TaskReport:
         try:
