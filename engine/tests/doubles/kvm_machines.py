@@ -25,7 +25,9 @@ SIZE = 8 * MIB
 class Machine:
     """A domain with disks ``vda`` and ``vdb`` (or as ``disks`` says) that boots nothing."""
 
-    def __init__(self, site: Site, folder: Path, name: str, disks: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, site: Site, folder: Path, name: str, disks: Mapping[str, str] | None = None, size_bytes: int = SIZE
+    ) -> None:
         self.site = site
         self.folder = folder
         self.name = name
@@ -33,7 +35,7 @@ class Machine:
         self.disks = dict(disks or {"vda": "qcow2", "vdb": "qcow2"})
         self.machine_id = str(uuid.uuid4())
         for target, kind in self.disks.items():
-            qemu_img("create", "-q", "-f", kind, self.path(target), str(SIZE))
+            qemu_img("create", "-q", "-f", kind, self.path(target), str(size_bytes))
         self.define()
 
     def path(self, target: str) -> Path:
@@ -78,6 +80,11 @@ class Machine:
 
     def write(self, target: str, offset: int, length: int, pattern: int) -> None:
         self.io(target, f"write -P {pattern} {offset} {length}")
+
+    def put(self, target: str, offset: int, data: bytes) -> None:
+        content = self.folder / f"{self.name}-written"
+        content.write_bytes(data)
+        self.io(target, f"write -s {content} {offset} {len(data)}")
 
     def zero(self, target: str, offset: int, length: int) -> None:
         self.io(target, f"write -z -u {offset} {length}")

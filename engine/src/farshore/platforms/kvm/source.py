@@ -265,7 +265,9 @@ class KvmSource:
                     continue
                 self._end_reading(point_id, machine_id, handle)
                 if applied:
-                    tracking.forget(handle, tracking.checkpoints(handle) - {tracking.name(point_id)})
+                    known = tracking.checkpoints(handle)
+                    if tracking.name(point_id) in known:  # else older tracking is all that there is
+                        tracking.forget(handle, known - {tracking.name(point_id)})
                 else:
                     self._forget_point(handle, point_id)
             self._points.remove(point_id)
