@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Everything: the quick gate, then contracts, crash points, security, real hypervisors, Ansible's gates, the journey.
+source "$(dirname "$0")/common.sh"
+export RUFF_CACHE_DIR=$CACHE/ruff HYPOTHESIS_STORAGE_DIRECTORY=$CACHE/hypothesis
+((EUID == 0)) || die "the tests start private hypervisors, which needs root"
+bin=$VENV/bin
+link_collection
+unset FARSHORE_URL FARSHORE_TOKEN FARSHORE_CA_PATH FARSHORE_VALIDATE_CERTS FARSHORE_HOME
+
+step "check" scripts/check.sh
+suite() { # suite NAME WORKERS FOLDER...: those folders that hold tests
+    local name=$1 workers=$2 folder found=()
+    shift 2
+    for folder in "$@"; do
+        [[ -n $(find "$folder" -name 'test_*.py' -print -quit 2>/dev/null) ]] && found+=("$folder")
+    done
+    ((${#found[@]})) || return 0
+    step "$name" "$bin/pytest" -n "$workers" "${found[@]}"
+}
+suite "engine: contracts, crash points, security" 2 engine/tests/contract engine/tests/crash engine/tests/security
+# One after the other: they start hypervisors, whose guests boot under emulation.
+suite "engine: integration and web page" 0 engine/tests/integration engine/tests/ui
+step "gates of the collection" scripts/gates.sh
+suite "collection: against a real control plane" 0 tests/integration
+suite "the journey: protect, rehearse, fail over" 0 tests/e2e
+verdict
