@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from doubles.datapath import Child, Sites
+from farshore.checkpoints.catalog import scan
 from farshore.journal.log import decode
 from farshore.journal.state import Kind, decode_ranges
 from farshore.model.checkpoint import CycleStats, Manifest
 from farshore.model.plan import Transport
 from farshore.platforms.contract import Snapshot
+from farshore.replication.resume import sweep
 from farshore.units import KIB, MIB
 
 MARK = 8 * MIB
@@ -262,5 +264,52 @@ def test_two_processes_never_work_on_one_checkpoint(tmp_path: Path) -> None:
         when(first, 1)
         assert both.replicate(params)["error"]["code"] == "draft-busy"
         whole(both, snapshot, both.finish(first))
+    finally:
+        both.end()
+
+
+def test_a_checkpoint_that_is_ordered_again_from_another_point_begins_anew(tmp_path: Path) -> None:
+    both = filled(tmp_path)
+    try:
+        both.start_source()
+        snapshot = both.point()
+        assert both.replicate(both.params(snapshot, checkpoint_id="cp-same"), faults="write#40:kill") == {}
+        both.release(snapshot, applied=False)
+        both.machine("db").write("vda", 12345, b"changed since")
+        snapshot = both.point()
+        whole(both, snapshot, both.replicate(both.params(snapshot, checkpoint_id="cp-same")))
+    finally:
+        both.end()
+
+
+@pytest.mark.parametrize("faults", ["seal#1:kill", "seal-done#1:kill", "seal-done#2:kill", "put#7:kill"])
+def test_what_is_whole_is_published_without_its_source(tmp_path: Path, faults: str) -> None:
+    both = filled(tmp_path)
+    try:
+        source = both.start_source()
+        snapshot = both.point()
+        params = both.params(snapshot)
+        assert both.replicate(params, faults=faults) == {}
+        reply = both.replicate(params) if "seal-done" in faults else None
+        source.end()
+        whole(both, snapshot, reply or both.replicate(params))
+    finally:
+        both.end()
+
+
+@pytest.mark.parametrize("faults", ["write#40:kill", "seal-done#1:kill", "put#6:kill", "put-done#8:kill"])
+def test_a_sweep_leaves_published_checkpoints_and_nothing_else(tmp_path: Path, faults: str) -> None:
+    both = filled(tmp_path)
+    try:
+        both.start_source()
+        snapshot = both.point()
+        assert both.replicate(both.params(snapshot), faults=faults) == {}
+        target, manifests = both.beta.target, both.beta.manifests
+        assert sweep(target, manifests, both.journals, [f"cp-{snapshot.point_id}"]) == []
+        assert sweep(target, manifests, both.journals, []) == [f"cp-{snapshot.point_id}"]
+        published, _ = scan(manifests)
+        assert len(published) == (faults == "put-done#8:kill")
+        assert sorted(target.points()) == sorted(disk.point for one in published for disk in one.disks)
+        assert list(both.journals.iterdir()) == []
     finally:
         both.end()

@@ -18,7 +18,7 @@ from farshore import durable
 from farshore.blocks.rangeset import RangeSet
 from farshore.errors import Conflict
 from farshore.journal.leaves import Leaves
-from farshore.journal.log import BODY_MAX, Log, Record
+from farshore.journal.log import BODY_MAX, Log, Record, decode
 
 _FORMAT: Final = 1
 #: Ranges in one record: two varints of at most 9 bytes each stay below the largest body.
@@ -174,25 +174,35 @@ class DraftState:
         self.leaves.close()
 
 
-def read_subject(path: Path) -> tuple[Subject, str, Sealed | None] | None:
-    """Return subject, draft key and sealed point of the journal in the folder ``path``; None where none is readable."""
-    from farshore.journal.log import decode
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a journal says without being opened for work."""
 
+    subject: Subject
+    draft_key: str
+    copied: bool
+    sealed: Sealed | None
+
+
+def read_subject(path: Path) -> Known | None:
+    """Return what the journal in the folder ``path`` is about; None where none is readable."""
     try:
         data = (path / "journal").read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
     subject: dict[str, Any] | None = None
-    draft_key, sealed = "", None
+    draft_key, copied, sealed = "", False, None
     for (kind, body), _ in decode(data):
         if kind == Kind.BEGIN:
             begin = json.loads(body)
             subject, draft_key = begin["subject"], str(begin["draft_key"])
+        elif kind == Kind.COPIED:
+            copied = True
         elif kind == Kind.SEALED:
             sealed = Sealed(**json.loads(body))
         elif kind == Kind.LOST:
-            sealed = None
-    return (Subject(**subject), draft_key, sealed) if subject else None
+            copied, sealed = False, None
+    return Known(Subject(**subject), draft_key, copied, sealed) if subject else None
 
 
 def encode_ranges(ranges: Iterable[tuple[int, int]]) -> Iterator[bytes]:

@@ -102,6 +102,8 @@ def replicate(
             resume.forget(folder)
             return ReplicateResult(manifest=existing, stats=_no_stats(existing))
         resume.retire_older(target, manifests, journal_dir, head.group_id, head.checkpoint_id)
+        if not resume.continues(folder, _subjects(params, grant)):
+            resume.discard(target, folder)
         try:
             with ExitStack() as stack:
                 group = _Group(params, grant, target, manifests, folder, stack)
@@ -139,21 +141,9 @@ class _Group:
         self._stack = stack
         self._states: list[DraftState] = []
         self._cycles: list[DiskCycle] = []
-        head = params.manifest
-        granted = {disk.disk_key: disk for disk in grant.disks}
-        for disk in params.disks:
-            subject = Subject(
-                group_id=head.group_id,
-                checkpoint_id=head.checkpoint_id,
-                disk_key=disk.disk_key,
-                size_bytes=disk.size_bytes,
-                source_point=granted[disk.disk_key].source_point,
-                base_source_point=granted[disk.disk_key].base,
-                base_point=disk.base_point,
-                epoch=head.epoch,
-            )
-            key = resume.draft_key(head.checkpoint_id, disk.disk_key, grant.term)
-            state = DraftState(folder / resume.disk_folder(disk.disk_key), subject, key)
+        for subject in _subjects(params, grant):
+            key = resume.draft_key(subject.checkpoint_id, subject.disk_key, grant.term)
+            state = DraftState(folder / resume.disk_folder(subject.disk_key), subject, key)
             stack.callback(state.close)
             self._states.append(state)
 
@@ -167,7 +157,7 @@ class _Group:
         zero_block = max(ZERO_BLOCK, self._target.caps.granularity_bytes)
         session = Session(link, params.grant, grant.epoch, zero_block)
         self._stack.callback(session.close)
-        if any(state.copied is None for state in self._states):
+        if not all(self._is_copied(state) for state in self._states):
             link.use(params.transport.connections)
             self._stack.callback(link.unuse)
             _open(session, cancel)
@@ -184,6 +174,12 @@ class _Group:
         self._stack.callback(session.close)
         self._run(session, on_progress, cancel)
         return self._stats(session)
+
+    def _is_copied(self, state: DraftState) -> bool:
+        """Say whether a disk needs its source no more."""
+        if state.sealed is not None:
+            return self._target.has(state.sealed.point)
+        return state.copied is not None and f"draft:{state.draft_key}" in self._target.points()
 
     def _run(self, session: Session, on_progress: OnProgress, cancel: threading.Event | None) -> None:
         done = threading.Condition()
@@ -218,16 +214,21 @@ class _Group:
         ]
         for thread in threads:
             thread.start()
-        while True:
-            with done:
-                finished = done.wait_for(lambda: running == 0, timeout=PROGRESS_INTERVAL_S)
-            if finished:
-                break
-            if cancel is not None and cancel.is_set() and not errors:
-                fail(Retry("the cycle was cancelled", code="cancelled", hint="What is durable is kept."))
-            on_progress(self._progress())
-        for thread in threads:
-            thread.join()
+        try:
+            while True:
+                with done:
+                    finished = done.wait_for(lambda: running == 0, timeout=PROGRESS_INTERVAL_S)
+                if finished:
+                    break
+                if cancel is not None and cancel.is_set() and not errors:
+                    fail(Retry("the cycle was cancelled", code="cancelled", hint="What is durable is kept."))
+                on_progress(self._progress())
+        except BaseException as error:
+            fail(error)
+            raise
+        finally:
+            for thread in threads:
+                thread.join()
         if errors:
             raise errors[0]
         on_progress(self._progress())
@@ -275,6 +276,25 @@ class _Group:
             seconds=0.0,
             reason="; ".join(sorted(reasons)),
         )
+
+
+def _subjects(params: ReplicateParams, grant: Grant) -> list[Subject]:
+    """Return what the journals of the disks are about."""
+    head = params.manifest
+    granted = {disk.disk_key: disk for disk in grant.disks}
+    return [
+        Subject(
+            group_id=head.group_id,
+            checkpoint_id=head.checkpoint_id,
+            disk_key=disk.disk_key,
+            size_bytes=disk.size_bytes,
+            source_point=granted[disk.disk_key].source_point,
+            base_source_point=granted[disk.disk_key].base,
+            base_point=disk.base_point,
+            epoch=head.epoch,
+        )
+        for disk in params.disks
+    ]
 
 
 def _open(session: Session, cancel: threading.Event | None) -> None:

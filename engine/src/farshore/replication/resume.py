@@ -16,15 +16,15 @@ import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
 from farshore import durable
 from farshore.checkpoints.manifest import GROUPS, parse_key
 from farshore.checkpoints.publish import finish_withdrawals
-from farshore.errors import Conflict
-from farshore.journal.state import read_subject
+from farshore.errors import Conflict, NoSpace, NotFound
+from farshore.journal.state import Known, Subject, read_subject
 from farshore.platforms.contract import ManifestStore, Target
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,19 @@ def held(folder: Path) -> Iterator[None]:
         os.close(fd)
 
 
+def continues(folder: Path, subjects: Iterable[Subject]) -> bool:
+    """Say whether the journals of a checkpoint are about ``subjects``; those that are not there yet do not matter.
+
+    The same checkpoint may be ordered again from another point or onto another base: then what is there is of no use.
+    """
+    wanted = {disk_folder(subject.disk_key): subject for subject in subjects}
+    for path in folder.iterdir():
+        known = read_subject(path)
+        if known is not None and known.subject != wanted.get(path.name):
+            return False
+    return True
+
+
 def forget(folder: Path) -> None:
     """Remove a checkpoint's journals; its drafts are points or gone."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -76,11 +89,27 @@ def discard(target: Target, folder: Path) -> None:
         known = read_subject(path)
         if known is None:
             continue
-        _, key, sealed = known
-        target.abandon(key)
-        if sealed is not None:
-            target.drop(sealed.point)
+        target.abandon(known.draft_key)
+        if known.sealed is not None:
+            target.drop(known.sealed.point)
+        elif known.copied:
+            _drop_unrecorded(target, known)
     forget(folder)
+
+
+def _drop_unrecorded(target: Target, known: Known) -> None:
+    """Drop the point of a draft that was sealed just before its process died, if it was."""
+    subject, name = known.subject, f"draft:{known.draft_key}"
+    try:
+        draft = target.open(subject.disk_key, subject.size_bytes, subject.base_point, known.draft_key)
+    except (NotFound, NoSpace, Conflict):
+        return  # it would have to be made anew, so there is none
+    try:
+        if name not in target.points():
+            target.drop(draft.seal())
+    finally:
+        draft.close()
+        target.abandon(known.draft_key)
 
 
 def retire_older(
@@ -144,5 +173,5 @@ def _group_of(folder: Path) -> str | None:
     for path in sorted(folder.iterdir()):
         known = read_subject(path)
         if known is not None:
-            return known[0].group_id
+            return known.subject.group_id
     return None

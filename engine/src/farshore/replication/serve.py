@@ -65,19 +65,23 @@ class _Extents:
     def page(self, offset: int, limit: int) -> tuple[list[tuple[int, int, bool]], bool]:
         """Return up to ``limit`` extents from ``offset`` on, and whether more follow."""
         with self._lock:
-            if self._iterator is None or self._at != offset:
-                self._iterator = self._begin()
-                self._ahead = next(self._iterator, None)
-                while self._ahead is not None and self._ahead.offset + self._ahead.length <= offset:
-                    self._ahead = next(self._iterator, None)
+            # A listing that fails must never pass for one that has ended: then the next page begins anew.
+            iterator, ahead = (self._iterator, self._ahead) if self._at == offset else (None, None)
+            self._iterator = None
+            if iterator is None:
+                iterator = self._begin()
+                ahead = next(iterator, None)
+                while ahead is not None and ahead.offset + ahead.length <= offset:
+                    ahead = next(iterator, None)
             rows: list[tuple[int, int, bool]] = []
-            while self._ahead is not None and len(rows) < limit:
-                start = max(self._ahead.offset, offset)
-                stop = self._ahead.offset + self._ahead.length
-                rows.append((start, stop - start, self._ahead.kind is Kind.ZERO))
-                self._at = stop
-                self._ahead = next(self._iterator, None)
-            return rows, self._ahead is not None
+            at = offset
+            while ahead is not None and len(rows) < limit:
+                start = max(ahead.offset, offset)
+                at = ahead.offset + ahead.length
+                rows.append((start, at - start, ahead.kind is Kind.ZERO))
+                ahead = next(iterator, None)
+            self._iterator, self._ahead, self._at = iterator, ahead, at
+            return rows, ahead is not None
 
 
 class _Session:
@@ -452,14 +456,18 @@ class SourceService:
 
 
 def session_number(grant: Grant) -> int:
-    """Return the number of a grant's session: the same after a restart, so what waits can be asked again as it is."""
-    text = f"{grant.session_id}\n{grant.group_id}\n{grant.epoch}\n{grant.term}"
+    """Return the number of a grant's session: the same after a restart, so what waits can be asked again as it is.
+
+    It covers the disks with their points and bases: another point is another session, never the old one's readers.
+    """
+    disks = "".join(f"\n{disk.disk_key}\n{disk.size_bytes}\n{disk.source_point}\n{disk.base}" for disk in grant.disks)
+    text = f"{grant.session_id}\n{grant.group_id}\n{grant.epoch}\n{grant.term}{disks}"
     return int.from_bytes(sha256(text.encode()).digest()[:8]) or 1
 
 
 def _same_work(one: Grant, other: Grant) -> bool:
-    """Say whether two grants are of one cycle. Terms are counted per assignment, so only then do they compare."""
-    return one.group_id == other.group_id and one.disks == other.disks and one.epoch == other.epoch
+    """Say whether two grants are of one cycle. Terms grow within a cycle, so only then do they compare."""
+    return one.group_id == other.group_id and one.session_id == other.session_id and one.epoch == other.epoch
 
 
 def _check_disk(snapshot: Snapshot, key: str, size_bytes: int) -> None:

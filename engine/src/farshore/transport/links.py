@@ -39,6 +39,9 @@ REQUEST_BYTES_MAX: Final = 48 * 1024
 ANSWER_TIMEOUT_S: Final = 60.0
 CONNECT_TIMEOUT_S: Final = 10.0
 GIVE_UP_S: Final = 120.0
+#: A request that broke this many connections, or outlived them, is not tried on another one: the peer accepts
+#: connections, but does not answer.
+SENDS_MAX: Final = 10
 PAUSE_FIRST_S: Final = 0.1
 PAUSE_MAX_S: Final = 5.0
 
@@ -136,9 +139,7 @@ class Link:
             connections = list(self._connections)
             self._changed.notify_all()
         for connection in connections:
-            connection.wake()
-        for connection in connections:
-            connection.join()
+            connection.end()
         self._fail_all(Reconnect("the link was closed", code="link-closed"))
 
     def _place(self, request: Request) -> None:
@@ -178,6 +179,7 @@ class Link:
 
     def went_down(self, connection: _Connection, owed: list[Request], reason: str) -> None:
         """Note a broken connection; what it owed goes to others."""
+        hopeless = []
         with self._changed:
             connection.alive = False
             self._last_error = reason
@@ -190,7 +192,14 @@ class Link:
                     continue
                 if request.times_sent:
                     self.resent_bytes += request.weight
-                self._place(request)
+                if request.times_sent >= SENDS_MAX:
+                    hopeless.append(request)
+                else:
+                    self._place(request)
+        for request in hopeless:
+            request.on_error(
+                Unavailable(f"{self.peer} does not answer, whichever way it is asked: {reason}", code="peer-silent")
+            )
 
     def not_connected(self, reason: str) -> None:
         """Note a failed attempt; give up when it has gone on for too long."""
@@ -232,6 +241,7 @@ class _Connection(threading.Thread):
         self.outbox: deque[Request] = deque()
         self.alive = False
         self.load = 0
+        self._socket: ssl.SSLSocket | None = None
         self._outstanding: dict[int, Request] = {}
         self._outstanding_bytes = 0
         self._head = memoryview(bytearray(frames.HEADER.size))
@@ -260,6 +270,7 @@ class _Connection(threading.Thread):
                 attempt = min(attempt + 1, 10)
                 continue
             attempt = 0
+            self._socket = connection
             self._link.came_up(self)
             reason = "closed"
             try:
@@ -268,11 +279,23 @@ class _Connection(threading.Thread):
                 reason = str(error) or type(error).__name__
                 log.info("connection to %s broke: %s", self._link.peer, reason)
             finally:
+                self._socket = None
                 connection.close()
                 owed = list(self._outstanding.values())
                 self._outstanding.clear()
                 self._outstanding_bytes = 0
                 self._link.went_down(self, owed, reason)
+
+    def end(self) -> None:
+        """Wake the thread wherever it is and wait for it; the link is closed."""
+        self.wake()
+        connection = self._socket
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                # Not SSLSocket.shutdown, which takes the TLS object away under the thread that uses it.
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        self.join()
+        # Only now: a number that was given back might be another file's when somebody wakes us.
         os.close(self._event)
 
     def _connect(self) -> ssl.SSLSocket:

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 #: A chunk whose digest fails is asked for again this often; more is no accident of the wire.
 CORRUPT_TRIES: Final = 3
+#: How long the end of a session waits for its confirmation.
+CLOSE_TIMEOUT_S: Final = 5.0
 
 T = TypeVar("T")
 OnData = Callable[[frames.Data, memoryview], None]
@@ -170,20 +172,24 @@ class Session:
             on_error(error)
 
     def close(self) -> None:
-        """End the session: after the call no callback runs any more."""
-        if self.number and self._error is None:
-            number = self.number
-            try:
-                self._ask(
-                    lambda request: frames.encode_session(Type.CLOSE, request, number),
-                    Type.CLOSED,
-                    frames.decode_session,
-                ).result(timeout=5.0)
-            except (FarshoreError, TimeoutError) as error:
-                log.info("the session was not closed in order: %s", error)
+        """End the session: after the call no callback runs any more. The source learns of it, if it can be reached."""
+        in_order = self._error is None
         self.abort(Reconnect("the session was closed", code="session-closed"))
         with self._quiet:
             self._quiet.wait_for(lambda: self._busy == 0)
+        number, self.number = self.number, 0
+        if not number:
+            return
+        told = threading.Event()
+        self._link.submit(
+            Request(
+                lambda request: frames.encode_session(Type.CLOSE, request, number),
+                lambda _header, _meta, _payload: told.set(),
+                lambda _error: told.set(),
+            )
+        )
+        if in_order and not told.wait(CLOSE_TIMEOUT_S):
+            log.info("the source did not confirm the end of the session")
 
     # Inside ---------------------------------------------------------------------------------------------------------
 

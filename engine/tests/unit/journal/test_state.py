@@ -14,6 +14,7 @@ from farshore.journal.state import (
     Copied,
     Counters,
     DraftState,
+    Known,
     Sealed,
     Subject,
     decode_ranges,
@@ -41,7 +42,7 @@ def test_a_journal_goes_on_where_it_was(tmp_path: Path) -> None:
     assert list(again.leaves) == [(3, b"x" * 32)]
     again.seal(Sealed("point-2", "ab" * 32))
     again.close()
-    assert read_subject(tmp_path / "one") == (SUBJECT, "draft-1", Sealed("point-2", "ab" * 32))
+    assert read_subject(tmp_path / "one") == Known(SUBJECT, "draft-1", copied=True, sealed=Sealed("point-2", "ab" * 32))
     assert read_subject(tmp_path / "two") is None
 
 

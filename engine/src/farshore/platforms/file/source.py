@@ -114,9 +114,8 @@ class FileSource:
         size = snapshot.disk(disk_key).size_bytes
         try:
             with image.open("rb") as opened:
-                allocated = data_ranges(opened.fileno(), size)
                 if base is None:
-                    for start, stop in allocated:
+                    for start, stop in data_ranges(opened.fileno(), size):
                         yield Extent(start, stop - start, Kind.DATA)
                     return
                 head, _, bitmap = image.with_suffix(".changed").read_bytes().partition(b"\n")
@@ -124,9 +123,10 @@ class FileSource:
                     raise RestartFromCheckpoint(
                         f"point {snapshot.point_id} knows no changes since {base}", code="base-unknown", base=base
                     )
+                allocated = _Allocated(opened.fileno(), size)
                 for low, high in _runs(bitmap, size):
                     at = low
-                    for start, stop in _within(opened.fileno(), low, high):
+                    for start, stop in allocated.within(low, high):
                         if at < start:
                             yield Extent(at, start - at, Kind.ZERO)
                         yield Extent(start, stop - start, Kind.DATA)
@@ -284,18 +284,25 @@ def _runs(bitmap: bytes, size: int) -> Iterator[tuple[int, int]]:
         yield start, size
 
 
-def _within(fd: int, low: int, high: int) -> Iterator[tuple[int, int]]:
-    """Yield the allocated ranges of ``[low, high)``."""
-    at = low
-    while at < high:
-        try:
-            start = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError:  # ENXIO: a hole up to the end
-            return
-        if start >= high:
-            return
-        at = min(os.lseek(fd, start, os.SEEK_HOLE), high)
-        yield start, at
+class _Allocated:
+    """Which parts of a file are allocated, asked in ascending order.
+
+    The last answer is kept: a file system may walk all of a long allocated range to find its end.
+    """
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._ranges = data_ranges(fd, size)
+        self._last = next(self._ranges, None)
+
+    def within(self, low: int, high: int) -> Iterator[tuple[int, int]]:
+        """Yield the allocated parts of ``[low, high)``."""
+        while self._last is not None and self._last[0] < high:
+            start, stop = max(self._last[0], low), min(self._last[1], high)
+            if start < stop:
+                yield start, stop
+            if self._last[1] > high:
+                return  # it goes on behind
+            self._last = next(self._ranges, None)
 
 
 def _gone(point_id: str) -> RestartFromCheckpoint:
