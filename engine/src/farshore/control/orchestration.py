@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import time
+from datetime import UTC, datetime
 from typing import Final
 
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
@@ -95,7 +97,7 @@ class Orchestrator:
             "serializer": DBOSPortableJSONSerializer(),
             "log_level": "WARNING",
             "enable_otlp": False,
-            "notification_listener_polling_interval_sec": 0.1,
+            "notification_listener_polling_interval_sec": 0.2,
         }
         DBOS(config=config)
         DBOS.launch()
@@ -126,6 +128,18 @@ class Orchestrator:
                 continue
             log.error("workflow %s ended as %s: %s", workflow_id, status.status, status.error)
             del self._workflows[run_id]
+
+    def forget(self, older_than_s: float) -> None:
+        """Remove the workflows of runs that ended long ago; their evidence is in our own records."""
+        before = datetime.fromtimestamp(time.time() - older_than_s, UTC).isoformat()
+        while ended := DBOS.list_workflows(
+            status=["SUCCESS", "ERROR", "CANCELLED"],
+            completed_before=before,
+            limit=100,
+            load_input=False,
+            load_output=False,
+        ):
+            DBOS.delete_workflows([workflow.workflow_id for workflow in ended])
 
     def _begin(self, run: Run) -> None:
         """Start a run's workflow, or find the one that is at work."""

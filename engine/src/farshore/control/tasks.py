@@ -58,8 +58,12 @@ def ensure(
     step: str | None = None,
     machine: str | None = None,
     node: str | None = None,
+    term: int = 1,
 ) -> Task:
-    """Return the task called ``key``, made now if there is none. ``params`` is of the model of its kind."""
+    """Return the task called ``key``, made now if there is none. ``params`` is of the model of its kind.
+
+    ``term`` is where its terms begin: above those of an earlier task whose work it takes over.
+    """
     task = tx.scalars(select(Task).where(Task.key == key)).first()
     if task is not None:
         return task
@@ -79,7 +83,7 @@ def ensure(
         machine=machine,
         state="queued",
         cancel=False,
-        term=1,
+        term=term,
         not_before=0.0,
         params=params.model_dump(mode="json"),
         created_at=time.time(),
@@ -251,6 +255,7 @@ def report(tx: Transaction, task_id: str, node: str, value: TaskReport) -> None:
         return
     if task.kind == "inventory":
         inventory.apply(tx, task.site, Inventory.model_validate(task.result))
+        task.result = None  # it is in the records of the site now
     _end(tx, task, "succeeded")
 
 

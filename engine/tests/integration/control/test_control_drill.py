@@ -74,6 +74,10 @@ def test_a_second_drill_is_refused_while_one_runs_and_its_checkpoint_stays(sites
     used = next(item for item in sites.checkpoints() if item["in_use_by"] == [run_id])
     sites.control.refused(409, "checkpoint-in-use", "DELETE", f"/checkpoints/{used['checkpoint_id']}")
     assert "drilling" in sites.control.ok("GET", "/plans/shop")["conditions"]
+    smaller = sites.control.ok("GET", "/plans/shop")["definition"]
+    smaller["machines"] = smaller["machines"][:1]
+    sites.control.refused(409, "run-open", "PUT", "/plans/shop", {"definition": smaller})
+    sites.control.refused(409, "run-open", "POST", "/plans/shop:protect", {"state": "unprotected"})
     assert sites.replicate()["state"] == "succeeded"  # replication does not care
     gate.set()
     run = sites.ended(run_id)
@@ -157,6 +161,17 @@ def test_unknown_checkpoints_are_refused_by_name(sites: TwoSites) -> None:
     sites.replicate()
     run = sites.ended(drill(sites, checkpoint=older["web"]["checkpoint_id"]))
     assert run["machines"][1]["checkpoint_id"] == older["web"]["checkpoint_id"]
+
+
+def test_a_control_plane_stopped_in_a_drill_goes_on_when_it_is_back(sites: TwoSites) -> None:
+    gate = sites.beta.hold("machine-probe")
+    run_id = drill(sites)
+    until(lambda: sites.beta.asked()["machine-probe"], "the probe begins")
+    assert sites.control.stop() == 0
+    gate.set()
+    sites.control.start()
+    assert sites.ended(run_id)["state"] == "succeeded"
+    assert "Traceback" not in sites.control.log()
 
 
 @pytest.mark.parametrize("kind", ["network-create", "machine-create", "machine-power-on", "machine-probe", "sweep"])

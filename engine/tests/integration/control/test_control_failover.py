@@ -61,10 +61,20 @@ def test_a_planned_failover_goes_by_the_book(sites: TwoSites) -> None:
     assert sites.control.ok("POST", "/plans/shop:failover-preview", {"to_site": "beta"})["changed"] is False
     sites.control.refused(409, "failback-unavailable", "POST", "/plans/shop:failover", {"to_site": "alpha"})
     sites.control.refused(409, "plan-failed-over", "POST", "/plans/shop:replicate", {})
+    machine = sites.control.ok("GET", "/machines/id-web")
+    assert (machine["state"], machine["active_site"], machine["rpo_s"]) == ("failed-over", "beta", None)
+    assert sites.control.ok("GET", "/machines?site=beta&name=web")["items"][0]["plan"] == "shop"
     audit = sites.control.ok("GET", "/audit")
     assert audit["chain_broken_at"] is None
     raised = next(item for item in audit["items"] if item["action"] == "raise-epoch")
     assert (raised["detail"]["epoch_seen"], raised["detail"]["epoch"]) == (1, 2)
+
+
+def test_the_old_primary_is_never_replicated_from_again(sites: TwoSites) -> None:
+    assert sites.ended(failover(sites))["state"] == "succeeded"
+    assert sites.control.ok("POST", "/plans/shop:protect", {"state": "unprotected"})["state"] == "unprotected"
+    problem = sites.control.refused(409, "plan-failed-over", "POST", "/plans/shop:protect", {"state": "protected"})
+    assert "beta" in problem["detail"]
 
 
 def test_a_machine_that_does_not_stop_leads_back(sites: TwoSites) -> None:

@@ -14,7 +14,7 @@ from farshore.control import inventory, tasks
 from farshore.control.nearby import suggestion
 from farshore.control.planning.source import Document, dotted
 from farshore.control.store.database import Transaction
-from farshore.control.store.records import Cycle, Group, Node, Plan, PlanMachine, PlanRevision, Site
+from farshore.control.store.records import Cycle, Group, Node, Plan, PlanMachine, PlanRevision, Run, Site
 from farshore.errors import Conflict, Invalid
 from farshore.model.machine import MachineFacts
 from farshore.model.plan import Plan as Definition
@@ -94,6 +94,7 @@ def outcome(session: Session, name: str, wanted: Wanted) -> Outcome:
                 field="target_site" if before.source_site == definition.source_site else "source_site",
                 hint=_MOVES,
             )
+        _refuse_while_recovering(session, record, before, definition)
     warnings: list[str] = []
     machine_ids = _resolve(session, wanted, record, warnings)
     _refuse_overlap(session, wanted, machine_ids)
@@ -153,6 +154,28 @@ def apply(tx: Transaction, name: str, wanted: Wanted, actor: str) -> Outcome:
     _members(tx, record, definition, result.machine_ids)
     tx.changed("plan", name)
     return result
+
+
+def _refuse_while_recovering(session: Session, record: Plan, before: Definition, after: Definition) -> None:
+    """Refuse what would take the ground from under a drill or a failover."""
+    running = session.scalars(
+        select(Run).where(
+            Run.plan == record.name,
+            Run.state.in_(("pending", "running")),
+            Run.kind.in_(("drill", "failover", "cleanup")),
+        )
+    ).first()
+    gone = {machine.name for machine in before.machines} - {machine.name for machine in after.machines}
+    if before != after and (record.state == "failing-over" or (running is not None and gone)):
+        what = f"{running.kind} {running.run_id} of" if running is not None else "the failover of"
+        raise Conflict(
+            f"{what} plan {record.name!r} has not ended",
+            code="run-open",
+            field="machines",
+            hint=f"Wait for it: `farshore run watch {running.run_id}`."
+            if running is not None
+            else "Order the failover again.",
+        )
 
 
 def _members(tx: Transaction, record: Plan, definition: Definition, machine_ids: dict[str, str | None]) -> None:

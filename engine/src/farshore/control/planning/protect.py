@@ -56,16 +56,16 @@ def outcome(session: Session, name: str, wish: ProtectWish) -> Outcome:
     activity = _ACTIVITY[wish.state]
     before = {row.name: row.activity for row in rows}
     after = {row.name: activity if row.name in chosen else row.activity for row in rows}
-    if plan.state in {"failing-over", "failed-over"} and wish.state != "unprotected" and before != after:
-        raise Conflict(
-            f"plan {name!r} is {plan.state}: it is active at site {plan.active_site!r}",
-            code=f"plan-{plan.state}",
-            hint="Nothing replicates from there yet. Fail back first."
-            if plan.state == "failed-over"
-            else "Wait for the failover to end.",
-        )
     if plan.state == "failing-over" and before != after:
-        raise Conflict(f"plan {name!r} is failing over", code="plan-failing-over", hint="Wait for its end.")
+        raise Conflict(
+            f"plan {name!r} is failing over", code="plan-failing-over", hint="Wait for its end, or order it again."
+        )
+    if plan.active_site != definition.source_site and wish.state != "unprotected" and before != after:
+        raise Conflict(
+            f"plan {name!r} is active at site {plan.active_site!r}, and nothing replicates from there yet",
+            code="plan-failed-over",
+            hint=f"To protect the machines where they are now, write a plan whose source_site is {plan.active_site}.",
+        )
     if definition.consistency == "group" and len(set(after.values())) > 1:
         raise Conflict(
             f"plan {name!r} keeps its machines consistent as one group; they are protected together",

@@ -173,10 +173,11 @@ def cancel(tx: Transaction, run: Run) -> None:
 
 def _chosen(session: Session, plan: Plan, names: tuple[str, ...] | None) -> list[PlanMachine]:
     rows = members(session, plan.name)
-    if plan.state in {"failing-over", "failed-over"}:
+    definition = Definition.model_validate(plan.definition)
+    if plan.state == "failing-over" or plan.active_site != definition.source_site:
         raise Conflict(
             f"plan {plan.name!r} is {plan.state}; it is active at site {plan.active_site!r}",
-            code=f"plan-{plan.state}",
+            code="plan-failing-over" if plan.state == "failing-over" else "plan-failed-over",
             hint="Nothing replicates from there yet.",
         )
     if names is not None:

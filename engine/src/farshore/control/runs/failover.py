@@ -399,6 +399,7 @@ def _fence(scene: Scene) -> bool:
                 code="not-verified-off",
                 machine=row.name,
             )
+        story.detail(scene, "fence", "fenced, verified off", row.name)
         _event(scene.plan, row, "fenced")
     return through
 

@@ -103,9 +103,8 @@ def begin_due(tx: Transaction, plan_name: str) -> None:
     for group in tx.scalars(select(Group).where(Group.plan == plan_name)):
         point = newest(tx, group.group_id, plan.epoch)
         chosen = _chosen(tx, plan, group.group_id)
-        whole = point is not None and {row.machine_id for row in chosen} == {
-            item["machine_id"] for item in point.manifest["machines"]
-        }
+        last = tx.get(Cycle, point.cycle_id) if point is not None else None
+        whole = last is not None and set(last.machines or ()) == {row.machine_id for row in chosen}
         state = due.GroupState(
             rpo_s=definition.rpo,
             active=bool(chosen),
@@ -160,14 +159,14 @@ def _waiting(tx: Transaction, cycle: Cycle) -> None:
     if cycle.cancel:
         _finish(tx, cycle, "cancelled", Conflict("the cycle was cancelled", code="cancelled"))
         return
-    at_work = select(func.count()).select_from(Cycle).where(Cycle.ended_at.is_(None), Cycle.state.in_(AT_WORK))
+    at_work = tx.scalars(select(Cycle).where(Cycle.ended_at.is_(None), Cycle.state.in_(AT_WORK))).all()
     if (
         cycle.not_before > now.wall_s
-        or tx.scalar(at_work.where(Cycle.group_id == cycle.group_id))
+        or any(other.group_id == cycle.group_id for other in at_work)
         or retention.dropping(tx, cycle.group_id)
         # Ordered while nobody is there to take the point, it would only look older than it is.
         or site_state(tx, definition.source_site) != "online"
-        or (tx.scalar(at_work) or 0) >= MOST_AT_WORK
+        or _copying(tx, at_work, definition.target_site) >= MOST_AT_WORK
         or _first_waiting(tx, cycle.group_id) != cycle.cycle_id
     ):
         return
@@ -205,6 +204,13 @@ def _waiting(tx: Transaction, cycle: Cycle) -> None:
     tx.changed("plan", plan.name)
 
 
+def _copying(session: Session, at_work: Sequence[Cycle], site: str) -> int:
+    """Return how many cycles copy to ``site``; one that only waits for its source to let go does not count."""
+    plans = {cycle.plan for cycle in at_work if cycle.state != "release"}
+    targets = {name: session.get_one(Plan, name).definition["target_site"] for name in plans}
+    return sum(cycle.state != "release" and targets[cycle.plan] == site for cycle in at_work)
+
+
 def _first_waiting(session: Session, group_id: str) -> str | None:
     return session.scalars(
         select(Cycle.cycle_id)
@@ -216,7 +222,9 @@ def _first_waiting(session: Session, group_id: str) -> str | None:
 
 def _order(tx: Transaction, cycle: Cycle, kind: str, site: str, params: Any, node: str | None = None) -> None:
     key = f"{cycle.cycle_id}/{kind}/{cycle.restarts}.{cycle.attempt}"
-    task = tasks.ensure(tx, key, kind, site, params, plan=cycle.plan, cycle_id=cycle.cycle_id, node=node)
+    # Terms of a cycle's replications grow over all tries and restarts, so that each passes the session before it.
+    held = tx.scalar(select(func.max(Task.term)).where(Task.cycle_id == cycle.cycle_id, Task.kind == kind)) or 0
+    task = tasks.ensure(tx, key, kind, site, params, plan=cycle.plan, cycle_id=cycle.cycle_id, node=node, term=held + 1)
     cycle.task_id = task.task_id
 
 
@@ -333,6 +341,7 @@ def project(tx: Transaction, cycle: Cycle, manifest: Manifest) -> None:
             pinned=cycle.pin,
             label=cycle.label,
             note="",
+            cycle_id=cycle.cycle_id,
         )
     )
     tx.flush()

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from farshore.control import tasks
 from farshore.control.context import Context
-from farshore.control.scheduling import cycles, fences, retention
+from farshore.control.scheduling import cycles, fences, retention, upkeep
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Node, Plan, Site, Task
 from farshore.control.views.places import is_online
@@ -26,6 +26,8 @@ ROUND_S: Final = 1.0
 INVENTORY_EVERY_S: Final = 60.0
 #: How often the orchestrator looks for stories that have died.
 CHECK_EVERY_S: Final = 10.0
+#: How often records that nobody needs any more are removed.
+TIDY_EVERY_S: Final = 600.0
 
 
 class Conductor(Protocol):
@@ -37,6 +39,9 @@ class Conductor(Protocol):
     def check(self) -> None:
         """Begin anew the stories that have died."""
 
+    def forget(self, older_than_s: float) -> None:
+        """Remove what is remembered of stories that ended long ago."""
+
 
 class Scheduler:
     """Drives whatever is due."""
@@ -45,6 +50,7 @@ class Scheduler:
         self.ctx = ctx
         self._conductor = conductor
         self._checked = time.monotonic()
+        self._tidied = float("-inf")
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -84,6 +90,11 @@ class Scheduler:
         if time.monotonic() - self._checked > CHECK_EVERY_S:
             self._checked = time.monotonic()
             self._conductor.check()
+        if time.monotonic() - self._tidied > TIDY_EVERY_S:
+            self._tidied = time.monotonic()
+            with self.ctx.store.write() as tx:
+                upkeep.tidy(tx)
+            self._conductor.forget(upkeep.KEPT_S)
 
     def _each(self, act: Callable[[Transaction, str], None], name: str) -> None:
         """Do one thing in a transaction of its own; its failure is logged and stays its own."""

@@ -202,6 +202,7 @@ class Checkpoint(Base):
     source_site: Mapped[str]
     target_site: Mapped[str]
     manifest: Mapped[Json]
+    cycle_id: Mapped[str]
     stats: Mapped[Json | None]
     state: Mapped[str] = mapped_column(default="published")
     pinned: Mapped[bool] = mapped_column(default=False)

@@ -41,6 +41,7 @@ def upgrade() -> None:
         sa.Column("source_site", sa.String(), nullable=False),
         sa.Column("target_site", sa.String(), nullable=False),
         sa.Column("manifest", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("cycle_id", sa.String(), nullable=False),
         sa.Column("stats", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("pinned", sa.Boolean(), nullable=False),
