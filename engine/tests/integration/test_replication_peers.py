@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from farshore.errors import (
     Fenced,
     Forbidden,
     Invalid,
+    NoSpace,
     Permanent,
     RestartFromCheckpoint,
     Retry,
@@ -356,6 +359,23 @@ def test_cancelling_keeps_what_is_durable(site: Site) -> None:
     with pytest.raises(Retry) as caught:
         site.replicate(site.sites.params(site.snapshot), cancel=cancel)
     assert code(caught) == "cancelled"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to mount a small file system")
+def test_a_journal_without_space_leaves_nothing(site: Site, tmp_path: Path) -> None:
+    journals = tmp_path / "small"
+    journals.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "farshore-test", str(journals)], check=True)
+    try:
+        (journals / "filler").write_bytes(bytes(60 * KIB))
+        site.sites.journals = journals
+        with pytest.raises(NoSpace) as caught:
+            site.replicate(site.sites.params(site.snapshot))
+        assert code(caught) == "journal-full"
+        assert site.sites.beta.target.points() == []
+        assert [path.name for path in journals.iterdir()] == ["filler"]
+    finally:
+        subprocess.run(["umount", str(journals)], check=True)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
 from typing import Final
 
 from farshore import durable
-from farshore.errors import Invalid, NotFound
+from farshore.errors import FarshoreError, Invalid, NoSpace, NotFound, Permanent
 
 #: Keys are relative paths of plain names. Names that begin with a dot are ours: temporary files.
 _PART: Final = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._:@=+-]{0,254}$")
@@ -58,15 +59,36 @@ class DirectoryManifests:
         path = self._path(key)
         if self._tombstone(path).exists():
             return False
-        durable.make_dir(path.parent)
-        return durable.create(path, data)
+        try:
+            durable.make_dir(path.parent)
+            return durable.create(path, data)
+        except OSError as error:
+            raise self._failed(error) from error
 
     def tombstone(self, key: str) -> None:
         """Take an object away for good: it is not listed, not readable, and its key cannot be created again."""
         path = self._path(key)
-        durable.make_dir(path.parent)
-        durable.create(self._tombstone(path), b"")
-        durable.remove(path)
+        try:
+            durable.make_dir(path.parent)
+            durable.create(self._tombstone(path), b"")
+            durable.remove(path)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> FarshoreError:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return NoSpace(
+                f"the manifest store {self._root} has no space left",
+                code="pool-full",
+                hint="Free space in the pool, lower the retention, or give the site a larger pool.",
+                path=str(self._root),
+            )
+        return Permanent(
+            f"the manifest store {self._root} cannot be written: {error.strerror or error}",
+            code="file-io",
+            path=str(self._root),
+            errno=error.errno,
+        )
 
     @staticmethod
     def _tombstone(path: Path) -> Path:

@@ -287,7 +287,10 @@ class DiskCycle:
             digests = data.leaf_digests[at : at + size]
             if len(digests) != size:
                 break
-            self.state.leaves.put(first, digests)
+            try:
+                self.state.leaves.put(first, digests)
+            except OSError as error:
+                raise journal_error(error) from error
             at += size
         else:
             if at == len(data.leaf_digests):
@@ -328,7 +331,7 @@ class DiskCycle:
             try:
                 self.state.mark(written, counters)
             except OSError as error:
-                raise _journal_error(error) from error
+                raise journal_error(error) from error
         self._window.durable(covered)
 
     # Drafts ---------------------------------------------------------------------------------------------------------
@@ -351,7 +354,8 @@ def _mode(text: str) -> Mode:
     return next((mode for mode in MODES if mode == text), "full")
 
 
-def _journal_error(error: OSError) -> FarshoreError:
+def journal_error(error: OSError) -> FarshoreError:
+    """Return the error that a failed write of the node's own files means."""
     message = f"the journal could not be written: {error.strerror or error}"
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return NoSpace(message, code="journal-full", hint="Free space in the node's state directory.")

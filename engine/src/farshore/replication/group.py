@@ -35,7 +35,7 @@ from farshore.model.grant import Grant, GrantDisk, verify
 from farshore.model.task import Progress, ReplicateParams, ReplicateResult
 from farshore.platforms.contract import ManifestStore, Target
 from farshore.replication import resume
-from farshore.replication.cycle import MODES, DiskCycle, Mode
+from farshore.replication.cycle import MODES, DiskCycle, Mode, journal_error
 from farshore.replication.flow import NodeWindow
 from farshore.transport.frames import ZERO_BLOCK
 from farshore.transport.links import Links
@@ -109,6 +109,11 @@ def replicate(
                 group = _Group(params, grant, target, manifests, folder, stack)
                 stats = group.copy(links, window or NodeWindow(_default_budget()), on_progress, cancel)
                 manifest = group.publish()
+        except OSError as error:
+            failure = journal_error(error)
+            if isinstance(failure, NoSpace):
+                _discard(target, folder, failure)
+            raise failure from error
         except (NoSpace, Corruption) as error:
             _discard(target, folder, error)
             raise

@@ -528,6 +528,10 @@ class _Connection:
                 failure = Permanent(f"the source could not be read: {error}", code="source-read", errno=error.errno)
                 log.warning("%s", failure)
                 answer = frames.encode_error(header.request, failure)
+            except Exception as error:  # the question must be answered, or the target would ask it for ever
+                log.exception("a question of type %s could not be answered", header.type.name)
+                failure = Permanent("the source met an error of its own", code="internal", kind=type(error).__name__)
+                answer = frames.encode_error(header.request, failure)
             connection.sendall(answer)
             if payload:
                 connection.sendall(payload)
