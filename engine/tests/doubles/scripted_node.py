@@ -109,6 +109,9 @@ class ScriptedNode:
         self._thread.start()
         return self
 
+    def ask_to_stop(self) -> None:
+        self._stop.set()
+
     def stop(self) -> None:
         self._stop.set()
         if self._thread is not None:
@@ -118,7 +121,7 @@ class ScriptedNode:
     def _work(self) -> None:
         while not self._stop.is_set():
             try:
-                reply = self.poll(2.0)
+                reply = self.poll(1.0)
             except requests.RequestException as error:
                 self.failures.append(str(error))
                 self._stop.wait(0.2)

@@ -56,8 +56,11 @@ class TwoSites:
         for site in (self.alpha, self.beta):
             for gate in site._gates.values():
                 gate.set()
-        self.alpha_node.stop()
-        self.beta_node.stop()
+        nodes = (self.alpha_node, self.beta_node)
+        for node in nodes:
+            node.ask_to_stop()
+        for node in nodes:
+            node.stop()
 
     def plan(self, rpo: str = "1h", count: int = 8, **changes: str) -> dict[str, Any]:
         text = PLAN.format(rpo=rpo, count=count)

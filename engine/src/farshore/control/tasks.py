@@ -256,6 +256,11 @@ def report(tx: Transaction, task_id: str, node: str, value: TaskReport) -> None:
     if task.kind == "inventory":
         inventory.apply(tx, task.site, Inventory.model_validate(task.result))
         task.result = None  # it is in the records of the site now
+    if task.kind == "catalog-scan":
+        from farshore.control import catalog
+
+        catalog.reconcile(tx, task.site, task.result or {})
+        task.result = None
     _end(tx, task, "succeeded")
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from doubles.control_process import Control, until
 from doubles.scripted_site import _granted
 from doubles.two_sites import TwoSites, two_sites
-from farshore.errors import NoSpace, RestartFromCheckpoint, Retry
+from farshore.errors import NoSpace, Permanent, RestartFromCheckpoint, Retry
+from farshore.model.task import Task
 
 
 @pytest.fixture
@@ -177,3 +179,23 @@ def test_a_killed_control_plane_goes_on_with_a_cycle_and_nothing_is_copied_twice
     assert sites.ended(run["run_id"])["state"] == "succeeded"
     assert sites.beta.asked()["replicate"] == 4
     assert len(sites.checkpoints()) == 4
+
+
+def test_a_checkpoint_whose_report_was_lost_is_found_at_the_target(sites: TwoSites) -> None:
+    sites.plan()
+    sites.protect()
+    publish = sites.beta_node.handlers["replicate"]
+
+    def publish_and_fail(task: Task) -> dict[str, Any]:
+        publish(task)
+        raise Permanent("published, but nobody will hear of it", code="lost")
+
+    sites.beta_node.handlers["replicate"] = publish_and_fail
+    assert sites.replicate()["state"] == "failed"
+    until(lambda: len(sites.checkpoints()) == 4, "both are recorded all the same")
+    assert {item["checkpoint_id"] for item in sites.checkpoints()} == {
+        item["checkpoint_id"] for item in sites.beta.manifests
+    }
+    sites.beta_node.handlers["replicate"] = publish
+    assert sites.replicate()["state"] == "succeeded"
+    assert [item["sequence"] for item in sites.checkpoints("db")] == [3, 2, 1]

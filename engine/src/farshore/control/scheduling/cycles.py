@@ -14,9 +14,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from farshore import errors
-from farshore.control import clock, ids, tasks
+from farshore.control import catalog, clock, ids, tasks
 from farshore.control.clock import iso
-from farshore.control.planning import protect
 from farshore.control.runs import closing
 from farshore.control.scheduling import due, retention
 from farshore.control.store import settings
@@ -311,48 +310,8 @@ def _replicated(tx: Transaction, cycle: Cycle, task: Task) -> None:
         _release(tx, cycle, applied=False)
         return
     cycle.stats = result.stats.model_dump(mode="json")
-    project(tx, cycle, result.manifest)
+    catalog.project(tx, result.manifest, cycle)
     _release(tx, cycle, applied=True)
-
-
-def project(tx: Transaction, cycle: Cycle, manifest: Manifest) -> None:
-    """Record a published manifest in the catalogue. Again: nothing."""
-    if tx.get(Checkpoint, manifest.checkpoint_id) is not None:
-        return
-    tx.add(
-        Checkpoint(
-            checkpoint_id=manifest.checkpoint_id,
-            group_id=manifest.group_id,
-            plan=manifest.plan,
-            plan_revision=manifest.plan_revision,
-            epoch=manifest.epoch,
-            sequence=manifest.sequence,
-            level=manifest.level,
-            ordered_at=manifest.ordered_at,
-            ordered_boot_s=float(cycle.ordered_boot_s or 0.0),
-            ordered_boot_id=str(cycle.ordered_boot_id),
-            taken_at=manifest.taken_at,
-            published_at=time.time(),
-            source_site=manifest.source_site,
-            target_site=manifest.target_site,
-            manifest=manifest.model_dump(mode="json"),
-            stats=cycle.stats,
-            state="published",
-            pinned=cycle.pin,
-            label=cycle.label,
-            note="",
-            cycle_id=cycle.cycle_id,
-        )
-    )
-    tx.flush()
-    copied = {facts.machine_id for facts in manifest.machines}
-    plan = tx.get_one(Plan, cycle.plan)
-    for row in members(tx, cycle.plan):
-        if row.machine_id in copied and row.state == "seeding":
-            row.state = "protected"
-            tx.changed("machine", str(row.machine_id))
-    protect.settle(tx, plan)
-    tx.changed("checkpoint", manifest.checkpoint_id)
 
 
 def _failed(tx: Transaction, cycle: Cycle, task: Task) -> None:
@@ -454,6 +413,9 @@ def _finish(tx: Transaction, cycle: Cycle, state: str, error: FarshoreError | No
             group.not_before = now + due.pause_after(group.failures, rpo_s)
             group.last_error = error.to_dict()
             plan.last_error = {**error.to_dict(), "group_id": cycle.group_id, "at": iso(now)}
+    if cycle.stats is None and "disks" in (cycle.point or {}):
+        # A node may have published and then been lost with its report.
+        catalog.scan(tx, plan.definition["target_site"], cycle.cycle_id)
     retention.thin(tx, plan, cycle.group_id)
     tx.changed("cycle", cycle.cycle_id)
     tx.changed("plan", cycle.plan)

@@ -25,7 +25,9 @@ def tidy(tx: Transaction) -> None:
     now = time.time()
     tx.execute(
         delete(Task).where(
-            Task.kind.in_(("inventory", "check")), Task.state.in_(tasks.ENDED), Task.ended_at < now - LOOKS_KEPT_S
+            Task.kind.in_(("inventory", "check", "catalog-scan")),
+            Task.state.in_(tasks.ENDED),
+            Task.ended_at < now - LOOKS_KEPT_S,
         )
     )
     needed = select(Checkpoint.cycle_id).where(Checkpoint.state == "published")
