@@ -28,9 +28,11 @@ from farshore.errors import (
     Retry,
     Unavailable,
 )
-from farshore.model.task import ReplicateParams, ReplicateResult
+from farshore.model.plan import Transport
+from farshore.model.task import Progress, ReplicateParams, ReplicateResult
 from farshore.replication import group
 from farshore.replication.serve import SourceService
+from farshore.testing.faults import FailingTarget, Plan
 from farshore.testing.pki import TestAuthority
 from farshore.transport import frames
 from farshore.transport.links import Link, Links
@@ -359,6 +361,44 @@ def test_cancelling_keeps_what_is_durable(site: Site) -> None:
     with pytest.raises(Retry) as caught:
         site.replicate(site.sites.params(site.snapshot), cancel=cancel)
     assert code(caught) == "cancelled"
+
+
+def test_cancelled_in_the_middle_it_goes_on_later(tmp_path: Path) -> None:
+    sites = Sites(tmp_path, {"db": {"vda": 12 * MIB}}, Transport(intermediate_checkpoint_window=2 * MIB))
+    sites.machine("db").write("vda", 0, b"x" * (12 * MIB))
+    service = SourceService(sites.alpha.source, sites.alpha_tls, sites.grant_key)
+    _, sites.port = service.start("127.0.0.1:0")
+    links, cancel, seen = Links(sites.beta_tls, give_up_s=5), threading.Event(), list[Progress]()
+
+    def on_progress(progress: Progress) -> None:
+        seen.append(progress)
+        if progress.done_bytes >= 4 * MIB:
+            cancel.set()
+
+    def replicate(target: Any, **changes: Any) -> ReplicateResult:
+        return group.replicate(
+            params, target=target, manifests=sites.beta.manifests, links=links, journal_dir=sites.journals, **changes
+        )
+
+    try:
+        params = sites.params(sites.point())
+        slow = FailingTarget(sites.beta.target, Plan("write#3+:delay=0.8"))
+        with pytest.raises(Retry) as caught:
+            replicate(slow, on_progress=on_progress, cancel=cancel)
+        assert code(caught) == "cancelled"
+        assert [point.partition(":")[0] for point in sites.beta.target.points()] == ["draft"]
+        deadline = time.monotonic() + 10
+        while service.sessions() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert service.sessions() == []
+        before = service.sent_bytes
+        result = replicate(sites.beta.target, on_progress=seen.append)
+        assert sites.published(result.manifest) == {"db/vda": b"x" * (12 * MIB)}
+        assert service.sent_bytes - before <= 10 * MIB
+        assert seen[-1].done_bytes == seen[-1].total_bytes == 12 * MIB
+    finally:
+        links.close()
+        service.stop()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to mount a small file system")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
@@ -16,8 +17,9 @@ class RangeSet:
     __slots__ = ("_starts", "_stops")
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
-        self._starts: list[int] = []
-        self._stops: list[int] = []
+        # 16 bytes per range; a resumed disk may have millions.
+        self._starts = array("Q")
+        self._stops = array("Q")
         for start, stop in ranges:
             self.add(start, stop)
 
@@ -42,8 +44,8 @@ class RangeSet:
         if first < last:
             start = min(start, self._starts[first])
             stop = max(stop, self._stops[last - 1])
-        self._starts[first:last] = [start]
-        self._stops[first:last] = [stop]
+        self._starts[first:last] = array("Q", (start,))
+        self._stops[first:last] = array("Q", (stop,))
 
     def remove(self, start: int, stop: int) -> None:
         """Take ``[start, stop)`` out of the set.
@@ -59,7 +61,7 @@ class RangeSet:
             return
         # 2. What stays of the first range on the left; 3. what stays of the last one on the right.
         left, right = self._starts[first], self._stops[last - 1]
-        starts, stops = [], []
+        starts, stops = array("Q"), array("Q")
         if left < start:
             starts.append(left)
             stops.append(start)
@@ -106,14 +108,14 @@ class RangeSet:
     def copy(self) -> RangeSet:
         """Return another set of the same ranges."""
         other = RangeSet()
-        other._starts = self._starts.copy()
-        other._stops = self._stops.copy()
+        other._starts = self._starts[:]
+        other._stops = self._stops[:]
         return other
 
     def clear(self) -> None:
         """Empty the set."""
-        self._starts.clear()
-        self._stops.clear()
+        del self._starts[:]
+        del self._stops[:]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter(zip(self._starts, self._stops, strict=True))

@@ -83,7 +83,8 @@ class DraftState:
     Attributes:
         draft_key: the draft's name at the target. It holds the term that began it: another node would begin its own.
         generation: grows by one each time that the draft was found lost.
-        durable: ranges that are in the draft whatever happens.
+        durable: ranges that were in the draft for good when the journal was opened. What is marked from then on is
+            recorded only: the cycle never looks back at it, and it may be millions of ranges.
         copied: set when the whole disk is durable; from then on the source is not needed.
         sealed: set when the draft has become a point.
     """
@@ -146,8 +147,6 @@ class DraftState:
         self.leaves.sync()
         bodies = [(int(Kind.DURABLE), body) for body in encode_ranges(ranges)]
         self._log.append(*bodies, (Kind.MARK, json.dumps(asdict(counters)).encode()))
-        for start, stop in ranges:
-            self.durable.add(start, stop)
         self.counters = counters
 
     def lost(self) -> int:

@@ -225,9 +225,9 @@ class _Group:
                     finished = done.wait_for(lambda: running == 0, timeout=PROGRESS_INTERVAL_S)
                 if finished:
                     break
+                on_progress(self._progress())
                 if cancel is not None and cancel.is_set() and not errors:
                     fail(Retry("the cycle was cancelled", code="cancelled", hint="What is durable is kept."))
-                on_progress(self._progress())
         except BaseException as error:
             fail(error)
             raise

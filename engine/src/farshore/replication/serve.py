@@ -249,10 +249,12 @@ class SourceService:
     def revoke(self, group_id: str) -> None:
         """End the sessions of a group: what they ask from now on is fenced."""
         with self._lock:
-            self._fence(
+            ended = self._fence(
                 lambda session: session.grant.group_id == group_id,
                 Fenced("the session was revoked", code="session-revoked", group=group_id),
             )
+        for session in ended:
+            session.close()
 
     def stop(self) -> None:
         """Close the listener, all connections and all readers. May be called again."""
@@ -348,7 +350,7 @@ class SourceService:
             _check_disk(snapshot, disk.disk_key, disk.size_bytes)
         number = session_number(grant)
         with self._lock:
-            self._pass_lower(grant)
+            ended = self._pass_lower(grant)
             session = self._sessions.get(number)
             if session is None:
                 session = self._sessions[number] = _Session(number, grant, peer, self._source, points)
@@ -363,7 +365,7 @@ class SourceService:
             for other in idle:
                 del self._sessions[other.number]
                 self._sent_before += other.sent_bytes
-        for other in idle:
+        for other in (*idle, *ended):
             other.close()
         return session.opened()
 
@@ -424,8 +426,8 @@ class SourceService:
             if self.on_generation is not None:
                 self.on_generation(grant.generation)
 
-    def _pass_lower(self, grant: Grant) -> None:
-        """Refuse a grant that others have passed; fence the sessions that it passes. The lock is held."""
+    def _pass_lower(self, grant: Grant) -> list[_Session]:
+        """Refuse a grant that others have passed; fence and return the sessions that it passes. The lock is held."""
         epoch = self._epochs.get(grant.group_id, grant.epoch)
         term = max((s.grant.term for s in self._sessions.values() if _same_work(s.grant, grant)), default=grant.term)
         if grant.epoch < epoch or grant.term < term:
@@ -437,7 +439,7 @@ class SourceService:
                 term=grant.term,
             )
         self._epochs[grant.group_id] = grant.epoch
-        self._fence(
+        return self._fence(
             lambda session: (
                 session.grant.group_id == grant.group_id
                 and (
@@ -448,11 +450,12 @@ class SourceService:
             Fenced("a higher epoch or term has taken over", code="stale-term", group=grant.group_id),
         )
 
-    def _fence(self, which: Callable[[_Session], bool], error: Fenced) -> None:
-        for session in self._sessions.values():
-            if session.fenced is None and which(session):
-                session.fenced = error
-                session.close()
+    def _fence(self, which: Callable[[_Session], bool], error: Fenced) -> list[_Session]:
+        """Fence sessions and return them, to be closed without the lock: that may take its time."""
+        ended = [session for session in self._sessions.values() if session.fenced is None and which(session)]
+        for session in ended:
+            session.fenced = error
+        return ended
 
 
 def session_number(grant: Grant) -> int:

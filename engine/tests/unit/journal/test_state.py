@@ -50,6 +50,8 @@ def test_a_lost_draft_begins_a_new_generation(tmp_path: Path) -> None:
     state = DraftState(tmp_path, SUBJECT, "draft-1")
     state.mark(RangeSet([(0, 100)]), Counters(moved_bytes=100))
     state.finish(Copied("ab" * 32, "full", ""))
+    state.close()
+    state = DraftState(tmp_path, SUBJECT, "draft-1")
     assert state.lost() == 100
     state.mark(RangeSet([(50, 60)]), state.counters)
     state.close()
