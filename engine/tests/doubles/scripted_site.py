@@ -42,6 +42,8 @@ class ScriptedSite:
         self.manifests: list[dict[str, Any]] = []
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.leave_behind: tuple[str, ...] = ()
+        #: Fences after which the machine is still on.
+        self.ignore_power_off = 0
         self._failures: dict[str, list[FarshoreError]] = {}
         self._gates: dict[str, threading.Event] = {}
         node.handlers = {kind: self._scripted(kind, getattr(self, kind.replace("-", "_"))) for kind in KINDS}
@@ -162,7 +164,13 @@ class ScriptedSite:
         return self.machine_start(task)
 
     def machine_fence(self, task: Task) -> dict[str, Any]:
-        self.fenced[self._machine(task)["machine_id"]] = task.params["epoch"]
+        machine = self._machine(task)
+        self.fenced[machine["machine_id"]] = task.params["epoch"]
+        if task.params.get("power_off"):
+            if self.ignore_power_off:
+                self.ignore_power_off -= 1
+            else:
+                machine["power"] = "off"
         return self._state(task)
 
     def machine_unfence(self, task: Task) -> dict[str, Any]:

@@ -142,6 +142,12 @@ class MachineParams(Report):
     epoch: int = 0
 
 
+class MachineFenceParams(MachineParams):
+    """Keep a machine from starting; ``power_off``: also end it at once if it runs, for another is the primary."""
+
+    power_off: bool = False
+
+
 class MachineStopParams(MachineParams):
     """Stop cleanly; on time-out fail (``abort``) or power off."""
 
@@ -271,7 +277,7 @@ PARAMS: dict[str, type[Report]] = {
     "release": ReleaseParams,
     "machine-stop": MachineStopParams,
     "machine-start": MachineParams,
-    "machine-fence": MachineParams,
+    "machine-fence": MachineFenceParams,
     "machine-unfence": MachineParams,
     "machine-untrack": MachineParams,
     "network-create": NetworkCreateParams,

@@ -150,11 +150,16 @@ def machine_start(site: Site, params: model.MachineParams, _call: Call) -> model
     return power.start(site.compute(), params.machine_id)
 
 
-def machine_fence(site: Site, params: model.MachineParams, _call: Call) -> model.MachineResult:
+def machine_fence(site: Site, params: model.MachineFenceParams, call: Call) -> model.MachineResult:
     """Keep a machine from starting; the node's own mark comes first, so that a crash in between leaves it safe."""
     compute = site.compute()
     site.marks.fence(params.machine_id, params.epoch)
-    return power.fence(compute, params.machine_id, params.epoch)
+    result = power.fence(compute, params.machine_id, params.epoch)
+    if not params.power_off:
+        return result
+    # After the fence, so that nobody starts it again in between.
+    power.cut(compute, params.machine_id, clock=time.monotonic, wait=call.cancel.wait)
+    return model.MachineResult(machine_id=params.machine_id, power="off", fenced=True)
 
 
 def machine_unfence(site: Site, params: model.MachineParams, _call: Call) -> model.MachineResult:

@@ -199,3 +199,18 @@ def test_a_checkpoint_whose_report_was_lost_is_found_at_the_target(sites: TwoSit
     sites.beta_node.handlers["replicate"] = publish
     assert sites.replicate()["state"] == "succeeded"
     assert [item["sequence"] for item in sites.checkpoints("db")] == [3, 2, 1]
+
+
+def test_replication_goes_on_after_the_newest_checkpoints_were_dropped(sites: TwoSites) -> None:
+    sites.plan()
+    sites.protect()
+    assert sites.replicate()["state"] == "succeeded"
+    newest = sites.checkpoints("db")[0]
+    assert sites.control.call("DELETE", f"/checkpoints/{newest['checkpoint_id']}").ok
+    run = sites.ended(sites.control.ok("POST", "/plans/shop:replicate", {})["run"]["run_id"], 30)
+    assert run["state"] == "succeeded", run["error"]
+    assert sites.checkpoints("db")[0]["sequence"] == newest["sequence"] + 1
+    sites.control.ok("POST", "/plans/shop:protect", {"state": "unprotected", "keep_copies": False})
+    until(lambda: not sites.checkpoints(), "all copies are gone")
+    sites.control.ok("POST", "/plans/shop:protect", {"state": "protected"})
+    until(lambda: len(sites.checkpoints()) == 2, "both are copied anew", 30)

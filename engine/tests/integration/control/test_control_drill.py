@@ -188,3 +188,16 @@ def test_a_control_plane_killed_in_a_drill_ends_it_right(sites: TwoSites, kind: 
     assert sites.beta.asked()["machine-power-on"] == 2
     assert not sites.beta.tagged
     assert all(not item["in_use_by"] for item in sites.checkpoints())
+
+
+def test_a_drill_whose_clean_up_fails_is_not_forgotten(sites: TwoSites) -> None:
+    sites.beta.fail("sweep", Permanent("the hypervisor said no", code="odd"))
+    run = sites.ended(drill(sites))
+    assert (run["state"], run["error"]["code"]) == ("failed", "odd")
+    assert sites.beta.tagged
+    assert any(item["in_use_by"] == [run["run_id"]] for item in sites.checkpoints())
+    sites.control.refused(409, "drill-running", "POST", "/plans/shop:drill", {})
+    ended = sites.control.ok("POST", "/plans/shop:drill-end")["run"]
+    assert sites.ended(ended["run_id"])["state"] == "succeeded"
+    assert not sites.beta.tagged
+    assert not any(item["in_use_by"] for item in sites.checkpoints())

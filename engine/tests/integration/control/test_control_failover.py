@@ -233,3 +233,52 @@ def test_a_control_plane_killed_in_a_failover_ends_it_right(sites: TwoSites, sit
     assert sites.alpha.asked()["machine-fence"] == 2
     assert sites.beta.asked()["machine-create"] == 2
     assert plan(sites)["epoch"] == 2
+
+
+@pytest.mark.parametrize("mode", ["planned", "unplanned"])
+def test_a_failover_begun_anew_after_the_epoch_touches_no_source(sites: TwoSites, mode: str) -> None:
+    gate = sites.beta.hold("machine-probe")
+    run_id = failover(sites, mode=mode)
+    until(lambda: sites.beta.asked()["machine-probe"], "the machine is up at beta")
+    until(lambda: len(sites.alpha.fenced) == 2, "the old primary is fenced")
+    sites.control.kill()
+    for path in sites.control.home.path.glob("dbos.db*"):
+        path.unlink()  # the orchestrator remembers nothing
+    sites.control.start()
+    gate.set()
+    run = sites.ended(run_id)
+    assert run["state"] == "succeeded", (run["error"], run["steps"])
+    assert sites.alpha.asked()["machine-unfence"] == sites.alpha.asked()["machine-start"] == 0
+    assert sites.alpha.fenced == {"id-db": 2, "id-web": 2}
+    assert all(machine["power"] == "off" for machine in sites.alpha.machines.values())
+    after = plan(sites)
+    assert (after["state"], after["active_site"], after["epoch"]) == ("failed-over", "beta", 2)
+
+
+def test_a_failover_on_its_way_back_is_begun_anew_on_its_way_back(sites: TwoSites) -> None:
+    sites.alpha.fail("machine-fence", Permanent("not kept", code="fence-not-kept"))
+    gate = sites.alpha.hold("machine-start")
+    run_id = failover(sites)
+    until(lambda: sites.alpha.asked()["machine-start"], "the source is started again")
+    sites.control.kill()
+    for path in sites.control.home.path.glob("dbos.db*"):
+        path.unlink()
+    sites.control.start()
+    gate.set()
+    run = sites.ended(run_id)
+    assert (run["state"], run["error"]["code"]) == ("failed", "fence-not-kept")
+    assert all(machine["power"] == "on" for machine in sites.alpha.machines.values())
+    after = plan(sites)
+    assert (after["state"], after["active_site"], after["epoch"]) == ("protected", "alpha", 1)
+
+
+def test_an_old_primary_that_still_runs_is_powered_off_at_first_contact(sites: TwoSites) -> None:
+    sites.alpha_node.stop()
+    assert sites.ended(failover(sites, mode="unplanned"))["state"] == "succeeded"
+    assert all(machine["power"] == "on" for machine in sites.alpha.machines.values())
+    sites.alpha.ignore_power_off = 1
+    sites.alpha_node.start()
+    until(lambda: "old-primary-not-fenced" not in plan(sites)["conditions"], "the fence is known to hold")
+    assert all(machine["power"] == "off" for machine in sites.alpha.machines.values())
+    assert all(params["power_off"] for params in sites.alpha.of("machine-fence"))
+    assert sites.alpha.asked()["machine-fence"] == 3  # a machine that was still on is no fenced one

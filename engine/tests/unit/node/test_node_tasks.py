@@ -41,6 +41,10 @@ class Machines:
         self.powers[machine_id] = "off"
         return True
 
+    def power_off(self, machine_id: str) -> None:
+        self.asked.append("power_off")
+        self.powers[machine_id] = "off"
+
     def fence(self, _machine_id: str, _epoch: int) -> bool:
         self.asked.append("fence")
         if self.fence_fails:
@@ -150,6 +154,13 @@ def test_an_order_of_an_epoch_before_the_fence_is_refused(site: Site, machines: 
         run(site, kind, machine_id="vm", epoch=1)
     assert caught.value.code == "machine-fenced"
     assert machines.asked == ["fence"]
+
+
+def test_a_fence_leaves_a_machine_on_unless_it_is_to_be_off(site: Site, machines: Machines):
+    assert run(site, "machine-fence", machine_id="vm", epoch=2)["power"] == "on"
+    result = run(site, "machine-fence", machine_id="vm", epoch=2, power_off=True)
+    assert (result["power"], result["fenced"]) == ("off", True)
+    assert machines.asked == ["fence", "fence", "power_off"]
 
 
 def test_a_fenced_machine_is_not_read_for_an_older_epoch(site: Site):

@@ -203,3 +203,13 @@ def test_a_platform_without_machines_has_leases_only():
     pool = Pool()
     assert sweep.sweep(None, cast("Target", pool), "run-1").removed == ()
     assert pool.asked == ["release run-1"]
+
+
+def test_a_machine_that_is_cut_is_proven_to_be_off():
+    clock = Clock()
+    machines = Machines("on", lags=2)
+    power.cut(cast("Compute", machines), "vm", clock=clock, wait=clock.wait)
+    assert machines.asked == ["power_off"]
+    with pytest.raises(Retry) as caught:
+        power.cut(cast("Compute", Machines("on", lags=1 << 30)), "vm", clock=clock, wait=clock.wait)
+    assert caught.value.code == "not-verified-off"

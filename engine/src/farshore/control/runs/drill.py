@@ -109,6 +109,16 @@ def request(tx: Transaction, name: str, wish: DrillWish, actor: str) -> Run:
     return run
 
 
+def first_phase(run: Run) -> str:
+    """Return the phase that a drill begins with, or goes on with when the orchestrator has lost it.
+
+    Nothing is made again once the clean-up has begun.
+    """
+    if run.facts.get("sweeps"):
+        return "clean-up"
+    return "halt" if "error" in run.facts else "network"
+
+
 def kept(session: Session, plan: str) -> Run | None:
     """Return the plan's drill that was left running, None if there is none."""
     for run in session.scalars(
@@ -268,8 +278,9 @@ def _clean_up(scene: Scene) -> bool:
 def _finish(scene: Scene) -> bool:
     tx, run = scene.tx, scene.run
     error = story.error_of(run)
-    # The leftovers of a clean-up that failed are still tied to their points.
-    stuck = bool(run.facts.get("remaining"))
+    # Whatever no sweep has found to be gone is still tied to its points, and has to be ended some time.
+    proven = bool(run.facts.get("sweeps")) and not run.facts.get("remaining")
+    stuck = not run.facts.get("kept") and not proven
     ledger.note(tx, run, during=_during(tx, run))
     if stuck:
         ledger.note(tx, run, kept=True)

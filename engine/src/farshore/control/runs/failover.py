@@ -30,7 +30,7 @@ from farshore.control.views.protection import members, ordered, record
 from farshore.errors import Conflict, FarshoreError, Invalid, Permanent, Unavailable
 from farshore.model.base import Model, Name
 from farshore.model.plan import Plan as Definition
-from farshore.model.task import MachineCreateParams, MachineParams, MachineResult, MachineStopParams
+from farshore.model.task import MachineCreateParams, MachineFenceParams, MachineParams, MachineResult, MachineStopParams
 from farshore.recovery import preview, states
 from farshore.recovery.plan import Order
 from farshore.recovery.states import Event
@@ -171,10 +171,16 @@ def _supersede(tx: Transaction, plan: Plan, actor: str) -> None:
 
 
 def first_phase(run: Run) -> str:
-    """Return the phase that a failover begins with."""
-    if run.facts.get("resumed"):
+    """Return the phase that a failover begins with, or goes on with when the orchestrator has lost it.
+
+    After the epoch that is never one that speaks to the source.
+    """
+    planned = run.params["mode"] == "planned"
+    if run.facts.get("raised") or run.facts.get("resumed"):
         return "create"
-    return "sync" if run.params["mode"] == "planned" else "quiet"
+    if "error" in run.facts:
+        return "halt" if planned else "restore"  # what was stopped may be on again: no step forward counts any more
+    return "sync" if planned else "quiet"
 
 
 def refuse_cancel(session: Session, run: Run) -> None:
@@ -384,7 +390,7 @@ def _fence(scene: Scene) -> bool:
             "machine-fence",
             scene.site("source"),
             # Marked with the epoch to come: whoever still acts in this one is refused from now on.
-            MachineParams(machine_id=str(row.machine_id), epoch=scene.plan.epoch + 1),
+            MachineFenceParams(machine_id=str(row.machine_id), epoch=scene.plan.epoch + 1),
             machine=row.name,
         )
         if task is None:
@@ -487,7 +493,8 @@ def _order_fence(scene: Scene, member: PlanMachine) -> None:
         f"fence/{scene.plan.name}/{scene.plan.epoch}/{machine_id}/0",
         "machine-fence",
         member.site,
-        MachineParams(machine_id=machine_id, epoch=scene.plan.epoch),
+        # It may still run: nobody has stopped it.
+        MachineFenceParams(machine_id=machine_id, epoch=scene.plan.epoch, power_off=True),
         plan=scene.plan.name,
         machine=member.name,
     )
@@ -560,6 +567,8 @@ def _finish(scene: Scene) -> bool:
 
 def _halt(scene: Scene) -> bool:
     """Stop what the run has at work."""
+    if scene.run.facts.get("raised"):
+        return True
     running = [cycle for purpose in ("sync", "final") for cycle in _of(scene, purpose) if cycle.ended_at is None]
     for cycle in running:
         cycle.cancel = True
@@ -568,6 +577,8 @@ def _halt(scene: Scene) -> bool:
 
 def _unfence(scene: Scene) -> bool:
     """Lift the fences of machines whose fence was ordered, whether or not it was seen to hold."""
+    if scene.run.facts.get("raised"):
+        return True  # after the epoch nothing is undone at the source
     through = True
     for row in _rows(scene.tx, scene.run):
         if ledger.step(scene.tx, scene.run.run_id, "fence", row.name) is None:
@@ -577,7 +588,7 @@ def _unfence(scene: Scene) -> bool:
             "unfence",
             "machine-unfence",
             scene.site("source"),
-            MachineParams(machine_id=str(row.machine_id), epoch=scene.plan.epoch + 1),
+            MachineParams(machine_id=str(row.machine_id), epoch=_epoch_to_come(scene)),
             machine=row.name,
             patient=True,
         )
@@ -592,6 +603,8 @@ def _unfence(scene: Scene) -> bool:
 
 def _restart(scene: Scene) -> bool:
     """Start the machines again that were on before, in boot order."""
+    if scene.run.facts.get("raised"):
+        return True
     powers: dict[str, str] = scene.run.facts.get("powers", {})
     rows = {row.name: row for row in _rows(scene.tx, scene.run)}
     for wave in Order.of(scene.definition).waves():
@@ -607,7 +620,7 @@ def _restart(scene: Scene) -> bool:
                 "start again",
                 "machine-start",
                 scene.site("source"),
-                MachineParams(machine_id=str(rows[name].machine_id), epoch=scene.plan.epoch + 1),
+                MachineParams(machine_id=str(rows[name].machine_id), epoch=_epoch_to_come(scene)),
                 machine=name,
                 patient=True,
             )
@@ -622,6 +635,11 @@ def _restart(scene: Scene) -> bool:
     return True
 
 
+def _epoch_to_come(scene: Scene) -> int:
+    """Return the epoch that this run wanted to begin, the mark of its fences; a later one's are not its to lift."""
+    return int(scene.run.facts["epoch_seen"]) + 1
+
+
 def _keep(scene: Scene, error: FarshoreError) -> None:
     """Note what went wrong on the way back; the rest of the way is gone all the same."""
     found = [*scene.run.facts.get("way_back", []), error.to_dict()]
@@ -630,6 +648,8 @@ def _keep(scene: Scene, error: FarshoreError) -> None:
 
 def _restore(scene: Scene) -> bool:
     """Give plan and machines the state that they had: protected at the source."""
+    if scene.run.facts.get("raised"):
+        return True
     for row in _rows(scene.tx, scene.run):
         if row.state == "failing-over":
             _event(scene.plan, row, "abort")

@@ -17,7 +17,9 @@ STORIES: Final[dict[str, Story]] = {
 
 
 def begin(run: Run) -> tuple[str, str]:
-    """Return the story of a run and the phase that it begins with."""
+    """Return the story of a run and the phase that it begins with, also when what told it so far was lost."""
     if run.kind == "failover":
         return str(run.params["mode"]), failover.first_phase(run)
+    if run.kind == "drill":
+        return run.kind, drill.first_phase(run)
     return run.kind, STORIES[run.kind][0].name

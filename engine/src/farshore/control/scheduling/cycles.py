@@ -24,7 +24,7 @@ from farshore.control.store.records import Checkpoint, Cycle, Group, Plan, PlanM
 from farshore.control.views.places import site_state
 from farshore.control.views.points import newest
 from farshore.control.views.protection import members, ordered
-from farshore.errors import Conflict, Corruption, FarshoreError, Reconnect, RestartFromCheckpoint, Retry
+from farshore.errors import Conflict, Corruption, FarshoreError, Permanent, Reconnect, RestartFromCheckpoint, Retry
 from farshore.model.checkpoint import Manifest
 from farshore.model.plan import Plan as Definition
 from farshore.model.task import (
@@ -151,6 +151,26 @@ def advance(tx: Transaction, cycle_id: str) -> None:
     {"point": _pointed, "replicate": _replicated, "release": _released}[cycle.state](tx, cycle, task)
 
 
+def give_up(tx: Transaction, cycle_id: str, why: str) -> None:
+    """End a cycle that this control plane cannot take any further; the source is told to let go if that can be said."""
+    cycle = tx.get_one(Cycle, cycle_id)
+    if cycle.ended_at is not None:
+        return
+    error = Permanent(
+        f"the cycle cannot go on: {why}",
+        code="cycle-stuck",
+        hint="Look at the control plane's log. The next cycle begins anew.",
+    )
+    cycle.error = error.to_dict()
+    task = tx.get(Task, cycle.task_id) if cycle.task_id else None
+    if task is not None:
+        tasks.cancel(tx, task)
+    if cycle.state in {"point", "replicate"}:
+        _release(tx, cycle, applied=False)
+    else:
+        _finish(tx, cycle, "failed", error)
+
+
 def _waiting(tx: Transaction, cycle: Cycle) -> None:
     plan = tx.get_one(Plan, cycle.plan)
     definition = Definition.model_validate(plan.definition)
@@ -181,7 +201,7 @@ def _waiting(tx: Transaction, cycle: Cycle) -> None:
     cycle.plan_revision, cycle.epoch = plan.revision, plan.epoch
     cycle.point_id, cycle.checkpoint_id = ids.new("pt"), ids.new("cp")
     cycle.base_checkpoint_id = base.checkpoint_id if base else None
-    cycle.sequence = (base.sequence if base else 0) + 1
+    cycle.sequence = _next_sequence(tx, cycle.group_id, plan.epoch)
     cycle.machines = list(machine_ids)
     cycle.ordered_at, cycle.ordered_boot_s, cycle.ordered_boot_id = now.wall_s, now.boot_s, now.boot_id
     cycle.point = {"asked": [{"disk_key": key, "base": point} for key, point in bases.items()]}
@@ -201,6 +221,12 @@ def _waiting(tx: Transaction, cycle: Cycle) -> None:
     )
     closing.begun(tx, cycle)
     tx.changed("plan", plan.name)
+
+
+def _next_sequence(session: Session, group_id: str, epoch: int) -> int:
+    """Return the number of the group's next checkpoint: above those of dropped ones too, which is never used again."""
+    taken = select(func.max(Checkpoint.sequence)).where(Checkpoint.group_id == group_id, Checkpoint.epoch == epoch)
+    return (session.scalar(taken) or 0) + 1
 
 
 def _copying(session: Session, at_work: Sequence[Cycle], site: str) -> int:

@@ -11,7 +11,7 @@ from farshore.control import audit, tasks
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Fence, PlanMachine, Task
 from farshore.errors import NotFound, Permanent
-from farshore.model.task import MachineParams, MachineResult
+from farshore.model.task import MachineFenceParams, MachineResult
 
 LONGEST_PAUSE_S: Final = 60.0
 
@@ -28,12 +28,12 @@ def advance(tx: Transaction) -> None:
         if task.state not in tasks.ENDED:
             continue
         fence.attempts += 1
-        held = task.state == "succeeded" and MachineResult.model_validate(task.result).fenced
+        held = task.state == "succeeded" and _holds(MachineResult.model_validate(task.result))
         error = None if task.state == "succeeded" else tasks.failure(task)
         if held or isinstance(error, NotFound):
-            _held(tx, fence, "fenced" if held else "it is not there any more")
+            _held(tx, fence, "fenced and off" if held else "it is not there any more")
             continue
-        error = error or Permanent("the fence did not hold", code="fence-not-kept")
+        error = error or Permanent("the machine is not fenced and off", code="fence-not-kept")
         fence.error = error.to_dict()
         fence.task_id, fence.not_before = None, now + min(2.0**fence.attempts, LONGEST_PAUSE_S)
         tx.wake(fence.site)
@@ -46,11 +46,16 @@ def _order(tx: Transaction, fence: Fence) -> None:
         f"fence/{fence.plan}/{fence.epoch}/{fence.machine_id}/{fence.attempts}",
         "machine-fence",
         fence.site,
-        MachineParams(machine_id=fence.machine_id, epoch=fence.epoch),
+        MachineFenceParams(machine_id=fence.machine_id, epoch=fence.epoch, power_off=True),
         plan=fence.plan,
         machine=fence.machine,
     )
     fence.task_id = task.task_id
+
+
+def _holds(result: MachineResult) -> bool:
+    """Say whether a machine can neither run nor start: a fence alone leaves one on that was never stopped."""
+    return result.fenced and result.power == "off"
 
 
 def _held(tx: Transaction, fence: Fence, how: str) -> None:

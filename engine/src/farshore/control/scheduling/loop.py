@@ -26,6 +26,8 @@ ROUND_S: Final = 1.0
 INVENTORY_EVERY_S: Final = 60.0
 #: How often the orchestrator looks for stories that have died.
 CHECK_EVERY_S: Final = 10.0
+#: Rounds in a row that fail with a cycle before it is given up.
+STUCK_AFTER: Final = 20
 #: How often records that nobody needs any more are removed.
 TIDY_EVERY_S: Final = 600.0
 
@@ -51,6 +53,8 @@ class Scheduler:
         self._conductor = conductor
         self._checked = time.monotonic()
         self._tidied = float("-inf")
+        #: Cycle → rounds in a row that could not take it further.
+        self._stuck: dict[str, int] = {}
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -85,7 +89,8 @@ class Scheduler:
         with self.ctx.store.read() as session:
             open_cycles = cycles.open_cycles(session)
         for cycle_id in open_cycles:
-            self._each(cycles.advance, cycle_id)
+            self._advance(cycle_id)
+        self._stuck = {cycle_id: number for cycle_id, number in self._stuck.items() if cycle_id in set(open_cycles)}
         self._conductor.tend()
         if time.monotonic() - self._checked > CHECK_EVERY_S:
             self._checked = time.monotonic()
@@ -96,13 +101,26 @@ class Scheduler:
                 upkeep.tidy(tx)
             self._conductor.forget(upkeep.KEPT_S)
 
-    def _each(self, act: Callable[[Transaction, str], None], name: str) -> None:
-        """Do one thing in a transaction of its own; its failure is logged and stays its own."""
+    def _advance(self, cycle_id: str) -> None:
+        """Take a cycle further; one that cannot be is ended, so that people see it and its group goes on."""
+        error = self._each(cycles.advance, cycle_id)
+        if error is None:
+            self._stuck.pop(cycle_id, None)
+            return
+        self._stuck[cycle_id] = self._stuck.get(cycle_id, 0) + 1
+        if self._stuck[cycle_id] >= STUCK_AFTER:
+            del self._stuck[cycle_id]
+            self._each(lambda tx, name: cycles.give_up(tx, name, f"{type(error).__name__}: {error}"[:300]), cycle_id)
+
+    def _each(self, act: Callable[[Transaction, str], None], name: str) -> Exception | None:
+        """Do one thing in a transaction of its own; its failure is logged, stays its own, and is returned."""
         try:
             with self.ctx.store.write() as tx:
                 act(tx, name)
-        except Exception:
-            log.exception("%s of %s failed; the next round tries again", act.__name__, name)
+        except Exception as error:
+            log.exception("%s of %s failed; the next round tries again", getattr(act, "__name__", "a step"), name)
+            return error
+        return None
 
 
 def _inventories(tx: Transaction) -> None:

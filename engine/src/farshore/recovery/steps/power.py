@@ -101,6 +101,25 @@ def fence(compute: Compute, machine_id: str, epoch: int) -> MachineResult:
     return MachineResult(machine_id=machine_id, power=compute.power(machine_id), fenced=True)
 
 
+def cut(compute: Compute, machine_id: str, *, clock: Callable[[], float], wait: Wait) -> None:
+    """Power a machine off without asking its guest, and prove that it is off.
+
+    Raises:
+        Retry: it does not show as off.
+    """
+    if compute.power(machine_id) == "off":
+        return
+    compute.power_off(machine_id)
+    power = await_power(compute, machine_id, "off", VERIFY_OFF_S, clock=clock, wait=wait)
+    if power != "off":
+        raise Retry(
+            f"machine {machine_id!r} was powered off but shows as {power}",
+            code="not-verified-off",
+            machine_id=machine_id,
+            power=power,
+        )
+
+
 def unfence(compute: Compute, machine_id: str) -> MachineResult:
     """Lift the fence."""
     compute.unfence(machine_id)
