@@ -104,12 +104,23 @@ class Home:
     @property
     def url(self) -> str:
         """Where people, modules and the command line go."""
-        return f"https://{_in_url(self.host)}:{self.port}"
+        return f"https://{_in_url(self._reached_at())}:{self.port}"
+
+    @property
+    def local_url(self) -> str:
+        """Where this machine itself reaches it, whatever its names resolve to."""
+        return f"https://{_in_url('127.0.0.1' if self._reached_at() != self.host else self.host)}:{self.port}"
 
     @property
     def node_url(self) -> str:
         """Where nodes go."""
-        return f"https://{_in_url(self.host)}:{self.node_port}"
+        return f"https://{_in_url(self._reached_at())}:{self.node_port}"
+
+    def _reached_at(self) -> str:
+        """Return the address it listens at, or its first name if that is every address of this machine."""
+        if self.host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+            return self.names[0] if self.names else socket.gethostname() or "localhost"
+        return self.host
 
     def environment(self) -> dict[str, str]:
         """Return the assignments in ``farshore.env``."""

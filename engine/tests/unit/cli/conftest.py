@@ -63,7 +63,7 @@ def api(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_pat
     thread.start()
     made.url = f"https://127.0.0.1:{server.server_address[1]}"
     made.on("GET", "/health", {"status": "ok", "version": "0.1.0", "catalog_id": "cat-1"})
-    for name in ("FARSHORE_VALIDATE_CERTS", "REQUESTS_CA_BUNDLE"):
+    for name in ("FARSHORE_VALIDATE_CERTS", "REQUESTS_CA_BUNDLE", "COLUMNS", "LINES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FARSHORE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FARSHORE_URL", made.url)

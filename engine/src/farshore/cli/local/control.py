@@ -42,6 +42,10 @@ def up(
     host: Annotated[str | None, typer.Option(help="Address to listen at; default 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of API and web page; default 8443.", min=1, max=65535)] = None,
     node_port: Annotated[int | None, typer.Option(help="Port for nodes; default 8444.", min=1, max=65535)] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="Another name or address by which it is reached, for its certificate; repeatable."),
+    ] = None,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and log to this terminal.")] = False,
 ) -> None:
     """Start the control plane, making what is missing; running already, it changes nothing."""
@@ -53,15 +57,18 @@ def up(
     running = _running(path)
     if running and (pid := running.running_pid()):
         _same(running, chosen)
+        _same_names(running, name or [])
         _wait_healthy(running, lambda: running.running_pid() is None)
         found = _document(running, pid, changed=False)
         here.out.show(found, lambda: _greeting(found))
         return
     _make_home(path)
+    if name:
+        homes.initialise(path, names=list(dict.fromkeys([*(running.names if running else ()), *name])))
     argv = [sys.executable, "-m", "farshore.control.server", "--home", str(path)]
-    for name, value in chosen.items():
+    for option, value in chosen.items():
         if value is not None:
-            argv += [f"--{name.replace('_', '-')}", str(value)]
+            argv += [f"--{option.replace('_', '-')}", str(value)]
     if foreground:
         sys.stdout.flush()
         os.execv(sys.executable, argv)  # noqa: S606 - the same program, so that a service manager sees one process
@@ -115,6 +122,22 @@ def _same(running: Home, chosen: dict[str, Any]) -> None:
                 f"the control plane runs with {name} {now}, not {value}",
                 code="running-otherwise",
                 field="--" + name.replace("_", "-"),
+                hint="Stop it with 'farshore down' first.",
+            )
+
+
+def _same_names(running: Home, names: list[str]) -> None:
+    """Refuse a name that the running one's certificate does not have.
+
+    Raises:
+        Conflict: naming the option.
+    """
+    for name in names:
+        if name not in running.names:
+            raise Conflict(
+                f"the running control plane's certificate does not have the name {name}",
+                code="running-otherwise",
+                field="--name",
                 hint="Stop it with 'farshore down' first.",
             )
 
@@ -187,7 +210,7 @@ def _wait_healthy(home: Home, gone: Callable[[], bool], deadline: float | None =
     deadline = deadline or time.monotonic() + START_TIMEOUT_S
     while not gone():
         try:
-            client = Client(Endpoint(home.url, None, home.ca, validate_certs=True, source=str(home.path)))
+            client = Client(Endpoint(home.local_url, None, home.ca, validate_certs=True, source=str(home.path)))
             client.health()
         except FarshoreError:
             if time.monotonic() > deadline:
