@@ -152,6 +152,8 @@ class Unavailable(Retry):
     exit_status = 69
 
 
+#: Names that evidence must not have: the constructor's own.
+_FIELDS: Final = frozenset({"self", "message", "code", "hint", "field"})
 _BY_NAME: Final[dict[str, type[FarshoreError]]] = {
     cls.__name__: cls
     for cls in (
@@ -176,11 +178,12 @@ _BY_NAME: Final[dict[str, type[FarshoreError]]] = {
 def from_dict(data: dict[str, Any]) -> FarshoreError:
     """Return the error whose :meth:`FarshoreError.to_dict` gave ``data``; unknown duties become :class:`Permanent`."""
     cls = _BY_NAME.get(str(data.get("duty")), Permanent)
-    evidence = {str(k): v for k, v in dict(data.get("evidence") or {}).items() if k not in {"code", "hint", "field"}}
+    given = data.get("evidence")
+    evidence = {str(k): v for k, v in given.items() if k not in _FIELDS} if isinstance(given, dict) else {}
     return cls(
         str(data.get("message", "unknown error")),
-        code=data.get("code"),
+        code=str(data["code"]) if data.get("code") else None,
         hint=str(data.get("hint") or ""),
-        field=data.get("field"),
+        field=str(data["field"]) if data.get("field") else None,
         **evidence,
     )

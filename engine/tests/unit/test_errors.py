@@ -25,6 +25,23 @@ def test_evidence_of_a_peer_cannot_replace_the_fields():
     assert again.evidence == {"n": 1}
 
 
+@pytest.mark.parametrize(
+    ("data", "evidence"),
+    [
+        ({"evidence": {"message": "x", "self": 1, "n": 1}}, {"n": 1}),
+        ({"evidence": "text"}, {}),
+        ({"evidence": ["a", "b"], "code": 7, "field": 8, "hint": None}, {}),
+        ({"evidence": None, "code": "", "field": ""}, {}),
+    ],
+)
+def test_whatever_a_peer_sends_becomes_an_error(data, evidence):
+    again = errors.from_dict({"duty": "Retry", "message": "m", **data})
+    assert type(again) is errors.Retry
+    assert again.evidence == evidence
+    assert isinstance(again.code, str) and again.code
+    assert again.field is None or isinstance(again.field, str)
+
+
 def test_text_names_code_and_next_step():
     assert str(errors.NotFound("no plan 'x'", hint="List them with: farshore plan list")) == (
         "no plan 'x' [not-found] List them with: farshore plan list"

@@ -196,10 +196,10 @@ class Link:
                     hopeless.append(request)
                 else:
                     self._place(request)
-        for request in hopeless:
-            request.on_error(
-                Unavailable(f"{self.peer} does not answer, whichever way it is asked: {reason}", code="peer-silent")
-            )
+        _fail(
+            hopeless,
+            Unavailable(f"{self.peer} does not answer, whichever way it is asked: {reason}", code="peer-silent"),
+        )
 
     def not_connected(self, reason: str) -> None:
         """Note a failed attempt; give up when it has gone on for too long."""
@@ -226,8 +226,7 @@ class Link:
         with self._changed:
             waiting = list(self._backlog)
             self._backlog.clear()
-        for request in waiting:
-            request.on_error(error)
+        _fail(waiting, error)
 
 
 class _Connection(threading.Thread):
@@ -263,7 +262,9 @@ class _Connection(threading.Thread):
                 self._link.refuse(error)
                 self._link.pause(PAUSE_MAX_S)
                 continue
-            except (OSError, EOFError, FarshoreError) as error:
+            except Exception as error:  # a thread that ended would take its connection away for good
+                if not isinstance(error, (OSError, EOFError, FarshoreError)):
+                    log.exception("connecting to %s met an error of our own", self._link.peer)
                 self._link.not_connected(str(error) or type(error).__name__)
                 # Full jitter: nodes that lost the same peer do not come back together.
                 self._link.pause(random.uniform(0.5, 1.0) * min(PAUSE_FIRST_S * 2**attempt, PAUSE_MAX_S))  # noqa: S311
@@ -278,6 +279,9 @@ class _Connection(threading.Thread):
             except (OSError, EOFError, FarshoreError) as error:
                 reason = str(error) or type(error).__name__
                 log.info("connection to %s broke: %s", self._link.peer, reason)
+            except Exception as error:  # a bug of ours: what was asked goes to another connection, and is shown
+                reason = repr(error)
+                log.exception("connection to %s was given up", self._link.peer)
             finally:
                 self._socket = None
                 connection.close()
@@ -379,25 +383,36 @@ class _Connection(threading.Thread):
             connection.sendall(b"".join(batch))
 
     def _handle(self, header: frames.Header) -> None:
+        meta, payload = self._meta[: header.meta_size], self._payload[: header.payload_size]
+        # What can fail comes first: until it is taken out, a request goes to another connection.
+        failure = frames.decode_error(meta) if header.type is frames.Type.ERROR else None
         request = self._outstanding.pop(header.request, None)
         if request is None:
-            if header.type is frames.Type.ERROR and header.request == 0:
-                raise frames.decode_error(self._meta[: header.meta_size])
+            if failure is not None and header.request == 0:
+                raise failure
             raise Reconnect("the peer answered what was not asked", code="protocol-error")
         self._outstanding_bytes -= len(request.frame)
         with self._link.lock:
             self.load -= request.weight + len(request.frame)
         if request.abandoned:
             return
-        meta, payload = self._meta[: header.meta_size], self._payload[: header.payload_size]
-        if header.type is frames.Type.ERROR:
-            request.on_error(frames.decode_error(meta))
+        if failure is not None:
+            request.on_error(failure)
         else:
             request.on_answer(header, meta, payload)
 
     def _receive_frame(self, connection: ssl.SSLSocket) -> frames.Header:
         """Receive one frame into the thread's own buffers."""
         return receive_frame(connection, self._head, self._meta, self._payload)
+
+
+def _fail(requests: list[Request], error: FarshoreError) -> None:
+    """Tell each of ``requests``; one whose callback fails keeps no other from being told."""
+    for request in requests:
+        try:
+            request.on_error(error)
+        except Exception:
+            log.exception("the end of a request could not be told")
 
 
 def _refusal(error: ssl.SSLError, link: Link) -> FarshoreError:

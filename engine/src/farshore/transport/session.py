@@ -281,7 +281,11 @@ class Session:
         if header.type is not Type.OPENED:
             self._not_reopened(Reconnect("the peer answered with something else", code="protocol-error"))
             return
-        opened = frames.Opened.decode(meta)
+        try:
+            opened = frames.Opened.decode(meta)
+        except FarshoreError as error:  # what is parked has to be told
+            self._not_reopened(error)
+            return
         if (opened.session, opened.disks) != (self.number, self.disks):
             self._not_reopened(
                 RestartFromCheckpoint("the source's points changed while it was away", code="source-point-gone")

@@ -1,0 +1,179 @@
+"""One thing goes wrong in the middle of a cycle: the next attempt, or the next cycle, is whole all the same."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from doubles.rogue_source import RogueSource
+from doubles.source_here import SourceHere, raising
+from farshore.errors import Permanent, RestartFromCheckpoint, Retry, Unavailable
+from farshore.platforms.file.target import FileDraft
+from farshore.replication.cycle import DiskCycle
+from farshore.transport import frames, links
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[SourceHere]:
+    one = SourceHere(tmp_path)
+    yield one
+    one.close()
+
+
+# --- the source -------------------------------------------------------------------------------------------------------
+
+
+def test_a_cycle_that_begins_again_from_another_point_reads_that_point(
+    here: SourceHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, source = here.sites, here.sites.alpha.source
+    grant = {"session_id": "cycle-1"}
+    snapshot = both.point()
+    listing = source.changed
+
+    def vanish(*args: object) -> object:
+        monkeypatch.setattr(source, "changed", listing)
+        both.release(snapshot, applied=False)
+        return listing(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(source, "changed", vanish)
+    with pytest.raises(RestartFromCheckpoint):
+        here.replicate(both.params(snapshot, grant=grant))
+    both.fill("db", "vda", 7, 20)
+    fresh = both.point()
+    result = here.replicate(both.params(fresh, grant=grant))
+    assert both.published(result.manifest) == both.frozen(fresh)
+
+
+def test_a_listing_that_failed_once_is_not_taken_for_an_empty_one(
+    here: SourceHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, source = here.sites, here.sites.alpha.source
+    snapshot = both.point()
+    monkeypatch.setattr(source, "changed", raising(Retry("busy", code="io-error"), then=source.changed))
+    params = both.params(snapshot)
+    with pytest.raises(Retry):
+        here.replicate(params)
+    assert both.published(here.replicate(params).manifest) == both.frozen(snapshot)
+
+
+def test_an_error_that_nobody_foresaw_at_the_source_is_an_answer(
+    here: SourceHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = here.sites.alpha.source
+    monkeypatch.setattr(source, "changed", raising(ZeroDivisionError("a bug"), then=source.changed))
+    with pytest.raises(Permanent) as caught:
+        here.replicate(here.sites.params(here.sites.point()))
+    assert caught.value.code == "internal"
+    here.applied()
+
+
+# --- peers ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_error_whose_evidence_is_made_of_our_fields_is_told(here: SourceHere) -> None:
+    body = json.dumps({"duty": "Retry", "code": "busy", "message": "m", "evidence": {"message": "x", "self": 1}})
+    rogue = RogueSource(
+        here.sites.alpha_tls, lambda number, _: (frames.encode(frames.Type.ERROR, number, body.encode()), b"")
+    )
+    try:
+        with pytest.raises(Retry) as caught:
+            here.replicate(here.sites.params(here.sites.point(), address=f"127.0.0.1:{rogue.port}"))
+        assert caught.value.code == "busy"
+    finally:
+        rogue.close()
+
+
+def test_an_answer_that_cannot_be_understood_is_asked_for_again(
+    here: SourceHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the reading of a frame raises, the connection breaks and nothing that was asked is forgotten."""
+    body = json.dumps({"duty": "Retry", "code": "busy", "message": "m"})
+    rogue = RogueSource(
+        here.sites.alpha_tls, lambda number, _: (frames.encode(frames.Type.ERROR, number, body.encode()), b"")
+    )
+    monkeypatch.setattr(
+        links.frames, "decode_error", raising(ZeroDivisionError("a bug"), times=4, then=frames.decode_error)
+    )
+    try:
+        with pytest.raises(Retry) as caught:
+            here.replicate(here.sites.params(here.sites.point(), address=f"127.0.0.1:{rogue.port}"))
+        assert caught.value.code == "busy"
+        assert rogue.reads == 5
+    finally:
+        rogue.close()
+
+
+def test_a_callback_with_a_bug_ends_no_connection(here: SourceHere) -> None:
+    both = here.sites
+    params = both.params(both.point())
+    link = here.links.to(params.address, both.alpha_tls.peer)
+    link.use(1)
+    called, answered = threading.Event(), threading.Event()
+
+    def buggy(*_: object) -> None:
+        called.set()
+        raise ZeroDivisionError("a bug")
+
+    def build(number: int) -> bytes:
+        return frames.encode_open(number, params.grant, 4096)
+
+    link.submit(links.Request(build, buggy, buggy))
+    assert called.wait(30)
+    link.submit(links.Request(build, lambda *_: answered.set(), lambda _: None))
+    assert answered.wait(30)
+    link.unuse()
+
+
+def test_a_request_that_breaks_every_connection_is_given_up(here: SourceHere) -> None:
+    def answer(_number: int, _question: frames.Read) -> tuple[bytes, bytes]:
+        for one in list(rogue._sockets):
+            try:
+                socket.socket.shutdown(one, socket.SHUT_RDWR)
+            except OSError:
+                continue
+        raise OSError("the source's process ends")
+
+    rogue = RogueSource(here.sites.alpha_tls, answer)
+    try:
+        with pytest.raises(Unavailable) as caught:
+            here.replicate(here.sites.params(here.sites.point(), address=f"127.0.0.1:{rogue.port}"))
+        assert caught.value.code == "peer-silent"
+        assert rogue.reads <= links.SENDS_MAX
+    finally:
+        rogue.close()
+
+
+# --- drafts and journals ----------------------------------------------------------------------------------------------
+
+
+def test_a_draft_that_vanished_after_the_copy_is_copied_again(
+    here: SourceHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = here.sites
+    snapshot = both.point()
+    params = both.params(snapshot)
+    monkeypatch.setattr(DiskCycle, "seal", raising(Retry("killed"), then=DiskCycle.seal))
+    with pytest.raises(Retry):
+        here.replicate(params)
+    for point in both.beta.target.points():
+        both.beta.target.abandon(point.removeprefix("draft:"))
+    assert both.published(here.replicate(params).manifest) == both.frozen(snapshot)
+
+
+def test_a_draft_whose_daemon_was_lost_goes_on_where_it_was(here: SourceHere, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = here.sites
+    snapshot = both.point()
+    params = both.params(snapshot)
+    lost = Retry("the daemon is gone", code="draft-lost")
+    monkeypatch.setattr(FileDraft, "seal", raising(lost, then=FileDraft.seal))
+    with pytest.raises(Retry):
+        here.replicate(params)
+    here.service.stop()  # nothing is read again
+    result = here.replicate(params)
+    assert both.published(result.manifest) == both.frozen(snapshot)
+    assert result.stats.resent_bytes == 0
