@@ -38,7 +38,8 @@ def test_whatever_a_peer_sends_becomes_an_error(data, evidence):
     again = errors.from_dict({"duty": "Retry", "message": "m", **data})
     assert type(again) is errors.Retry
     assert again.evidence == evidence
-    assert isinstance(again.code, str) and again.code
+    assert isinstance(again.code, str)
+    assert again.code
     assert again.field is None or isinstance(again.field, str)
 
 
