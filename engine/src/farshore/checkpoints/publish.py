@@ -16,6 +16,7 @@ Whoever finds a refusal under its own key is fenced. Crash windows: docs/interna
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 from farshore.checkpoints import trees
@@ -30,9 +31,11 @@ from farshore.checkpoints.manifest import (
     prefix_of,
     validate,
 )
-from farshore.errors import Conflict, Corruption, Fenced, NotFound
+from farshore.errors import Conflict, Corruption, Fenced, NotFound, Reconnect, Retry
 from farshore.model.checkpoint import Manifest
 from farshore.platforms.contract import ManifestStore, Target
+
+log = logging.getLogger(__name__)
 
 
 def find(store: ManifestStore, head: Manifest) -> Manifest | None:
@@ -110,16 +113,18 @@ def _refuse(store: ManifestStore, manifest: Manifest, other_id: str) -> None:
 def withdraw(store: ManifestStore, target: Target, group_id: str, checkpoint_id: str) -> None:
     """Take a checkpoint away: the manifest first, then its points, then what of its trees nobody else needs.
 
-    Before the tombstone, a note of what there is to do is kept, so that the call can be repeated after whatever stopped
-    it, and :func:`finish_withdrawals` can.
+    Before the tombstone, a note of what there is to do is kept, so that :func:`finish_withdrawals` ends what something
+    stopped: a point that came into use meanwhile stays until then, though its checkpoint is gone.
 
     Raises:
-        Conflict: a point is still used. The checkpoint is not offered any more; call again when the use has ended.
+        Conflict: a point is still used (``in-use``); the checkpoint stays as it was.
         NotFound: the group has no such checkpoint.
     """
     note = f"withdrawn/{group_id}/{checkpoint_id}.json"
     manifest = next((one for one in load_group(store, group_id) if one.checkpoint_id == checkpoint_id), None)
     if manifest is not None:
+        for disk in manifest.disks:
+            _check_unused(target, disk.point, checkpoint_id)
         store.put_if_absent(note, encode(manifest))
         store.tombstone(key_of(manifest))
     else:
@@ -132,6 +137,30 @@ def withdraw(store: ManifestStore, target: Target, group_id: str, checkpoint_id:
                 hint="It was dropped before, or never published.",
                 checkpoint=checkpoint_id,
             ) from None
+    try:
+        _finish(store, target, manifest, note)
+    except (Conflict, Retry, Reconnect) as error:
+        log.info("the points of checkpoint %s stay until the next sweep: %s", checkpoint_id, error)
+
+
+def _check_unused(target: Target, point: str, checkpoint_id: str) -> None:
+    try:
+        target.check_drop(point)
+    except Conflict as error:
+        raise Conflict(
+            f"checkpoint {checkpoint_id} is in use: {error.message}",
+            code="in-use",
+            hint=error.hint or "Wait for what uses it, or end that.",
+            checkpoint=checkpoint_id,
+            point=point,
+            cause=error.code,
+        ) from error
+    except NotFound:
+        return  # there is nothing to drop
+
+
+def _finish(store: ManifestStore, target: Target, manifest: Manifest, note: str) -> None:
+    """Drop what belongs to a checkpoint whose manifest is gone, then the note of it."""
     for disk in manifest.disks:
         target.drop(disk.point)
     live = [disk.point for other in load_all(store) for disk in other.disks]
@@ -146,9 +175,17 @@ def finish_withdrawals(store: ManifestStore, target: Target) -> list[str]:
         _, group_id, name = note.split("/")
         checkpoint_id = name.removesuffix(".json")
         try:
-            withdraw(store, target, group_id, checkpoint_id)
-        except Conflict:
-            continue  # still in use
+            manifest = Manifest.model_validate_json(store.get(note))
+            if key_of(manifest) in store.list(prefix_of(group_id)):
+                for disk in manifest.disks:
+                    _check_unused(target, disk.point, checkpoint_id)
+                store.tombstone(key_of(manifest))
+            _finish(store, target, manifest, note)
+        except (Conflict, Retry, Reconnect) as error:
+            log.info("the points of checkpoint %s of group %s stay: %s", checkpoint_id, group_id, error)
+            continue
+        except NotFound:
+            continue  # somebody else has ended it
         done.append(checkpoint_id)
     return done
 

@@ -201,6 +201,9 @@ class Target(Protocol):
     def release(self, tag: str) -> None:
         """Drop all leases of ``tag``."""
 
+    def check_drop(self, point: str) -> None:
+        """Raise the ``Conflict`` that :meth:`drop` would raise now; nothing changes. A point that is gone is none."""
+
     def drop(self, point: str) -> None:
         """Remove a point whole; other points keep their content. ``Conflict`` while it is leased."""
 

@@ -288,11 +288,16 @@ class TargetSuite:
         self._target.lease(point, "run-2")
         for tag in ("run-1", "run-2"):
             with raising(Conflict):
+                self._stand.target().check_drop(point)
+            with raising(Conflict):
                 self._stand.target().drop(point)
             assert self._content(point) == b"\1" * DISK_SIZE
             self._target.release(tag)
         self._target.release("run-3")
+        self._target.check_drop(point)
+        assert self._content(point) == b"\1" * DISK_SIZE
         self._target.drop(point)
+        self._target.check_drop(point)
         assert self._target.points() == []
         with raising(NotFound):
             self._target.lease(point, "run-1")

@@ -98,10 +98,9 @@ class FileTarget:
         for folder in self._leases.iterdir() if self._leases.is_dir() else ():
             durable.remove(folder / tag)
 
-    def drop(self, point: str) -> None:
-        """Remove a point whole. Images are independent of each other, so no other point is touched."""
-        folder = self._points / _checked(point, "point")
-        leases = self._leases / point
+    def check_drop(self, point: str) -> None:
+        """Refuse a point that is leased."""
+        leases = self._leases / _checked(point, "point")
         if leases.is_dir() and any(leases.iterdir()):
             raise Conflict(
                 f"point {point} is in use",
@@ -109,6 +108,11 @@ class FileTarget:
                 hint="Wait for the run that uses it, or end that run.",
                 tags=sorted(path.name for path in leases.iterdir()),
             )
+
+    def drop(self, point: str) -> None:
+        """Remove a point whole. Images are independent of each other, so no other point is touched."""
+        self.check_drop(point)
+        folder, leases = self._points / point, self._leases / point
         if folder.is_dir():
             gone = folder.with_name(f".{folder.name}.dropped")
             folder.rename(gone)

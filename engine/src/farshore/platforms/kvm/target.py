@@ -155,6 +155,12 @@ class KvmTarget:
             self._open_points[point] = pool  # the one used last stands last
             return pool
 
+    def _close_points(self) -> None:
+        """Close our own readers: they hold locks on the layers that have to change."""
+        with self._lock:
+            for opened in list(self._open_points):
+                self._close_point(opened)
+
     def _close_point(self, point: str) -> None:
         self._open_points.pop(point).close()
         self._launcher.stop(f"point:{point}")
@@ -169,6 +175,14 @@ class KvmTarget:
         """Drop all leases of ``tag``."""
         self.layers.release(tag)
 
+    def check_drop(self, point: str) -> None:
+        """Raise what :meth:`drop` would raise now. Its images are opened as for the drop, and nothing is written."""
+        layer = self.layers.of_point(point)
+        with self._disk(layer):
+            self._close_points()
+            if layer.sealed.is_file():
+                thinning.check(self.layers, layer, self._launcher)
+
     def drop(self, point: str) -> None:
         """Remove a point; what stands on it shows the same as before.
 
@@ -177,10 +191,7 @@ class KvmTarget:
         """
         layer = self.layers.of_point(point)
         with self._disk(layer):
-            # Our own readers hold locks on the layers that have to change.
-            with self._lock:
-                for opened in list(self._open_points):
-                    self._close_point(opened)
+            self._close_points()
             if layer.sealed.is_file():
                 thinning.take_out(self.layers, layer, self._launcher)
             if not layer.draft.is_file() and layer.folder.is_dir():

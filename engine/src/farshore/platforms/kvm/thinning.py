@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from farshore import durable
 from farshore.errors import Conflict
@@ -38,12 +38,45 @@ _OWN: Final = 1
 _OWN_BACKING: Final = 2
 
 
+def check(layers: Layers, layer: LayerFile, launcher: Launcher) -> None:
+    """Raise what :func:`take_out` would raise now: the images that it would write are opened, and closed again."""
+    children = _free(layers, layer)
+    if len(children) == 1 and _down_is_better(layer.sealed, children[0][1]):
+        _try_to_open(layer, _nodes_down(layer, children[0][1]), launcher)
+        return
+    for _, path in children:
+        _try_to_open(layer, [images.node("disk", path, writable=True)], launcher)
+
+
+def _try_to_open(layer: LayerFile, nodes: list[dict[str, Any]], launcher: Launcher) -> None:
+    key = f"{KEY}{layer.point}"
+    written = Path(nodes[0]["file"]["filename"])
+    mode = written.stat().st_mode
+    written.chmod(_WRITABLE_MODE)
+    try:
+        launcher.start(key, nodes, [])
+    finally:
+        launcher.stop(key)
+        written.chmod(mode)
+
+
 def take_out(layers: Layers, layer: LayerFile, launcher: Launcher) -> None:
     """Remove a sealed layer's image from its chain.
 
     Raises:
         Conflict: it or one of its children is leased or open elsewhere (``point-leased``, ``image-in-use``).
     """
+    children = _free(layers, layer)
+    if len(children) == 1 and _down_is_better(layer.sealed, children[0][1]):
+        _down(layer, *children[0], launcher)
+        return
+    for child, path in children:
+        _up(layer, child, path, launcher)
+    durable.remove(layer.sealed)
+
+
+def _free(layers: Layers, layer: LayerFile) -> list[tuple[LayerFile, Path]]:
+    """Return the children of a layer that nobody needs as it is."""
     children, used = layers.children(layer)
     for point in (layer.point, *(child.point for child, _ in children)):
         holders = layers.holders(point)
@@ -62,12 +95,7 @@ def take_out(layers: Layers, layer: LayerFile, launcher: Launcher) -> None:
             point=layer.point,
             holders=[path.parent.name for path in used],
         )
-    if len(children) == 1 and _down_is_better(layer.sealed, children[0][1]):
-        _down(layer, *children[0], launcher)
-        return
-    for child, path in children:
-        _up(layer, child, path, launcher)
-    durable.remove(layer.sealed)
+    return children
 
 
 def _down_is_better(gone: Path, child: Path) -> bool:
@@ -94,7 +122,7 @@ def _up(gone: LayerFile, child: LayerFile, path: Path, launcher: Launcher) -> No
 def _down(gone: LayerFile, child: LayerFile, path: Path, launcher: Launcher) -> None:
     key = f"{KEY}{gone.point}"
     gone.sealed.chmod(_WRITABLE_MODE)
-    nodes = [images.node("gone", gone.sealed, writable=True), images.node("child", path, backing=None)]
+    nodes = _nodes_down(gone, path)
     exports = [Export("gone", "gone", writable=True), Export("child", "child", depth=True)]
     daemon = launcher.start(key, nodes, exports)
     try:
@@ -108,6 +136,10 @@ def _down(gone: LayerFile, child: LayerFile, path: Path, launcher: Launcher) -> 
     images.fsync(gone.sealed)
     gone.sealed.rename(path)
     durable.fsync_dir(path.parent)
+
+
+def _nodes_down(gone: LayerFile, path: Path) -> list[dict[str, Any]]:
+    return [images.node("gone", gone.sealed, writable=True), images.node("child", path, backing=None)]
 
 
 def _at_depth(connection: Connection, depth: int) -> Iterator[Status]:
