@@ -172,6 +172,15 @@ class Plan(Model):
         for index, source in enumerate(sources):
             if source in sources[:index]:
                 raise ValueError(f"networks[{index}].source: {source!r} is mapped twice")
+        subnets = [mapping.drill.subnet for mapping in self.networks]
+        for index, machine in enumerate(self.machines):
+            for purpose, address in machine.recovery.addresses.items():
+                where = f"machines[{index}].recovery.addresses.{purpose}"
+                if kind := _not_a_machines(address):
+                    raise ValueError(f"{where}: {address} is a {kind} address; no machine can have it")
+                if purpose == "drill" and subnets and not any(address in subnet for subnet in subnets):
+                    listed = ", ".join(map(str, subnets))
+                    raise ValueError(f"{where}: {address} is in no drill subnet of the plan ({listed})")
         return self
 
     def machine(self, name: str) -> MachinePlan:
@@ -184,6 +193,17 @@ class Plan(Model):
     def groups(self) -> tuple[BootGroup, ...]:
         """Return the boot groups, one of all machines where none are written."""
         return self.boot_groups or (BootGroup(name="all", machines=tuple(machine.name for machine in self.machines)),)
+
+
+def _not_a_machines(address: IPv4Address) -> str | None:
+    """Return what kind of address this is if no machine can be reached at it from another one."""
+    kinds = {
+        "loopback": address.is_loopback,
+        "link-local": address.is_link_local,
+        "multicast": address.is_multicast,
+        "unspecified": address.is_unspecified,
+    }
+    return next((kind for kind, found in kinds.items() if found), None)
 
 
 def _refuse_cycle(edges: dict[str, tuple[str, ...]]) -> None:
