@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from doubles.rogue_source import RogueSource
 from doubles.source_here import SourceHere, raising
-from farshore.errors import Permanent, RestartFromCheckpoint, Retry, Unavailable
+from farshore.blocks.digest import leaf_digest
+from farshore.checkpoints.trees import TreeStore
+from farshore.errors import Corruption, Fenced, Permanent, RestartFromCheckpoint, Retry, Unavailable
+from farshore.journal.state import DraftState
+from farshore.model.task import ReplicateResult
 from farshore.platforms.file.target import FileDraft
 from farshore.replication.cycle import DiskCycle
+from farshore.replication.resume import sweep
 from farshore.transport import frames, links
+from farshore.units import LEAF_SIZE
 
 
 @pytest.fixture
@@ -177,3 +183,132 @@ def test_a_draft_whose_daemon_was_lost_goes_on_where_it_was(here: SourceHere, mo
     result = here.replicate(params)
     assert both.published(result.manifest) == both.frozen(snapshot)
     assert result.stats.resent_bytes == 0
+
+
+def test_a_leaf_file_that_was_lost_is_made_again_with_the_copy(
+    here: SourceHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = here.sites
+    snapshot = both.point()
+    params = both.params(snapshot)
+    monkeypatch.setattr(DraftState, "finish", raising(Retry("killed"), then=DraftState.finish))
+    with pytest.raises(Retry):
+        here.replicate(params)
+    for path in both.journals.rglob("leaves"):
+        path.unlink()
+    result = here.replicate(params)
+    whole(here, result)
+    assert both.published(result.manifest) == both.frozen(snapshot)
+    assert result.stats.resent_bytes > 0
+
+
+def test_a_leaf_file_lost_after_the_copy_publishes_nothing(here: SourceHere, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = here.sites
+    params = both.params(both.point())
+    monkeypatch.setattr(DiskCycle, "seal", raising(Retry("killed"), then=DiskCycle.seal))
+    with pytest.raises(Retry):
+        here.replicate(params)
+    for path in both.journals.rglob("leaves"):
+        path.unlink()
+    with pytest.raises(Corruption) as caught:
+        here.replicate(params)
+    assert caught.value.code == "leaf-file"
+    assert both.beta.target.points() == both.beta.manifests.list("groups/") == []
+    assert list(both.journals.iterdir()) == []
+    whole(here, here.replicate(params))
+
+
+def test_a_draft_that_vanishes_while_it_is_taken_up_is_copied_by_the_next_attempt(
+    here: SourceHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, target = here.sites, here.sites.beta.target
+    snapshot = both.point()
+    params = both.params(snapshot)
+    monkeypatch.setattr(DiskCycle, "seal", raising(Retry("killed"), then=DiskCycle.seal))
+    with pytest.raises(Retry):
+        here.replicate(params)
+    [draft] = target.points()
+    looks = iter([[draft]])
+
+    def points() -> list[str]:
+        seen = next(looks, None)
+        if seen is None:
+            monkeypatch.undo()
+            target.abandon(draft.removeprefix("draft:"))
+            return []
+        return seen
+
+    monkeypatch.setattr(target, "points", points)
+    with pytest.raises(Retry) as caught:
+        here.replicate(params)
+    assert caught.value.code == "draft-gone"
+    assert both.published(here.replicate(params).manifest) == both.frozen(snapshot)
+
+
+# --- digest trees -----------------------------------------------------------------------------------------------------
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("strike", [damage, Path.unlink])
+@pytest.mark.parametrize("incremental", [True, False])
+def test_a_base_whose_digests_are_damaged_is_verified_once(
+    here: SourceHere, strike: Callable[[Path], None], incremental: bool
+) -> None:
+    both = here.sites
+    here.applied()
+    for path in (both.beta_root / "pool" / "manifests" / "trees").glob("*.nodes"):
+        strike(path)
+    both.fill("db", "vda", 5, 3)
+    snapshot = both.point()
+    params = both.params(snapshot)
+    if not incremental:
+        disk = params.disks[0].model_copy(update={"incremental": False, "reason": "no change log"})
+        params = params.model_copy(update={"disks": (disk,)})
+    result = here.replicate(params)
+    assert both.published(result.manifest) == both.frozen(snapshot)
+    assert result.stats.mode == "verify"
+    whole(here, result)
+    both.release(snapshot, applied=True)
+    both.fill("db", "vda", 6, 3)
+    result = here.applied()
+    assert result.stats.mode == "incremental"
+    whole(here, result)
+
+
+def whole(here: SourceHere, result: ReplicateResult) -> None:
+    """Check that the digests of a checkpoint are those of its content."""
+    content = here.sites.published(result.manifest)
+    for disk in result.manifest.disks:
+        store = TreeStore(here.sites.beta.manifests, "reader")
+        found = store.read(store.open(disk.point, disk.tree_root), 0, disk.size_bytes // LEAF_SIZE)
+        data = content[disk.disk_key]
+        assert found == b"".join(leaf_digest(data[at : at + LEAF_SIZE]) for at in range(0, len(data), LEAF_SIZE))
+
+
+# --- what a checkpoint that is given up leaves ------------------------------------------------------------------------
+
+
+def test_a_refused_checkpoint_leaves_no_point(here: SourceHere, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its disks were sealed when another checkpoint took its place."""
+    both = here.sites
+    snapshot = both.point()
+    params = both.params(snapshot, checkpoint_id="cp-dead")
+    monkeypatch.setattr(DraftState, "seal", raising(Retry("killed"), then=DraftState.seal))
+    with pytest.raises(Retry):
+        here.replicate(params)
+    assert len(both.beta.target.points()) == 1
+    head = params.manifest
+    both.beta.manifests.put_if_absent(
+        f"groups/{head.group_id}/{head.sequence:010d}-cp-dead.json", b'{"refused_for": "cp-later"}'
+    )
+    with pytest.raises(Fenced):
+        here.replicate(params)
+    assert sweep(both.beta.target, both.beta.manifests, both.journals, ()) == ["cp-dead"]
+    assert both.beta.target.points() == []
+    assert list(both.journals.iterdir()) == []

@@ -40,6 +40,7 @@ class TreeStore:
         self._cache: OrderedDict[str, bytes] = OrderedDict()
         self._pending: dict[bytes, bytes] = {}
         self._written = 0
+        self._needed: dict[bytes, list[str]] = {}
 
     def open(self, point: str, root: str) -> tree.Tree:
         """Return the tree of ``point``, whose root has to be ``root`` (hex), ready to be read.
@@ -57,11 +58,18 @@ class TreeStore:
         """Write the nodes of the tree that differs from ``base``, opened here, in ``changes``; durable on return."""
         result = tree.update(base, size_bytes, changes, self.load, self._keep)
         self._flush()
+        self._needed[result.root] = self._packs_of(result)
         return result
+
+    def forget(self) -> None:
+        """Use nothing more of the packs that were opened: something in them is damaged or missing."""
+        self._places.clear()
+        self._packs.clear()
+        self._cache.clear()
 
     def commit(self, point: str, result: tree.Tree) -> None:
         """Name the tree after its sealed point; durable on return."""
-        body = {"record": result.record().hex(), "packs": self._needed(result)}
+        body = {"record": result.record().hex(), "packs": self._needed[result.root]}
         self._store.put_if_absent(_root_key(point), json.dumps(body, sort_keys=True).encode())
 
     def read(self, base: tree.Tree, first: int, stop: int) -> bytes:
@@ -75,11 +83,14 @@ class TreeStore:
             return pending
         place = self._places.get(digest)
         if place is None:
-            raise Corruption("a node of a digest tree is missing", code="tree-damaged", node=digest.hex())
+            raise _missing(digest)
         pack, index = place
         nodes = self._cache.get(pack)
         if nodes is None:
-            nodes = self._cache[pack] = self._store.get(f"trees/{pack}.nodes")
+            try:
+                nodes = self._cache[pack] = self._store.get(f"trees/{pack}.nodes")
+            except NotFound as error:
+                raise _missing(digest) from error
             if len(self._cache) > _CACHED:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(pack)
@@ -117,17 +128,21 @@ class TreeStore:
         for place in range(len(index) // DIGEST_SIZE):
             self._places.setdefault(index[place * DIGEST_SIZE : (place + 1) * DIGEST_SIZE], (pack, place))
 
-    def _needed(self, result: tree.Tree) -> list[str]:
-        """Return the packs that hold a node of ``result``."""
+    def _packs_of(self, result: tree.Tree) -> list[str]:
+        """Return the packs that hold a node of ``result``; of inner nodes it is proven that they do."""
         needed: set[str] = set()
         waiting = [(result.height, result.top)]
         while waiting:
             level, digest = waiting.pop()
             if digest == tree.ZERO_NODES[level]:
                 continue
+            if digest not in self._places:
+                raise _missing(digest)
             needed.add(self._places[digest][0])
             if level > 1:
                 node = self.load(digest)
+                if tree.node_digest(node) != digest:
+                    raise Corruption("a node of a digest tree is damaged", code="tree-damaged", node=digest.hex())
                 children = {node[at : at + DIGEST_SIZE] for at in range(0, len(node), DIGEST_SIZE)}
                 waiting.extend((level - 1, child) for child in children)
         return [pack for pack in self._packs if pack in needed]
@@ -151,6 +166,10 @@ def drop(store: ManifestStore, points: Iterable[str], live_points: Iterable[str]
                 store.tombstone(f"trees/{pack}.index")
                 store.tombstone(f"trees/{pack}.nodes")
         store.tombstone(_root_key(point))
+
+
+def _missing(digest: bytes) -> Corruption:
+    return Corruption("a node of a digest tree is missing", code="tree-damaged", node=digest.hex())
 
 
 def _root_key(point: str) -> str:

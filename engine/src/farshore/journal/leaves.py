@@ -14,7 +14,7 @@ from typing import Final
 
 from farshore import durable
 from farshore.blocks.digest import DIGEST_SIZE
-from farshore.blocks.tree import NODE_SIZE
+from farshore.blocks.tree import FANOUT, NODE_SIZE
 
 _NONE: Final = bytes(DIGEST_SIZE)
 _EMPTY: Final = bytes(NODE_SIZE)
@@ -24,10 +24,9 @@ class Leaves:
     """The file ``path``. Safe from several threads: each leaf is written whole by one ``pwrite``."""
 
     def __init__(self, path: Path) -> None:
-        existed = path.exists()
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if not existed:
-            durable.fsync_dir(path.parent)
+        # Always: a process that died between making the file and this would leave it to a power cut.
+        durable.fsync_dir(path.parent)
 
     def put(self, first: int, digests: bytes) -> None:
         """Keep the digests of consecutive leaves from ``first``."""
@@ -37,10 +36,12 @@ class Leaves:
 
     def has(self, first: int, stop: int) -> bool:
         """Say whether all leaves ``[first, stop)`` have a digest."""
-        page = os.pread(self._fd, (stop - first) * DIGEST_SIZE, first * DIGEST_SIZE)
-        if len(page) < (stop - first) * DIGEST_SIZE:
-            return False
-        return all(page[at : at + DIGEST_SIZE] != _NONE for at in range(0, len(page), DIGEST_SIZE))
+        for low in range(first, stop, FANOUT):
+            size = (min(low + FANOUT, stop) - low) * DIGEST_SIZE
+            page = os.pread(self._fd, size, low * DIGEST_SIZE)
+            if len(page) < size or any(page[at : at + DIGEST_SIZE] == _NONE for at in range(0, size, DIGEST_SIZE)):
+                return False
+        return True
 
     def sync(self) -> None:
         """Make everything that was put durable."""

@@ -20,7 +20,7 @@ from farshore.blocks.descriptors import Chunk, Descriptor, describe, gather, lea
 from farshore.blocks.digest import DIGEST_SIZE, ZERO_LEAF, leaf_digest
 from farshore.blocks.rangeset import RangeSet
 from farshore.checkpoints.trees import TreeStore
-from farshore.errors import Corruption, FarshoreError, NoSpace, NotFound, Permanent
+from farshore.errors import Corruption, FarshoreError, NoSpace, NotFound, Permanent, Retry
 from farshore.journal.state import Copied, Counters, DraftState, Sealed
 from farshore.model.task import ReplicateDisk
 from farshore.platforms.contract import Draft, Target
@@ -88,9 +88,31 @@ class DiskCycle:
         """
         if self.state.copied is not None and self._copied_before():
             return
+        if not self._session.disks:
+            raise Retry(
+                f"the draft of disk {self.disk.disk_key} vanished while it was taken up again",
+                code="draft-gone",
+                hint="The next attempt copies the disk again.",
+                disk=self.disk.disk_key,
+            )
+        self._check_journal()
         self.plan = plan = self._choose()
         draft = self._draft = self._open_draft(plan)
+        try:
+            self._copy(draft, plan)
+            self.tree = self._grow(plan.tree)
+        except Corruption as error:
+            if error.code != "tree-damaged" or plan.tree is None or plan.base is None:
+                raise
+            log.warning("the digest tree of %s has to be made again: %s", plan.base, error)
+            # Without the base's digests nothing proves that the base is what the change log counts from.
+            plan = self.plan = Plan("verify", "the base's digests were damaged", plan.base, self._rebuild(plan.base))
+            self._copy(draft, plan)
+            self.tree = self._grow(plan.tree)
+        self.state.finish(Copied(self.tree.root.hex(), plan.mode, plan.reason))
 
+    def _copy(self, draft: Draft, plan: Plan) -> None:
+        """Copy what ``plan`` finds; all of it is durable on return."""
         descriptors = self._describe(self._identify(plan))
         for chunk in gather(descriptors, unit=max(LEAF_SIZE, self._target.caps.granularity_bytes)):
             if chunk.zero:
@@ -104,8 +126,21 @@ class DiskCycle:
         self._window.drain()
         self._mark(draft)
 
-        self.tree = self._trees.update(plan.tree, self.disk.size_bytes, iter(self.state.leaves))
-        self.state.finish(Copied(self.tree.root.hex(), plan.mode, plan.reason))
+    def _grow(self, base: tree.Tree | None) -> tree.Tree:
+        """Return the disk's tree: the base's, with the leaf digests of what was copied."""
+        return self._trees.update(base, self.disk.size_bytes, iter(self.state.leaves))
+
+    def _check_journal(self) -> None:
+        """Begin again where the leaf file lacks a digest of what the journal calls durable."""
+        leaves = self.state.leaves
+        if not all(leaves.has(start // LEAF_SIZE, -(-stop // LEAF_SIZE)) for start, stop in self.state.durable):
+            self._begin_again("the leaf file")
+
+    def _begin_again(self, what: str) -> None:
+        lost = self.state.lost()
+        log.warning("%s of %s is gone with %d bytes; beginning again", what, self.disk.disk_key, lost)
+        self.done_bytes = 0
+        self._counters = self.state.counters
 
     def _copied_before(self) -> bool:
         """Take up a disk that is whole in its draft, or sealed, since an earlier attempt; False if that is lost."""
@@ -120,7 +155,7 @@ class DiskCycle:
         if self.state.copied is None:
             self._draft.close()
             return False
-        self.tree = self._trees.update(base_tree, self.disk.size_bytes, iter(self.state.leaves))
+        self.tree = self._grow(base_tree)
         if self.tree.root.hex() != copied.root:
             raise Corruption(
                 f"the leaf digests of disk {self.disk.disk_key} are not those that its tree was made from",
@@ -188,6 +223,7 @@ class DiskCycle:
 
     def _rebuild(self, point: str) -> tree.Tree:
         """Return a tree made from the base itself."""
+        self._trees.forget()
         buffer = memoryview(bytearray(CHUNK_SIZE))
         size = self.disk.size_bytes
 
@@ -343,9 +379,7 @@ class DiskCycle:
         was_there = name in target.points()
         draft = target.open(self.disk.disk_key, self.disk.size_bytes, plan.base, state.draft_key)
         if not was_there and name in target.points() and (state.durable or state.copied):
-            lost = state.lost()
-            log.warning("the draft of %s is gone with %d bytes; beginning again", self.disk.disk_key, lost)
-            self._counters = state.counters
+            self._begin_again("the draft")
         return draft
 
 

@@ -21,7 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from farshore import durable
-from farshore.checkpoints.manifest import GROUPS, parse_key
+from farshore.checkpoints.manifest import GROUPS, is_refusal, parse_key
 from farshore.checkpoints.publish import finish_withdrawals
 from farshore.errors import Conflict, NoSpace, NotFound
 from farshore.journal.state import Known, Subject, read_subject
@@ -154,12 +154,15 @@ def _retire(target: Target, manifests: ManifestStore, folder: Path) -> bool:
 
 
 def published(manifests: ManifestStore, group_id: str) -> set[str]:
-    """Return the ids of a group's published checkpoints (refused ones too: they have no points left to save)."""
+    """Return the ids of a group's published checkpoints; a refused one never will be."""
     found = set()
     for key in manifests.list(f"{GROUPS}{group_id}/"):
         parsed = parse_key(key)
-        if parsed is not None:
-            found.add(parsed[2])
+        if parsed is None:
+            continue
+        with contextlib.suppress(NotFound):  # withdrawn between the two calls
+            if not is_refusal(manifests.get(key)):
+                found.add(parsed[2])
     return found
 
 
