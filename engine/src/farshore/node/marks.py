@@ -48,14 +48,16 @@ class Marks:
             if machine_id in self._epochs:
                 self._store({machine: mark for machine, mark in self._epochs.items() if machine != machine_id})
 
-    def admit(self, machine_id: str, epoch: int) -> None:
+    def admit(self, machine_id: str, epoch: int, *, reads: bool = False) -> None:
         """Refuse an order of an epoch that is over for this machine.
 
+        ``reads``: also one of the epoch that the fence began, for what a fenced machine holds is stale in it.
+
         Raises:
-            Fenced: the machine was fenced in a higher epoch.
+            Fenced: the machine was fenced in a higher epoch, or in this one if it is to be read.
         """
         mark = self.epoch(machine_id)
-        if mark is not None and mark > epoch:
+        if mark is not None and (mark > epoch or (reads and mark == epoch)):
             raise Fenced(
                 f"machine {machine_id!r} was fenced in epoch {mark}; this order is of epoch {epoch}",
                 code="machine-fenced",

@@ -92,7 +92,7 @@ def check(site: Site, _params: model.Empty, _call: Call) -> model.CheckResult:
 def point(site: Site, params: model.PointParams, _call: Call) -> model.PointResult:
     """Take one source point over all disks of the machines."""
     for machine_id in params.machine_ids:
-        site.marks.admit(machine_id, params.epoch)
+        site.marks.admit(machine_id, params.epoch, reads=True)
     snapshot = site.platform.source.snapshot(
         params.group_id, params.point_id, params.machine_ids, params.bases, params.consistency
     )

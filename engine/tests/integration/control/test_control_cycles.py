@@ -35,7 +35,7 @@ def test_protected_machines_are_copied_and_each_copy_grows_on_the_last(sites: Tw
     asked = [point for point in sites.alpha.of("point") if point["machine_ids"] == ["id-db"]]
     base = asked[1]["bases"]["id-db/vda"]
     assert base == asked[0]["point_id"]
-    copied = [params for params in sites.beta.of("replicate") if params["manifest"]["group_id"] == "grp-shop-db"]
+    copied = [params for params in sites.beta.of("replicate") if params["manifest"]["group_id"] == "grp-shop=db"]
     assert copied[1]["disks"][0]["base_point"] == first["db"]["disks"][0]["point"]
     assert copied[1]["disks"][0]["base_root"] == first["db"]["disks"][0]["tree_root"]
     assert copied[1]["manifest"]["parent"] == first["db"]["checkpoint_id"]
@@ -67,7 +67,7 @@ def test_replicate_is_not_needed_while_the_newest_is_young(sites: TwoSites) -> N
     assert answer.headers["X-Farshore-Changed"] == "false"
     assert sites.control.ok("POST", "/plans/shop:replicate-preview", {"max_age_s": 600})["changed"] is False
     preview = sites.control.ok("POST", "/plans/shop:replicate-preview", {"machines": ["db"]})
-    assert preview["after"]["cycles"] == ["grp-shop-db"]
+    assert preview["after"]["cycles"] == ["grp-shop=db"]
 
 
 def test_a_fault_that_passes_is_tried_again_within_the_cycle(sites: TwoSites) -> None:

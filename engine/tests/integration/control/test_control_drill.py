@@ -201,3 +201,20 @@ def test_a_drill_whose_clean_up_fails_is_not_forgotten(sites: TwoSites) -> None:
     assert sites.ended(ended["run_id"])["state"] == "succeeded"
     assert not sites.beta.tagged
     assert not any(item["in_use_by"] for item in sites.checkpoints())
+
+
+def test_a_plan_with_a_kept_drill_neither_moves_nor_goes(sites: TwoSites) -> None:
+    run = sites.ended(drill(sites, keep=True))
+    assert run["state"] == "succeeded"
+    sites.control.ok("PUT", "/sites/gamma", {"platform": "file"})
+    sites.control.ok("POST", "/plans/shop:protect", {"state": "unprotected"})
+    until(lambda: not sites.open_cycles(), "the cycles end")
+    moved = {**sites.control.ok("GET", "/plans/shop")["definition"], "target_site": "gamma"}
+    for method, body in (("PUT", {"definition": moved}), ("DELETE", None)):
+        problem = sites.control.refused(409, "drill-running", method, "/plans/shop", body)
+        assert "drill shop --end" in problem["hint"]
+    ended = sites.control.ok("POST", "/plans/shop:drill-end")["run"]
+    assert sites.ended(ended["run_id"])["facts"]["definition"]["target_site"] == "beta"
+    assert not sites.beta.tagged
+    sites.control.ok("PUT", "/plans/shop", {"definition": moved})
+    sites.control.ok("DELETE", "/plans/shop")

@@ -1,4 +1,4 @@
-"""Cycles that this control plane cannot take further: they end, and are seen to."""
+"""Cycles that this control plane cannot take further, or must not: they end, and are seen to."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+from doubles import shop_records
 from farshore.control import clock
 from farshore.control.bus import Bus
+from farshore.control.scheduling import cycles
 from farshore.control.scheduling.loop import STUCK_AFTER, Scheduler
 from farshore.control.store import Store
-from farshore.control.store.records import Cycle, Group, Plan
-from farshore.model.plan import Plan as Definition
-
-DEFINITION = Definition.model_validate(
-    {"name": "shop", "source_site": "alpha", "target_site": "beta", "machines": [{"name": "db"}]}
-).model_dump(mode="json")
+from farshore.control.store.records import Cycle, Plan
 
 
 class Silent:
@@ -31,38 +29,17 @@ class Silent:
         pass
 
 
-def test_a_cycle_that_cannot_go_on_ends_and_says_why(tmp_path: Path) -> None:
-    store = Store(tmp_path / "records.db")
-    store.migrate()
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    opened = Store(tmp_path / "records.db")
+    opened.migrate()
+    return opened
+
+
+def test_a_cycle_that_cannot_go_on_ends_and_says_why(store: Store) -> None:
     with store.write() as tx:
-        tx.add(
-            Plan(
-                name="shop",
-                revision=1,
-                source="",
-                definition=DEFINITION,
-                activity="paused",
-                state="protected",
-                active_site="alpha",
-                created_at=1.0,
-                changed_at=1.0,
-            )
-        )
-        tx.flush()
-        tx.add(Group(group_id="g", plan="shop", failures=0, not_before=0.0))
-        tx.add(
-            Cycle(
-                cycle_id="cyc-1",
-                plan="shop",
-                group_id="g",
-                plan_revision=1,
-                epoch=1,
-                purpose="schedule",
-                state="replicate",
-                task_id="task-that-nobody-has",
-                created_at=1.0,
-            )
-        )
+        shop_records.plan(tx)
+        shop_records.cycle(tx, state="replicate", task_id="task-that-nobody-has")
     ctx = SimpleNamespace(store=store, started=clock.now(), bus=Bus())
     scheduler = Scheduler(cast("Any", ctx), Silent())
     for _ in range(STUCK_AFTER - 1):
@@ -72,6 +49,22 @@ def test_a_cycle_that_cannot_go_on_ends_and_says_why(tmp_path: Path) -> None:
     scheduler.round()
     with store.read() as session:
         cycle, plan = session.get_one(Cycle, "cyc-1"), session.get_one(Plan, "shop")
+        assert cycle.error is not None
         assert (cycle.state, cycle.error["code"]) == ("failed", "cycle-stuck")
         assert plan.last_error is not None
         assert plan.last_error["code"] == "cycle-stuck"
+
+
+def test_a_plan_that_is_active_elsewhere_is_not_copied_from_its_old_primary(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cycles, "site_state", lambda _session, _site: "online")
+    with store.write() as tx:
+        shop_records.plan(tx, active_site="beta", epoch=2)
+        cycles.begin_due(tx, "shop")
+        assert cycles.open_cycles(tx) == []
+        cycle = shop_records.cycle(tx)
+        cycles.advance(tx, "cyc-1")
+        assert (cycle.state, cycle.task_id) == ("cancelled", None)
+        assert cycle.error is not None
+        assert cycle.error["code"] == "plan-failed-over"

@@ -163,11 +163,12 @@ def test_a_fence_leaves_a_machine_on_unless_it_is_to_be_off(site: Site, machines
     assert machines.asked == ["fence", "fence", "power_off"]
 
 
-def test_a_fenced_machine_is_not_read_for_an_older_epoch(site: Site):
+def test_a_fenced_machine_is_not_read_until_a_later_epoch(site: Site):
     run(site, "machine-fence", machine_id="vm", epoch=2)
-    with pytest.raises(Fenced):
-        run(site, "point", group_id="g", point_id="p", machine_ids=["vm"], epoch=1)
-    point = run(site, "point", group_id="g", point_id="p", machine_ids=["vm"], epoch=2)
+    for epoch in (1, 2):
+        with pytest.raises(Fenced):
+            run(site, "point", group_id="g", point_id="p", machine_ids=["vm"], epoch=epoch)
+    point = run(site, "point", group_id="g", point_id="p", machine_ids=["vm"], epoch=3)
     assert point["disks"][0]["disk_key"] == "vm/vda"
 
 

@@ -10,15 +10,16 @@ import yaml
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from farshore.control import inventory, tasks
+from farshore.control import inventory
 from farshore.control.nearby import suggestion
 from farshore.control.planning.source import Document, dotted
+from farshore.control.runs import ledger
+from farshore.control.scheduling import untracks
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Cycle, Group, Node, Plan, PlanMachine, PlanRevision, Run, Site
 from farshore.errors import Conflict, Invalid
 from farshore.model.machine import MachineFacts
 from farshore.model.plan import Plan as Definition
-from farshore.model.task import MachineParams
 from farshore.units import format_size
 
 _MOVES: Final = "A plan keeps its sites. Make a new plan for the new site and remove this one."
@@ -50,8 +51,11 @@ class Outcome:
 
 
 def group_of(definition: Definition, machine: str) -> str:
-    """Return the id of the consistency group that a machine of the plan belongs to."""
-    return f"grp-{definition.name}" if definition.consistency == "group" else f"grp-{definition.name}-{machine}"
+    """Return the id of the consistency group that a machine of the plan belongs to.
+
+    No other plan or machine has it: names hold no ``=``, which also is a plain character in file names and keys.
+    """
+    return f"grp-{definition.name}" if definition.consistency == "group" else f"grp-{definition.name}={machine}"
 
 
 def source_text(definition: dict[str, Any]) -> str:
@@ -85,6 +89,8 @@ def outcome(session: Session, name: str, wanted: Wanted) -> Outcome:
             )
     if record is not None:
         before = Definition.model_validate(record.definition)
+        if (before.source_site, before.target_site) != (definition.source_site, definition.target_site):
+            ledger.refuse_kept_drill(session, name)
         if (before.source_site, before.target_site) != (definition.source_site, definition.target_site) and (
             record.activity != "inactive" or record.epoch > 1 or record.state != "unprotected"
         ):
@@ -216,15 +222,7 @@ def untrack(tx: Transaction, record: Plan, row: PlanMachine) -> None:
     """Order the removal of every trace of ours from a machine at the source."""
     if row.machine_id is None:
         return
-    tasks.ensure(
-        tx,
-        f"untrack/{record.name}/{row.machine_id}/{time.time_ns()}",
-        "machine-untrack",
-        row.site,
-        MachineParams(machine_id=row.machine_id, epoch=record.epoch),
-        plan=record.name,
-        machine=row.name,
-    )
+    untracks.order(tx, record.name, row.site, row.name, row.machine_id, record.epoch)
 
 
 def _resolve(session: Session, wanted: Wanted, record: Plan | None, warnings: list[str]) -> dict[str, str | None]:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from farshore.control import views
 from farshore.control.nearby import suggestion
 from farshore.control.planning.apply import untrack
+from farshore.control.runs import ledger
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Cycle, Fence, Group, Lease, Plan, PlanMachine, Run
 from farshore.control.views.protection import members, record
@@ -159,7 +160,10 @@ def stop_cycles(tx: Transaction, plan: str, group_id: str | None = None, *, aban
 
 def drop(tx: Transaction, checkpoint: Checkpoint) -> None:
     """Take a checkpoint out of what is offered; its points go when no cycle of its group grows on them."""
+    if checkpoint.state == "dropping":
+        return
     checkpoint.state = "dropping"
+    checkpoint.drops += 1
     tx.changed("checkpoint", checkpoint.checkpoint_id)
 
 
@@ -167,7 +171,7 @@ def remove(tx: Transaction, name: str) -> None:
     """Remove a plan's records; checkpoints stay.
 
     Raises:
-        Conflict: it protects machines, or a run or cycle of it has not ended.
+        Conflict: it protects machines, or a run, cycle or drill of it has not ended.
     """
     plan = record(tx, name)
     busy = tx.scalars(select(Run.run_id).where(Run.plan == name, Run.state.in_(("pending", "running")))).first()
@@ -181,6 +185,7 @@ def remove(tx: Transaction, name: str) -> None:
         raise Conflict(f"run {busy} of plan {name!r} has not ended", code="run-open", hint="Wait for its end.")
     if tx.scalars(select(Cycle.cycle_id).where(Cycle.plan == name, Cycle.ended_at.is_(None))).first():
         raise Conflict(f"a cycle of plan {name!r} is ending", code="cycle-open", hint="Try again in a moment.")
+    ledger.refuse_kept_drill(tx, name)
     for fence in tx.scalars(select(Fence).where(Fence.plan == name, Fence.done_at.is_(None))):
         raise Conflict(
             f"machine {fence.machine!r} of plan {name!r} waits to be fenced at site {fence.site!r}",

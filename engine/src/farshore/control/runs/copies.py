@@ -71,7 +71,7 @@ def needed_to_replicate(session: Session, name: str, wish: ReplicateWish) -> Nee
     present = []
     now = clock.now()
     for group_id in sorted({row.group_id for row in chosen}):
-        point = newest(session, group_id, plan.epoch)
+        point = newest(session, plan, group_id)
         if point is not None and wish.max_age_s is not None and now.age_s(ordered(point)) < wish.max_age_s:
             present.append(point.checkpoint_id)
         else:

@@ -121,12 +121,7 @@ def first_phase(run: Run) -> str:
 
 def kept(session: Session, plan: str) -> Run | None:
     """Return the plan's drill that was left running, None if there is none."""
-    for run in session.scalars(
-        select(Run).where(Run.plan == plan, Run.kind == "drill").order_by(Run.created_at.desc())
-    ):
-        if run.facts.get("kept"):
-            return run
-    return None
+    return ledger.kept_drill(session, plan)
 
 
 def end(tx: Transaction, name: str, actor: str) -> Run | None:
@@ -146,7 +141,8 @@ def end(tx: Transaction, name: str, actor: str) -> Run | None:
     if cleaning is not None:
         return cleaning
     run = ledger.create(tx, "cleanup", plan, actor, {"drill": drill.run_id}, workflow=True)
-    ledger.note(tx, run, tag=drill.run_id, of=drill.run_id)
+    # Swept where the drill was, whatever the plan says by now.
+    ledger.note(tx, run, tag=drill.run_id, of=drill.run_id, definition=drill.facts["definition"])
     return run
 
 
@@ -160,14 +156,8 @@ def require_free(session: Session, plan: Plan, wanted: str) -> None:
             hint=f"Watch it (`farshore run watch {running.run_id}`) or stop it (`farshore run cancel`).",
             run=running.run_id,
         )
-    left = kept(session, plan.name)
-    if left is not None and wanted == "drill":
-        raise Conflict(
-            f"drill {left.run_id} of plan {plan.name!r} was left running",
-            code="drill-running",
-            hint=f"End it first: `farshore drill {plan.name} --end`.",
-            run=left.run_id,
-        )
+    if wanted == "drill":
+        ledger.refuse_kept_drill(session, plan.name)
 
 
 def _choices(session: Session, plan: Plan, chosen: dict[str, Checkpoint]) -> list[Choice]:

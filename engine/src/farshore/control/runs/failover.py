@@ -21,7 +21,7 @@ from farshore.control.nearby import suggestion
 from farshore.control.planning import protect
 from farshore.control.runs import boot, drill, ledger, reports, selection, story
 from farshore.control.runs.story import Phase, Scene, Story
-from farshore.control.scheduling import cycles
+from farshore.control.scheduling import cycles, fences
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Cycle, Fence, Machine, Plan, PlanMachine, Run, RunMachine, Task
 from farshore.control.views.places import site_state
@@ -488,9 +488,21 @@ def _change_primary(scene: Scene, event: Event) -> bool:
 
 def _order_fence(scene: Scene, member: PlanMachine) -> None:
     machine_id = str(member.machine_id)
+    fence = Fence(
+        site=member.site,
+        machine_id=machine_id,
+        plan=scene.plan.name,
+        machine=member.name,
+        epoch=scene.plan.epoch,
+        created_at=time.time(),
+        attempts=0,
+        not_before=0.0,
+        done_at=None,
+        error=None,
+    )
     task = tasks.ensure(
         scene.tx,
-        f"fence/{scene.plan.name}/{scene.plan.epoch}/{machine_id}/0",
+        fences.key(fence),
         "machine-fence",
         member.site,
         # It may still run: nobody has stopped it.
@@ -498,21 +510,8 @@ def _order_fence(scene: Scene, member: PlanMachine) -> None:
         plan=scene.plan.name,
         machine=member.name,
     )
-    scene.tx.merge(
-        Fence(
-            site=member.site,
-            machine_id=machine_id,
-            plan=scene.plan.name,
-            machine=member.name,
-            epoch=scene.plan.epoch,
-            created_at=time.time(),
-            attempts=0,
-            not_before=0.0,
-            task_id=task.task_id,
-            done_at=None,
-            error=None,
-        )
-    )
+    fence.task_id = task.task_id
+    scene.tx.merge(fence)
 
 
 # After the epoch ------------------------------------------------------------------------------------------------------
@@ -553,6 +552,8 @@ def _finish(scene: Scene) -> bool:
         if state != "failed":
             plan.state = "failed-over"
             plan.last_error = None
+            for earlier in tx.scalars(select(Run).where(Run.plan == plan.name, Run.kind == "failover")):
+                ledger.release(tx, earlier.run_id)
         ledger.finish(tx, run, state, error)
     else:
         cancelled = run.cancel and (error is None or error.code == "cancelled")
@@ -655,7 +656,7 @@ def _restore(scene: Scene) -> bool:
             _event(scene.plan, row, "abort")
             # Not verified off: whatever comes next has to find out anew.
             row.source_state = "running"
-            point = newest(scene.tx, row.group_id, scene.plan.epoch)
+            point = newest(scene.tx, scene.plan, row.group_id)
             if point is None or not selection.holds(point, row):
                 row.state = "seeding"
     scene.plan.state = "protected"
@@ -668,7 +669,7 @@ PLANNED: Final[Story] = (
     Phase("stop", _stop, "halt", cancellable=True),
     Phase("final", _final, "halt", cancellable=True),
     Phase("fence", _fence, "halt", cancellable=True),
-    Phase("epoch", _raise_epoch, "halt", atomic=True),
+    Phase("epoch", _raise_epoch, "halt", cancellable=True, atomic=True),
     Phase("create", _create, "finish"),
     Phase("boot", _boot, "finish"),
     Phase("finish", _finish),
@@ -681,7 +682,7 @@ PLANNED: Final[Story] = (
 
 UNPLANNED: Final[Story] = (
     Phase("quiet", _quiet, "restore", cancellable=True),
-    Phase("epoch", _force_epoch, "restore", atomic=True),
+    Phase("epoch", _force_epoch, "restore", cancellable=True, atomic=True),
     Phase("create", _create, "finish"),
     Phase("boot", _boot, "finish"),
     Phase("finish", _finish),

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from farshore.control import ids
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Lease, Plan, Run, RunMachine, RunStep
-from farshore.errors import FarshoreError
+from farshore.errors import Conflict, FarshoreError
 
 OPEN: Final = ("pending", "running")
 _LONGEST_DETAIL: Final = 2000
@@ -49,6 +49,24 @@ def open_run(session: Session, plan: str, kinds: Iterable[str]) -> Run | None:
     return session.scalars(
         select(Run).where(Run.plan == plan, Run.kind.in_(tuple(kinds)), Run.state.in_(OPEN)).limit(1)
     ).first()
+
+
+def kept_drill(session: Session, plan: str) -> Run | None:
+    """Return the plan's newest drill of which something is left at the target, on purpose or not; None if none is."""
+    drills = select(Run).where(Run.plan == plan, Run.kind == "drill").order_by(Run.created_at.desc())
+    return next((run for run in session.scalars(drills) if run.facts.get("kept")), None)
+
+
+def refuse_kept_drill(session: Session, plan: str) -> None:
+    """Raise ``Conflict`` while something of a drill of the plan is left: nobody could end it without the plan."""
+    left = kept_drill(session, plan)
+    if left is not None:
+        raise Conflict(
+            f"drill {left.run_id} of plan {plan!r} was left running",
+            code="drill-running",
+            hint=f"End it first: `farshore drill {plan} --end`.",
+            run=left.run_id,
+        )
 
 
 def start(tx: Transaction, run: Run) -> None:
@@ -124,7 +142,10 @@ def done(tx: Transaction, run_id: str, name: str, detail: str = "", machine_name
 
 
 def finish(tx: Transaction, run: Run, state: str, error: FarshoreError | None = None) -> None:
-    """Give a run its last state. Its leases end, steps that still run are closed."""
+    """Give a run its last state; steps that still run are closed.
+
+    Its leases end, but for those of a drill that was left running and of a failover that has to be gone on with.
+    """
     if run.state not in OPEN:
         return
     run.state, run.ended_at = state, time.time()
@@ -132,7 +153,8 @@ def finish(tx: Transaction, run: Run, state: str, error: FarshoreError | None = 
     run.error = error.to_dict() if error else None
     for row in tx.scalars(select(RunStep).where(RunStep.run_id == run.run_id, RunStep.ended_at.is_(None))):
         end(tx, row, "cancelled" if state == "cancelled" else "failed" if error else "succeeded")
-    if not run.facts.get("kept"):
+    past_epoch = run.facts.get("raised") or run.facts.get("resumed")
+    if not run.facts.get("kept") and not (past_epoch and state == "failed"):
         release(tx, run.run_id)
     tx.changed("run", run.run_id)
     tx.changed("plan", run.plan)

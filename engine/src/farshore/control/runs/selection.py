@@ -26,7 +26,7 @@ def choose(session: Session, plan: Plan, selector: str) -> dict[str, Checkpoint]
 
     Raises:
         NotFound: no such checkpoint, or none that old.
-        Conflict: a machine has no checkpoint yet, or none is protected.
+        Conflict: a machine has no checkpoint yet, or none is protected, or the one named is at another site.
     """
     rows = [row for row in members(session, plan.name) if row.activity != "inactive"]
     if not rows:
@@ -43,6 +43,15 @@ def choose(session: Session, plan: Plan, selector: str) -> dict[str, Checkpoint]
             named = session.get(Checkpoint, selector)
             if named is None or named.state != "published" or named.plan != plan.name:
                 raise no_checkpoint(session, selector, field="checkpoint", plan=plan.name)
+            if named.target_site != plan.definition["target_site"]:
+                raise Conflict(
+                    f"checkpoint {selector} is at site {named.target_site!r}, plan {plan.name!r} recovers at"
+                    f" {plan.definition['target_site']!r}",
+                    code="checkpoint-elsewhere",
+                    field="checkpoint",
+                    hint=f"List the others: `farshore checkpoint list --plan {plan.name}`.",
+                    checkpoint=selector,
+                )
             until = named.taken_at
     return {row.name: _of(session, plan, row, named, until) for row in rows}
 
@@ -50,7 +59,11 @@ def choose(session: Session, plan: Plan, selector: str) -> dict[str, Checkpoint]
 def _of(session: Session, plan: Plan, row: PlanMachine, named: Checkpoint | None, until: float | None) -> Checkpoint:
     if named is not None and named.group_id == row.group_id and holds(named, row):
         return named
-    query = select(Checkpoint).where(Checkpoint.group_id == row.group_id, Checkpoint.state == "published")
+    query = select(Checkpoint).where(
+        Checkpoint.group_id == row.group_id,
+        Checkpoint.target_site == plan.definition["target_site"],
+        Checkpoint.state == "published",
+    )
     if until is not None:
         query = query.where(Checkpoint.taken_at <= until)
     for point in session.scalars(query.order_by(Checkpoint.epoch.desc(), Checkpoint.sequence.desc())):

@@ -96,11 +96,13 @@ def begin_due(tx: Transaction, plan_name: str) -> None:
     if plan is None or plan.activity != "active" or plan.state not in {"seeding", "protected"}:
         return
     definition = Definition.model_validate(plan.definition)
+    if plan.active_site != definition.source_site:
+        return  # the machines at the source are no primaries any more
     if any(site_state(tx, site) != "online" for site in (definition.source_site, definition.target_site)):
         return
     now = clock.now()
     for group in tx.scalars(select(Group).where(Group.plan == plan_name)):
-        point = newest(tx, group.group_id, plan.epoch)
+        point = newest(tx, plan, group.group_id)
         chosen = _chosen(tx, plan, group.group_id)
         last = tx.get(Cycle, point.cycle_id) if point is not None else None
         whole = last is not None and set(last.machines or ()) == {row.machine_id for row in chosen}
@@ -178,6 +180,10 @@ def _waiting(tx: Transaction, cycle: Cycle) -> None:
     if cycle.cancel:
         _finish(tx, cycle, "cancelled", Conflict("the cycle was cancelled", code="cancelled"))
         return
+    if plan.active_site != definition.source_site:
+        error = Conflict(f"plan {plan.name!r} is active at {plan.active_site!r}", code="plan-failed-over")
+        _finish(tx, cycle, "cancelled", error)
+        return
     at_work = tx.scalars(select(Cycle).where(Cycle.ended_at.is_(None), Cycle.state.in_(AT_WORK))).all()
     if (
         cycle.not_before > now.wall_s
@@ -193,7 +199,7 @@ def _waiting(tx: Transaction, cycle: Cycle) -> None:
     if not chosen:
         _finish(tx, cycle, "cancelled", Conflict("no machine of the group is protected", code="nothing-protected"))
         return
-    base = newest(tx, cycle.group_id, plan.epoch)
+    base = newest(tx, plan, cycle.group_id)
     machine_ids = tuple(str(row.machine_id) for row in chosen)
     bases = {disk["disk_key"]: disk["source_point"] for disk in (base.manifest["disks"] if base else [])}
     bases = {key: point for key, point in bases.items() if key.rpartition("/")[0] in machine_ids}

@@ -40,10 +40,15 @@ def advance(tx: Transaction) -> None:
         tx.changed("plan", fence.plan)
 
 
+def key(fence: Fence) -> str:
+    """Return the key of a fence's next order; that of a removed plan of the same name is another one."""
+    return f"fence/{fence.plan}/{fence.epoch}/{fence.machine_id}/{fence.created_at:.6f}.{fence.attempts}"
+
+
 def _order(tx: Transaction, fence: Fence) -> None:
     task = tasks.ensure(
         tx,
-        f"fence/{fence.plan}/{fence.epoch}/{fence.machine_id}/{fence.attempts}",
+        key(fence),
         "machine-fence",
         fence.site,
         MachineFenceParams(machine_id=fence.machine_id, epoch=fence.epoch, power_off=True),

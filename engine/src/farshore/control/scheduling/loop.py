@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from farshore.control import tasks
 from farshore.control.context import Context
-from farshore.control.scheduling import cycles, fences, retention, upkeep
+from farshore.control.scheduling import cycles, fences, retention, untracks, upkeep
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Node, Plan, Site, Task
 from farshore.control.views.places import is_online
@@ -82,6 +82,7 @@ class Scheduler:
             _inventories(tx)
             retention.remove(tx)
             fences.advance(tx)
+            untracks.advance(tx)
         with self.ctx.store.read() as session:
             plans = session.scalars(select(Plan.name).where(Plan.activity == "active")).all()
         for plan in plans:

@@ -15,13 +15,17 @@ from farshore.control import tasks
 from farshore.control.planning.protect import drop
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Cycle, Lease, Plan, Task
-from farshore.errors import Conflict
+from farshore.errors import Conflict, FarshoreError
 from farshore.model.plan import Plan as Definition
 from farshore.model.task import DropCheckpointParams
 
-#: Tries of one removal, and what the pause between two of them grows by.
-MOST_TRIES: Final = 5
+#: Tries of one removal before its group's cycles go on between two of them.
+HOLDS_CYCLES_FOR: Final = 5
+#: Pause before the second try; it doubles up to the longest.
 PAUSE_S: Final = 10.0
+LONGEST_PAUSE_S: Final = 900.0
+#: ``Conflict`` codes of a node that has not begun to remove, because something at the site uses a point.
+_NOT_BEGUN: Final = frozenset({"in-use", "leased", "image-in-use"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,11 @@ def thin(tx: Transaction, plan: Plan, group_id: str) -> None:
     count = Definition.model_validate(plan.definition).retention.count
     rows = tx.scalars(
         select(Checkpoint)
-        .where(Checkpoint.group_id == group_id, Checkpoint.state == "published")
+        .where(
+            Checkpoint.group_id == group_id,
+            Checkpoint.target_site == plan.definition["target_site"],
+            Checkpoint.state == "published",
+        )
         .order_by(Checkpoint.epoch, Checkpoint.sequence)
     ).all()
     leased = set(tx.scalars(select(Lease.checkpoint_id)))
@@ -65,46 +73,61 @@ def thin(tx: Transaction, plan: Plan, group_id: str) -> None:
 
 
 def dropping(session: Session, group_id: str) -> bool:
-    """Say whether a point of the group is being removed; no cycle grows on its chain meanwhile."""
-    return (
-        session.scalars(
-            select(Checkpoint.checkpoint_id).where(Checkpoint.group_id == group_id, Checkpoint.state == "dropping")
-        ).first()
-        is not None
-    )
+    """Say whether a point of the group is being removed; no cycle grows on its chain meanwhile.
+
+    A removal that keeps failing holds the group's cycles only while it is tried.
+    """
+    rows = session.scalars(select(Checkpoint).where(Checkpoint.group_id == group_id, Checkpoint.state == "dropping"))
+    return any(_holds_cycles(session, row) for row in rows)
+
+
+def _holds_cycles(session: Session, row: Checkpoint) -> bool:
+    orders = _orders(session, row)
+    return len(orders) < HOLDS_CYCLES_FOR or any(order.state not in tasks.ENDED for order in orders)
+
+
+def _orders(session: Session, row: Checkpoint) -> Sequence[Task]:
+    """Return the orders of the newest decision to drop a checkpoint, oldest first."""
+    begin = f"drop/{row.checkpoint_id}/{row.drops}."
+    return session.scalars(select(Task).where(Task.key.startswith(begin)).order_by(Task.created_at)).all()
 
 
 def remove(tx: Transaction) -> None:
     """Order the removal of dropped checkpoints between two cycles of their groups, and take over how it ended.
 
-    A node tombstones the manifest first, then drops the points; it can be asked again. ``Conflict`` means that it has
-    not begun, because something at the site uses a point: then the checkpoint is offered again.
+    A node tombstones the manifest first, then drops the points; it can be asked again. Only where it says that it has
+    not begun, because something at the site uses a point, is the checkpoint offered again. After any other failure
+    nobody knows whether it is whole: it stays out of what is offered until a try succeeds.
     """
+    now = time.time()
     for row in tx.scalars(select(Checkpoint).where(Checkpoint.state == "dropping").order_by(Checkpoint.sequence)):
-        orders = tx.scalars(select(Task).where(Task.key.startswith(f"drop/{row.checkpoint_id}/"))).all()
-        last = max(orders, key=lambda task: task.created_at, default=None)
+        orders = _orders(tx, row)
+        last = orders[-1] if orders else None
         if last is not None and last.state not in tasks.ENDED:
             continue
         if last is not None and last.state == "succeeded":
             row.state = "tombstoned"
-        elif last is not None and (isinstance(tasks.failure(last), Conflict) or len(orders) >= MOST_TRIES):
+        elif last is not None and _not_begun(tasks.failure(last)):
             row.state = "published"
         else:
             at_work = select(Cycle.cycle_id).where(
                 Cycle.group_id == row.group_id, Cycle.ended_at.is_(None), Cycle.state != "waiting"
             )
-            if tx.scalars(at_work).first() is not None:
+            pause_s = min(PAUSE_S * 2.0 ** (len(orders) - 1), LONGEST_PAUSE_S) if last is not None else 0.0
+            if tx.scalars(at_work).first() is not None or (last and now < (last.ended_at or now) + pause_s):
                 continue
-            task = tasks.ensure(
+            tasks.ensure(
                 tx,
-                f"drop/{row.checkpoint_id}/{len(orders)}",
+                f"drop/{row.checkpoint_id}/{row.drops}.{len(orders)}",
                 "drop-checkpoint",
                 row.target_site,
                 DropCheckpointParams(group_id=row.group_id, checkpoint_id=row.checkpoint_id),
                 plan=row.plan,
             )
-            if orders:
-                task.not_before = time.time() + PAUSE_S * len(orders)
             continue
         tx.changed("checkpoint", row.checkpoint_id)
         tx.changed("plan", row.plan)
+
+
+def _not_begun(error: FarshoreError) -> bool:
+    return isinstance(error, Conflict) and error.code in _NOT_BEGUN

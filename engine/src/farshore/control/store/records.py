@@ -180,6 +180,7 @@ class Checkpoint(Base):
     """A projection of a published manifest, with what the catalogue adds: pins, labels, leases.
 
     ``ordered_boot_s`` and ``ordered_boot_id`` are the second clock's reading when the source point was ordered.
+    ``drops`` counts how often it was decided to drop it.
     """
 
     __tablename__ = "checkpoint"
@@ -205,6 +206,7 @@ class Checkpoint(Base):
     cycle_id: Mapped[str]
     stats: Mapped[Json | None]
     state: Mapped[str] = mapped_column(default="published")
+    drops: Mapped[int] = mapped_column(default=0)
     pinned: Mapped[bool] = mapped_column(default=False)
     label: Mapped[str] = mapped_column(default="")
     note: Mapped[str] = mapped_column(Text, default="")

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from farshore.control.clock import iso
 from farshore.control.nearby import unknown
-from farshore.control.store.records import Checkpoint, Lease, PlanMachine
+from farshore.control.store.records import Checkpoint, Lease, Plan, PlanMachine
 
 
 def checkpoints(
@@ -47,11 +47,20 @@ def no_checkpoint(session: Session, wrong: str, field: str = "checkpoint_id", pl
     return unknown("checkpoint", wrong, newest, field=field, hint="List them: `farshore checkpoint list`.")
 
 
-def newest(session: Session, group_id: str, epoch: int) -> Checkpoint | None:
-    """Return a group's newest published checkpoint of ``epoch``."""
+def newest(session: Session, plan: Plan, group_id: str) -> Checkpoint | None:
+    """Return a group's newest published checkpoint of the plan's epoch, between the plan's sites.
+
+    What was copied between other sites before the plan was moved is neither a base nor of use at the target.
+    """
     return session.scalars(
         select(Checkpoint)
-        .where(Checkpoint.group_id == group_id, Checkpoint.epoch == epoch, Checkpoint.state == "published")
+        .where(
+            Checkpoint.group_id == group_id,
+            Checkpoint.epoch == plan.epoch,
+            Checkpoint.source_site == plan.definition["source_site"],
+            Checkpoint.target_site == plan.definition["target_site"],
+            Checkpoint.state == "published",
+        )
         .order_by(Checkpoint.sequence.desc())
         .limit(1)
     ).first()

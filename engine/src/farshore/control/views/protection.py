@@ -12,7 +12,7 @@ from farshore.control import clock
 from farshore.control.clock import Stamp, iso
 from farshore.control.nearby import unknown
 from farshore.control.scheduling import due
-from farshore.control.store.records import Checkpoint, Cycle, Fence, Group, Machine, Plan, PlanMachine, Run
+from farshore.control.store.records import Checkpoint, Cycle, Fence, Group, Machine, Plan, PlanMachine, Run, Task
 from farshore.control.views.places import site_state
 from farshore.control.views.points import newest
 from farshore.errors import Invalid
@@ -59,7 +59,7 @@ def rpo_s(session: Session, row: Plan, member: PlanMachine) -> float | None:
     """Return how much data, as time, a disaster would cost a machine now. None if nothing is kept, or not protected."""
     if member.state not in _PROTECTING or row.state in {"failed-over", "failing-over"}:
         return None
-    checkpoint = newest(session, member.group_id, row.epoch)
+    checkpoint = newest(session, row, member.group_id)
     if checkpoint is None or all(item["machine_id"] != member.machine_id for item in checkpoint.manifest["machines"]):
         return None
     return round(clock.now().age_s(ordered(checkpoint)), 3)
@@ -70,7 +70,9 @@ def _plan(session: Session, row: Plan) -> dict[str, Any]:
     machines_of = members(session, row.name)
     ages = {member.name: rpo_s(session, row, member) for member in machines_of}
     known = [age for age in ages.values() if age is not None]
-    points = {member.name: newest(session, member.group_id, row.epoch) for member in machines_of}
+    # Of a machine that has no copy yet a disaster would cost all: no number says that.
+    whole = all(ages[member.name] is not None for member in machines_of if member.activity != "inactive")
+    points = {member.name: newest(session, row, member.group_id) for member in machines_of}
     groups = session.scalars(select(Group).where(Group.plan == row.name).order_by(Group.group_id)).all()
     nexts = [moment for group in groups if (moment := next_cycle_at(session, row, definition, group)) is not None]
     return {
@@ -85,7 +87,7 @@ def _plan(session: Session, row: Plan) -> dict[str, Any]:
         "state": row.state,
         "conditions": conditions(session, row, definition, known),
         "epoch": row.epoch,
-        "rpo_s": max(known) if known else None,
+        "rpo_s": max(known) if known and whole else None,
         "rpo_target_s": definition.rpo,
         "machines": [
             {
@@ -133,7 +135,7 @@ def next_cycle_at(session: Session, row: Plan, definition: Definition, group: Gr
     if row.activity != "active" or row.state not in _PROTECTING:
         return None
     now = clock.now()
-    checkpoint = newest(session, group.group_id, row.epoch)
+    checkpoint = newest(session, row, group.group_id)
     age_s = now.age_s(ordered(checkpoint)) if checkpoint else None
     wait_s = due.wait_s(definition.rpo, age_s, group.last_seconds)
     return max(now.wall_s + wait_s, group.not_before)
@@ -157,6 +159,12 @@ def conditions(session: Session, row: Plan, definition: Definition, ages: list[f
         found += [f"site-{state}:{site}" for site, state in states.items() if state != "online"]
     if session.scalars(select(Fence.machine_id).where(Fence.plan == row.name, Fence.done_at.is_(None))).first():
         found.append("old-primary-not-fenced")
+    if session.scalars(
+        select(Task.task_id).where(
+            Task.plan == row.name, Task.kind == "machine-untrack", Task.state.in_(("queued", "assigned"))
+        )
+    ).first():
+        found.append("untrack-pending")
     return found
 
 
@@ -216,7 +224,7 @@ def _machine(session: Session, row: Machine) -> dict[str, Any]:
         ).first()
     owner = session.get(Plan, member.plan) if member else None
     age = rpo_s(session, owner, member) if owner and member else None
-    point = newest(session, member.group_id, owner.epoch) if owner and member else None
+    point = newest(session, owner, member.group_id) if owner and member else None
     facts = row.facts
     return {
         "machine_id": row.machine_id,
