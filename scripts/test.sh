@@ -15,11 +15,11 @@ suite() { # suite NAME WORKERS FOLDER...: those folders that hold tests
         [[ -n $(find "$folder" -name 'test_*.py' -print -quit 2>/dev/null) ]] && found+=("$folder")
     done
     ((${#found[@]})) || return 0
-    step "$name" "$bin/pytest" -n "$workers" "${found[@]}"
+    step "$name" "$bin/pytest" -n "$workers" --dist loadfile "${found[@]}"
 }
 suite "engine: contracts, crash points, security" 2 engine/tests/contract engine/tests/crash engine/tests/security
-# One after the other: they start hypervisors, whose guests boot under emulation.
-suite "engine: integration and web page" 0 engine/tests/integration engine/tests/ui
+# A file stays with one worker: most start processes that its tests share. Laboratories side by side do not collide.
+suite "engine: integration and web page" 2 engine/tests/integration engine/tests/ui
 step "gates of the collection" scripts/gates.sh
 suite "collection: against a real control plane" 0 tests/integration
 suite "the journey: protect, rehearse, fail over" 0 tests/e2e
