@@ -8,12 +8,13 @@ import random
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from farshore.errors import Conflict, Invalid, NoSpace, NotFound, Retry
-from farshore.platforms.kvm import images, thinning
+from farshore.platforms.kvm import connection, images, thinning, tracking
 from farshore.platforms.kvm.target import KvmDraft, KvmTarget
 from farshore.platforms.nbd.launcher import Launcher
 from farshore.units import KIB, MIB
@@ -390,3 +391,34 @@ def test_a_full_pool_is_told_as_such(tmp_path: Path, launcher: Launcher) -> None
         target.close()
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_child_that_is_sealed_during_the_look_is_found_once(
+    target: KvmTarget, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    base = layer(target, "k1", None, A)
+    draft = target.open(DISK, SIZE, base, "k2")
+    read = images.header
+
+    def header(path: Path) -> images.Header:
+        if path != draft.layer.draft:
+            return read(path)
+        found = read(path) if moment == "after" else None
+        draft.seal()
+        return found or read(path)
+
+    monkeypatch.setattr(images, "header", header)
+    children, used = target.layers.children(target.layers.of_point(base))
+    assert children == [(draft.layer, draft.layer.sealed)]
+    assert used == []
+
+
+@pytest.mark.parametrize("ask", [tracking.disks_of, tracking._forget_online])
+def test_what_libvirt_refuses_is_told_by_duty(ask: Callable[[Any, str], object]) -> None:
+    class Refusing:
+        def checkpointLookupByName(self, _name: str) -> None:  # noqa: N802  libvirt's name
+            raise connection.libvirt.libvirtError("the daemon went away")
+
+    with pytest.raises(Retry):
+        ask(Refusing(), "farshore-pt-1")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from farshore.errors import NoSpace, NotFound, Permanent, Reconnect, Retry, Unavailable
 from farshore.platforms.nbd import protocol as p
-from farshore.platforms.nbd.client import Connection
+from farshore.platforms.nbd.client import FLUSH_TIMEOUT_S, TIMEOUT_S, Connection
 from farshore.platforms.nbd.launcher import Export, Launcher, StorageDaemon
 from farshore.platforms.nbd.pool import Pool
 from farshore.units import KIB, MIB
@@ -267,3 +267,23 @@ def test_never_takes_bytes_that_are_not_the_answer(
 ) -> None:
     with pytest.raises(Reconnect):
         peer(answer).read_into(0, memoryview(bytearray(1024)))
+
+
+def test_a_flush_may_take_longer_than_anything_else(peer: Callable[..., Connection]) -> None:
+    seen: list[float | None] = []
+
+    def answer(cookie: int) -> bytes:
+        seen.append(connection._socket.gettimeout())
+        return chunk(cookie, p.Chunk.NONE, b"", done=True)
+
+    connection = peer(answer)
+    connection.flush()
+    assert seen == [FLUSH_TIMEOUT_S]
+    assert connection._socket.gettimeout() == TIMEOUT_S
+    connection.close()
+
+
+def test_a_connection_lost_in_a_flush_is_told_as_lost(peer: Callable[..., Connection]) -> None:
+    connection = peer(lambda _cookie: b"")
+    with pytest.raises(Reconnect):
+        connection.flush()

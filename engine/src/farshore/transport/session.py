@@ -168,8 +168,12 @@ class Session:
             self._parked.clear()
             for request, _ in waiting:
                 request.abandoned = True
-        for _, on_error in waiting:
-            on_error(error)
+            self._busy += 1  # what is told below uses what the caller of close() takes away after it
+        try:
+            for _, on_error in waiting:
+                on_error(error)
+        finally:
+            self._done()
 
     def close(self) -> None:
         """End the session: after the call no callback runs any more. The source learns of it, if it can be reached."""

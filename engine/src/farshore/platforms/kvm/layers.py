@@ -123,7 +123,11 @@ class Layers:
             machine = folder.parent.name
             if machine in RESERVED:
                 continue
-            for stem in sorted({path.name.split(".")[0] for path in folder.iterdir()}):
+            try:
+                stems = sorted({path.name.split(".")[0] for path in folder.iterdir()})
+            except FileNotFoundError:
+                continue  # removed while we looked
+            for stem in stems:
                 yield LayerFile(folder, f"{machine}/{folder.name}/{stem}", stem)
 
     def drafts_of(self, key: str) -> list[LayerFile]:
@@ -133,14 +137,14 @@ class Layers:
 
     def children(self, layer: LayerFile) -> tuple[list[tuple[LayerFile, Path]], list[Path]]:
         """Return (layers with their image, disks of recovered machines) that stand directly on a sealed layer."""
-        images_of_all = [(other, path) for other in self.all() for path in (other.sealed, other.draft)]
-        stand_on = [
-            (other, path)
-            for other, path in images_of_all
-            if path.is_file() and images.header(path).backing == layer.sealed
-        ]
-        used = [path for path in self.recovered.glob("*/*.qcow2") if images.header(path).backing == layer.sealed]
-        return stand_on, used
+        stand_on: dict[LayerFile, Path] = {}
+        for other in self.all():
+            # The draft first: one that is sealed while we look is found under its other name.
+            for path in (other.draft, other.sealed):
+                if _stands_on(path, layer):
+                    stand_on[other] = path
+        used = [path for path in self.recovered.glob("*/*.qcow2") if _stands_on(path, layer)]
+        return list(stand_on.items()), used
 
     def chain_length(self, path: Path) -> int:
         """Return how many images a read of ``path`` may pass through, itself counted."""
@@ -170,6 +174,13 @@ class Layers:
             with contextlib.suppress(FileNotFoundError):
                 tags.append(str(json.loads(path.read_bytes())["tag"]))
         return sorted(tags)
+
+
+def _stands_on(path: Path, layer: LayerFile) -> bool:
+    try:
+        return path.is_file() and images.header(path).backing == layer.sealed
+    except NotFound:
+        return False  # renamed or removed while we looked
 
 
 def _stem(text: str) -> str:

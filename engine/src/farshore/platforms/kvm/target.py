@@ -68,7 +68,7 @@ class KvmTarget:
             self._take_over(layer)
             if not layer.sealed.is_file():
                 self._prepare(layer, disk_key, size_bytes, base, key)
-            draft = KvmDraft(layer, key, self._launcher, self._forget)
+            draft = KvmDraft(layer, key, self._launcher, self._forget, self._disk(layer))
             with self._lock:
                 self._drafts[layer.point] = draft
             return draft
@@ -124,7 +124,10 @@ class KvmTarget:
             if layer.sealed.is_file():
                 found.append(layer.point)
             elif layer.draft.is_file():
-                found.append(f"draft:{layer.record()['key']}")
+                with contextlib.suppress(FileNotFoundError):  # removed while we looked
+                    found.append(f"draft:{layer.record()['key']}")
+            elif layer.sealed.is_file():  # sealed while we looked
+                found.append(layer.point)
         return found
 
     def path(self, point: str) -> Path:
@@ -237,11 +240,19 @@ class KvmDraft:
     opening the key again goes on from what a flush covered.
     """
 
-    def __init__(self, layer: LayerFile, key: str, launcher: Launcher, forget: Callable[[KvmDraft], None]) -> None:
+    def __init__(
+        self,
+        layer: LayerFile,
+        key: str,
+        launcher: Launcher,
+        forget: Callable[[KvmDraft], None],
+        disk: contextlib.AbstractContextManager[object],
+    ) -> None:
         self.layer = layer
         self.draft_id = key
         self._launcher = launcher
         self._forget = forget
+        self._disk = disk
         self._lock = threading.Lock()
         self._closed = False
         self._pool: Pool | None = None
@@ -283,7 +294,8 @@ class KvmDraft:
 
     def seal(self) -> str:
         """Freeze the layer; the rename is the commit point."""
-        with self._lock:
+        # The disk's lock first, as everywhere: a drop of the base must find us under one name.
+        with self._disk, self._lock:
             if not self.layer.sealed.is_file():
                 self.flush()
                 self._stop()

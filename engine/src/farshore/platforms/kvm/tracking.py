@@ -15,7 +15,15 @@ from typing import Any, Final
 
 from farshore.errors import Conflict
 from farshore.platforms.kvm import images, machines
-from farshore.platforms.kvm.connection import CHECKPOINT_INCONSISTENT, INTERNAL, NO_CHECKPOINT, asking, code_of, libvirt
+from farshore.platforms.kvm.connection import (
+    CHECKPOINT_INCONSISTENT,
+    INTERNAL,
+    NO_CHECKPOINT,
+    asking,
+    code_of,
+    libvirt,
+    translate,
+)
 from farshore.platforms.kvm.domain import element, parse, text
 
 PREFIX: Final = "farshore-"
@@ -39,7 +47,7 @@ def disks_of(handle: Any, checkpoint: str) -> dict[str, Path] | None:
     except libvirt.libvirtError as error:
         if code_of(error) == NO_CHECKPOINT:
             return None
-        raise
+        raise translate(error, f"reading checkpoint {checkpoint}") from error
     root = element(xml)
     tracked = {item.get("name", "") for item in root.findall("disks/disk") if item.get("checkpoint") == "bitmap"}
     inner = root.find("domain")
@@ -92,13 +100,13 @@ def _forget_online(handle: Any, checkpoint: str) -> None:
     except libvirt.libvirtError as error:
         if code_of(error) == NO_CHECKPOINT:
             return
-        raise
+        raise translate(error, f"finding checkpoint {checkpoint}") from error
     try:
         found.delete(0)
     except libvirt.libvirtError as error:
         # The bitmap is gone already (it was made since the last start of a guest that died): only the name is left.
         if code_of(error) not in {INTERNAL, CHECKPOINT_INCONSISTENT}:
-            raise
+            raise translate(error, f"removing checkpoint {checkpoint}") from error
         with asking(f"removing checkpoint {checkpoint}"):
             found.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
 

@@ -22,6 +22,7 @@ from farshore.units import MIB
 
 #: A local export answers in milliseconds; a disk that hangs this long is worth a new connection.
 TIMEOUT_S: Final = 60.0
+FLUSH_TIMEOUT_S: Final = 600.0
 _ZEROES: Final = memoryview(bytes(MIB))
 
 Address = Path | tuple[str, int]
@@ -51,7 +52,13 @@ class Connection:
     """
 
     def __init__(
-        self, address: Address, export: str, contexts: Sequence[str] = (), *, timeout_s: float = TIMEOUT_S
+        self,
+        address: Address,
+        export: str,
+        contexts: Sequence[str] = (),
+        *,
+        timeout_s: float = TIMEOUT_S,
+        flush_timeout_s: float = FLUSH_TIMEOUT_S,
     ) -> None:
         self.address = address
         self.export = export
@@ -62,6 +69,7 @@ class Connection:
         self._contexts: dict[int, str] = {}
         self._cookie = 0
         self._head = bytearray(32)
+        self._flush_timeout_s = flush_timeout_s
         self._socket = _connect(address, timeout_s)
         try:
             self._negotiate(contexts)
@@ -177,8 +185,15 @@ class Connection:
 
         With ``CAN_MULTI_CONN`` that holds for writes of other connections too.
         """
-        self._request(p.Command.FLUSH, 0, 0)
-        self._simple_reply("flush")
+        timeout_s = self._socket.gettimeout()
+        # Gigabytes may wait for a slow disk, and nothing is said until they are there.
+        self._socket.settimeout(self._flush_timeout_s)
+        try:
+            self._request(p.Command.FLUSH, 0, 0)
+            self._simple_reply("flush")
+        finally:
+            with contextlib.suppress(OSError):  # it was lost, and closed
+                self._socket.settimeout(timeout_s)
 
     def block_status(self, context: str, offset: int = 0, length: int | None = None) -> Iterator[Status]:
         """Yield the ranges of ``context`` in order, neighbours with equal flags joined, clipped to the range asked."""
