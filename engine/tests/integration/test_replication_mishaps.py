@@ -312,3 +312,23 @@ def test_a_refused_checkpoint_leaves_no_point(here: SourceHere, monkeypatch: pyt
     assert sweep(both.beta.target, both.beta.manifests, both.journals, ()) == ["cp-dead"]
     assert both.beta.target.points() == []
     assert list(both.journals.iterdir()) == []
+
+
+@pytest.mark.parametrize("by", ["sweep", "next"])
+def test_a_point_sealed_but_not_recorded_is_removed_with_its_checkpoint(
+    here: SourceHere, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    both, target = here.sites, here.sites.beta.target
+    params = both.params(both.point())
+    monkeypatch.setattr(TreeStore, "commit", raising(Retry("killed"), then=TreeStore.commit))
+    with pytest.raises(Retry):
+        here.replicate(params)
+    [orphan] = target.points()
+    assert not orphan.startswith("draft:")
+    if by == "sweep":
+        assert len(sweep(target, both.beta.manifests, both.journals, ())) == 1
+        assert target.points() == []
+    else:
+        result = here.applied()
+        assert target.points() == [disk.point for disk in result.manifest.disks]
+    assert list(both.journals.iterdir()) == []
