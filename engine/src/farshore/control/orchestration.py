@@ -31,6 +31,8 @@ EXECUTOR_ID: Final = "control-1"
 #: A story looks again after this long even if nobody has told it anything.
 LOOK_AGAIN_S: Final = 30.0
 _TOPIC: Final = "poke"
+#: Workflows from a queue run on the event loop; those that are started directly would each hold a thread.
+_QUEUE: Final = "stories"
 #: Workflows of one run, each begun when the one before died of an error that was not the run's.
 _MOST_WORKFLOWS: Final = 20
 
@@ -101,10 +103,12 @@ class Orchestrator:
         }
         DBOS(config=config)
         DBOS.launch()
+        DBOS.register_queue(_QUEUE, polling_interval_sec=0.2)
 
     def close(self) -> None:
         """Give the database back; workflows go on with the next process."""
         global _context  # noqa: PLW0603
+        logging.getLogger("dbos").setLevel(logging.ERROR)  # it warns of each workflow that is left for later
         DBOS.destroy(workflow_completion_timeout_sec=0)
         _context = None
 
@@ -149,7 +153,9 @@ class Orchestrator:
             status = DBOS.get_workflow_status(workflow_id)
             if status is None:
                 with SetWorkflowID(workflow_id):
-                    DBOS.start_workflow(failover if run.kind == "failover" else drill, run.run_id, name, phase)
+                    DBOS.enqueue_workflow(
+                        _QUEUE, failover if run.kind == "failover" else drill, run.run_id, name, phase
+                    )
             elif status.status not in {"PENDING", "ENQUEUED", "DELAYED"}:
                 continue
             self._workflows[run.run_id] = workflow_id
