@@ -25,12 +25,22 @@ BODY: dict[str, Any] = {
         "ended_at": None,
         "error": None,
         "machines": [
-            {"name": "db", "state": "green", "rpo_s": 1.5, "rto_s": None, "checkpoint_id": "cp", "address": None,
-             "probes": [{"type": "tcp", "target": "1", "green": True, "seconds": 1.0, "detail": "<i>"}]},
+            {
+                "name": "db",
+                "state": "green",
+                "rpo_s": 1.5,
+                "rto_s": None,
+                "checkpoint_id": "cp",
+                "address": None,
+                "probes": [{"type": "tcp", "target": "1", "green": True, "seconds": 1.0, "detail": "<i>"}],
+            },
         ],
-        "steps": [{"name": "s", "machine": None, "state": "succeeded", "started_at": None, "seconds": 0.1, "detail": ""}],
-        "cycles": [{"group_id": "g", "checkpoint_id": "cp",
-                    "stats": {"mode": "full", "moved_bytes": 5, "disk_bytes": 9}}],
+        "steps": [
+            {"name": "s", "machine": None, "state": "succeeded", "started_at": None, "seconds": 0.1, "detail": ""}
+        ],
+        "cycles": [
+            {"group_id": "g", "checkpoint_id": "cp", "stats": {"mode": "full", "moved_bytes": 5, "disk_bytes": 9}}
+        ],
     },
     "plan": {"revision": 1, "digest": "d", "source_site": "a", "target_site": "b"},
 }

@@ -296,7 +296,8 @@ def test_evidence_is_cut_and_cleaned():
 
 
 @pytest.mark.parametrize(
-    ("text", "limit", "expected"), [("aé", 2, "a"), ("a\r\nb", 9, "a\nb"), ("a\tb\nc", 9, "a\tb\nc"), ("\x07", 9, "\ufffd")]
+    ("text", "limit", "expected"),
+    [("aé", 2, "a"), ("a\r\nb", 9, "a\nb"), ("a\tb\nc", 9, "a\tb\nc"), ("\x07", 9, "\ufffd")],
 )
 def test_clean(text: str, limit: int, expected: str):
     assert clean(text, limit) == expected
