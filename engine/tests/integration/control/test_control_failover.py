@@ -65,8 +65,8 @@ def test_a_planned_failover_goes_by_the_book(sites: TwoSites) -> None:
     assert (machine["state"], machine["active_site"], machine["rpo_s"]) == ("failed-over", "beta", None)
     sites.control.ok("POST", "/sites/beta:refresh")
     until(lambda: sites.control.ok("GET", "/machines?site=beta&name=web")["items"], "beta is looked at")
-    sites.control.ok("POST", "/sites/beta:refresh")
-    assert sites.control.ok("GET", "/machines?site=beta&name=web")["items"][0]["plan"] == "shop"
+    found = until(lambda: sites.control.ok("GET", "/machines?site=beta&name=web")["items"], "beta is looked at")
+    assert found[0]["plan"] == "shop"
     audit = sites.control.ok("GET", "/audit")
     assert audit["chain_broken_at"] is None
     raised = next(item for item in audit["items"] if item["action"] == "raise-epoch")

@@ -12,11 +12,13 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from farshore.control.planning.source import dotted
-from farshore.errors import FarshoreError
+from farshore.errors import FarshoreError, Retry
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+#: When a call that may succeed later is worth another try.
+RETRY_AFTER_S = 2
 
 
 def problem(error: FarshoreError) -> dict[str, Any]:
@@ -48,7 +50,9 @@ def _respond(body: dict[str, Any], headers: dict[str, str] | None = None) -> JSO
 
 def _farshore(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, FarshoreError)  # noqa: S101 - registered for it
-    headers = {"WWW-Authenticate": "Bearer"} if type(error).status == 401 else None
+    headers = {"WWW-Authenticate": "Bearer"} if type(error).status == 401 else {}
+    if isinstance(error, Retry):
+        headers["Retry-After"] = str(RETRY_AFTER_S)
     return _respond(problem(error), headers)
 
 

@@ -16,7 +16,7 @@ from farshore.control.runs import ledger
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Cycle, Fence, Group, Lease, Plan, PlanMachine, Run
 from farshore.control.views.protection import members, record
-from farshore.errors import Conflict, Invalid
+from farshore.errors import Conflict, Invalid, Unavailable
 from farshore.model.base import Model, Name
 from farshore.model.plan import Plan as Definition
 
@@ -171,10 +171,12 @@ def remove(tx: Transaction, name: str) -> None:
     """Remove a plan's records; checkpoints stay.
 
     Raises:
-        Conflict: it protects machines, or a run, cycle or drill of it has not ended.
+        Conflict: it protects machines, or a drill or failover of it has not ended.
+        Unavailable: a cycle of it is ending, which it does by itself.
     """
     plan = record(tx, name)
-    busy = tx.scalars(select(Run.run_id).where(Run.plan == name, Run.state.in_(("pending", "running")))).first()
+    stories = select(Run.run_id).where(Run.plan == name, Run.state.in_(("pending", "running")), Run.workflow)
+    busy = tx.scalars(stories).first()
     if plan.activity != "inactive":
         raise Conflict(
             f"plan {name!r} is {plan.activity}",
@@ -184,7 +186,7 @@ def remove(tx: Transaction, name: str) -> None:
     if busy:
         raise Conflict(f"run {busy} of plan {name!r} has not ended", code="run-open", hint="Wait for its end.")
     if tx.scalars(select(Cycle.cycle_id).where(Cycle.plan == name, Cycle.ended_at.is_(None))).first():
-        raise Conflict(f"a cycle of plan {name!r} is ending", code="cycle-open", hint="Try again in a moment.")
+        raise Unavailable(f"a cycle of plan {name!r} is ending", code="cycle-open", hint="Try again in a moment.")
     ledger.refuse_kept_drill(tx, name)
     for fence in tx.scalars(select(Fence).where(Fence.plan == name, Fence.done_at.is_(None))):
         raise Conflict(

@@ -560,6 +560,7 @@ def _finish(scene: Scene) -> bool:
         ledger.finish(tx, run, "cancelled" if cancelled else "failed", error)
     tx.changed("plan", plan.name)
     reports.seal(tx, scene.ctx, run)
+    story.look_around(scene, *(("source", "target") if run.params["mode"] == "planned" else ("target",)))
     return True
 
 

@@ -25,6 +25,7 @@ from farshore.control.store.records import Plan, Run, RunStep, Task
 from farshore.errors import Conflict, FarshoreError, Reconnect, Retry
 from farshore.model.base import Report
 from farshore.model.plan import Plan as Definition
+from farshore.model.task import Empty
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +169,13 @@ def detail(scene: Scene, step: str, text: str, machine: str = "") -> None:
     row = ledger.step(scene.tx, scene.run.run_id, step, machine)
     if row is not None:
         row.detail = text
+
+
+def look_around(scene: Scene, *purposes: str) -> None:
+    """Have the inventories of the ``source`` or ``target`` read anew, so that what the run has changed is shown."""
+    for purpose in purposes:
+        site = scene.site(purpose)
+        tasks.ensure(scene.tx, f"inventory/{site}/{scene.run.run_id}", "inventory", site, Empty())
 
 
 def quiet(scene: Scene) -> bool:
