@@ -14,13 +14,14 @@ import json
 import os
 import random
 import socket
+import ssl
 import time
 import uuid
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode, urlsplit
 
 from ansible.module_utils.urls import ConnectionError as UrlsConnectionError
-from ansible.module_utils.urls import Request, SSLValidationError
+from ansible.module_utils.urls import Request, SSLValidationError, make_context
 from ansible_collections.farshore.dr.plugins.module_utils.errors import (
     BadAnswer,
     BadParameter,
@@ -29,6 +30,7 @@ from ansible_collections.farshore.dr.plugins.module_utils.errors import (
 )
 
 PREFIX = "/api/v1"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # Five tries with pauses of 0.5 + 1 + 2 + 4 s: a control plane restarts in less than that.
 TRIES = 5
 FIRST_PAUSE_S = 0.5
@@ -89,10 +91,11 @@ class Client:
         self._request = Request(
             headers={"Accept": "application/json"},
             # A recovery tool on the machine itself must not depend on somebody's proxy.
-            use_proxy=urlsplit(self._base).hostname not in ("127.0.0.1", "::1", "localhost"),
+            use_proxy=urlsplit(self._base).hostname not in LOOPBACK,
             timeout=timeout_s,
             validate_certs=validate_certs,
-            ca_path=ca_path,
+            # Once for all requests: reading the authorities of a system takes longer than a request.
+            context=_context(self._base, ca_path, validate_certs),
             http_agent="farshore.dr",
             # The token never follows a redirect to somewhere else.
             follow_redirects="none",
@@ -251,9 +254,28 @@ def _checked_url(url):
     parts = urlsplit(url)
     if parts.scheme not in ("https", "http") or not parts.hostname:
         raise BadParameter(f"{url!r} is no address of a control plane", field="url", hint="Write https://HOST:8443.")
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        raise BadParameter(
+            f"{url} is not encrypted and would show the token to the network",
+            field="url",
+            hint="Write https://HOST:8443.",
+        )
     if parts.username or parts.password:
         raise BadParameter("the address holds a password", field="url", hint="Use the parameter token.")
     return url.rstrip("/")
+
+
+def _context(url, ca_path, validate_certs):
+    if urlsplit(url).scheme == "http":
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used, but keeps Request from making one each time
+    try:
+        return make_context(cafile=ca_path, validate_certs=validate_certs)
+    except (ssl.SSLError, OSError) as error:
+        raise BadParameter(
+            f"{ca_path} holds no certificate that can be used: {error}",
+            field="ca_path",
+            hint="Give the control plane's ca.pem.",
+        ) from error
 
 
 def _decoded(body, url):

@@ -22,7 +22,9 @@ def client(double):
     [
         ({"url": None}, "url", "FARSHORE_URL"),
         ({"url": "ftp://there"}, "url", "https://HOST:8443"),
+        ({"url": "http://there:8443"}, "url", "not encrypted"),
         ({"url": "https://me:secret@there"}, "url", "password"),
+        ({"ca_path": __file__}, "ca_path", "holds no certificate"),
         ({"token": None}, "token", "FARSHORE_TOKEN"),
         ({"ca_path": "/nowhere/ca.pem"}, "ca_path", "/nowhere/ca.pem"),
     ],
