@@ -5,7 +5,7 @@ export RUFF_CACHE_DIR=$CACHE/ruff HYPOTHESIS_STORAGE_DIRECTORY=$CACHE/hypothesis
 bin=$VENV/bin
 link_collection
 
-step "ruff format" "$bin/ruff" format --check -q .
+step "ruff format" "$bin/ruff" format --check -q --output-format concise .
 step "ruff check" "$bin/ruff" check -q --output-format concise .
 step "mypy" "$bin/mypy" --cache-dir "$CACHE/mypy" --no-error-summary
 step "import-linter" bash -c "'$bin/lint-imports' --cache-dir '$CACHE/import-linter' >'$CACHE/layers.log' || { cat '$CACHE/layers.log'; exit 1; }"
