@@ -22,7 +22,8 @@ def choose(session: Session, plan: Plan, selector: str) -> dict[str, Checkpoint]
     """Return a checkpoint for each protected machine, by machine name in the plan's order.
 
     ``selector``: ``latest``, a checkpoint's id, or a time. A plan of several groups has one checkpoint per group: an id
-    names one of them, the others come from the same time or before.
+    names one of them, the others come from the time that is nearest to its own: groups are copied one by one, so that
+    the points of one round lie a little before or after each other. A time is never passed.
 
     Raises:
         NotFound: no such checkpoint, or none that old.
@@ -52,7 +53,6 @@ def choose(session: Session, plan: Plan, selector: str) -> dict[str, Checkpoint]
                     hint=f"List the others: `farshore checkpoint list --plan {plan.name}`.",
                     checkpoint=selector,
                 )
-            until = named.taken_at
     return {row.name: _of(session, plan, row, named, until) for row in rows}
 
 
@@ -66,9 +66,16 @@ def _of(session: Session, plan: Plan, row: PlanMachine, named: Checkpoint | None
     )
     if until is not None:
         query = query.where(Checkpoint.taken_at <= until)
-    for point in session.scalars(query.order_by(Checkpoint.epoch.desc(), Checkpoint.sequence.desc())):
-        if holds(point, row):
-            return point
+    points = [
+        point
+        for point in session.scalars(query.order_by(Checkpoint.epoch.desc(), Checkpoint.sequence.desc()))
+        if holds(point, row)
+    ]
+    if points and named is not None:
+        moment = named.taken_at
+        return min(points, key=lambda point: abs(point.taken_at - moment))
+    if points:
+        return points[0]
     if until is not None:
         raise NotFound(
             f"machine {row.name!r} of plan {plan.name!r} has no checkpoint from {iso(until)} or before",
