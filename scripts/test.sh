@@ -7,6 +7,10 @@ bin=$VENV/bin
 link_collection
 unset FARSHORE_URL FARSHORE_TOKEN FARSHORE_CA_PATH FARSHORE_VALIDATE_CERTS FARSHORE_HOME
 
+# A short place for the tests' folders: the names of Unix sockets in them have 107 bytes at most.
+base=$(mktemp -d /tmp/fs.XXXXXX)
+trap 'rm -rf "$base"' EXIT
+
 step "check" scripts/check.sh
 suite() { # suite NAME WORKERS FOLDER...: those folders that hold tests
     local name=$1 workers=$2 folder found=()
@@ -15,7 +19,7 @@ suite() { # suite NAME WORKERS FOLDER...: those folders that hold tests
         [[ -n $(find "$folder" -name 'test_*.py' -print -quit 2>/dev/null) ]] && found+=("$folder")
     done
     ((${#found[@]})) || return 0
-    step "$name" "$bin/pytest" -n "$workers" --dist loadfile "${found[@]}"
+    step "$name" "$bin/pytest" -n "$workers" --dist loadfile --basetemp "$base/t" "${found[@]}"
 }
 suite "engine: contracts, crash points, security" 2 engine/tests/contract engine/tests/crash engine/tests/security
 # A file stays with one worker: most start processes that its tests share. Laboratories side by side do not collide.
