@@ -42,6 +42,7 @@ class Shell:
         self.home = home
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith("FARSHORE_")}
         self.environ["FARSHORE_HOME"] = str(home)
+        self.environ.pop("COLUMNS", None)  # a narrow terminal would break the lines that are looked for
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
