@@ -88,7 +88,7 @@ class Relay:
         changed = self._write({**self._read(), **{one.name: one for one in routes}})
         if not self.processes():
             with self.log.open("ab") as output:
-                subprocess.Popen(  # outlives us by design
+                daemon = subprocess.Popen(  # outlives us by design
                     [sys.executable, "-I", "-S", _DAEMON, str(self._root)],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -96,19 +96,20 @@ class Relay:
                     cwd="/",
                     start_new_session=True,
                 )
-            self._wait()
+            self._wait(daemon)
             changed = True
         elif changed:
             self._ask({"do": "reload"})
         return changed
 
-    def _wait(self) -> None:
+    def _wait(self, daemon: subprocess.Popen[bytes]) -> None:
+        # By its handle: right after exec a process has no arguments yet, so that it could not be found by them.
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             try:
                 self.status()
             except Unavailable:
-                if time.monotonic() > deadline or not self.processes():
+                if time.monotonic() > deadline or daemon.poll() is not None:
                     raise Permanent(
                         f"the relay did not start: {self.log.read_text(errors='replace')[-600:].strip()}",
                         code="relay-not-started",
