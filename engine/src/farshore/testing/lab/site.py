@@ -104,6 +104,7 @@ class Site:
         command.require(TOOLS)
         libvirt = libvirt_module()
         changed = self._write_files(interpreter or Path(sys.executable))
+        spawned: subprocess.Popen[bytes] | None = None
         if self.init() is None:
             progress(f"starting the private site {self.name}")
             process.end(self.processes())  # an unshare that has not come as far as process 1
@@ -111,9 +112,9 @@ class Site:
             shutil.rmtree(self.folder / "run")
             (self.folder / "run").mkdir()
             (self.folder / "init.pid").unlink(missing_ok=True)
-            self._spawn()
+            spawned = self._spawn()
             changed = True
-        self._wait(libvirt)
+        self._wait(libvirt, spawned)
         return changed
 
     def _write_files(self, interpreter: Path) -> bool:
@@ -141,9 +142,9 @@ class Site:
             changed = True
         return changed
 
-    def _spawn(self) -> None:
+    def _spawn(self) -> subprocess.Popen[bytes]:
         with (self.folder / "log" / "init.log").open("wb") as output:
-            subprocess.Popen(  # outlives us by design
+            return subprocess.Popen(  # outlives us by design
                 [
                     *("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child=KILL"),
                     *(sys.executable, "-I", "-S", _INIT, str(self.folder)),
@@ -156,13 +157,15 @@ class Site:
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
             )
 
-    def _wait(self, libvirt: Any) -> None:
+    def _wait(self, libvirt: Any, spawned: subprocess.Popen[bytes] | None) -> None:
+        # What we started we know by its handle: right after exec a process has no arguments yet to find it by.
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             try:
                 libvirt.open(self.uri).close()
             except libvirt.libvirtError as error:
-                if time.monotonic() > deadline or not self.processes():
+                gone = spawned.poll() is not None if spawned else not self.processes()
+                if gone or time.monotonic() > deadline:
                     raise Permanent(
                         f"the private site {self.name} did not start: {self._said() or error}",
                         code="site-not-started",
