@@ -70,6 +70,16 @@ def test_replicate_is_not_needed_while_the_newest_is_young(sites: TwoSites) -> N
     assert preview["after"]["cycles"] == ["grp-shop=db"]
 
 
+def assert_terms_grow(sites: TwoSites) -> None:
+    """Each try of a cycle has a higher term than the one before: so it passes the session that that one left open."""
+    terms: dict[str, list[int]] = {}
+    for params in sites.beta.of("replicate"):
+        grant = _granted(params["grant"])
+        terms.setdefault(grant["session_id"], []).append(grant["term"])
+    assert any(len(of_cycle) > 1 for of_cycle in terms.values())
+    assert all(of_cycle == sorted(set(of_cycle)) for of_cycle in terms.values()), terms
+
+
 def test_a_fault_that_passes_is_tried_again_within_the_cycle(sites: TwoSites) -> None:
     sites.plan()
     sites.protect()
@@ -78,6 +88,7 @@ def test_a_fault_that_passes_is_tried_again_within_the_cycle(sites: TwoSites) ->
     assert run["state"] == "succeeded"
     keys = [params["manifest"]["checkpoint_id"] for params in sites.beta.of("replicate")]
     assert len(keys) == len(set(keys)) + 1  # the same checkpoint was ordered twice
+    assert_terms_grow(sites)
 
 
 def test_a_vanished_source_point_is_taken_anew(sites: TwoSites) -> None:
@@ -90,6 +101,7 @@ def test_a_vanished_source_point_is_taken_anew(sites: TwoSites) -> None:
     assert sites.alpha.asked()["point"] == before + 3
     given_up = [params for params in sites.alpha.of("release") if not params["applied"]]
     assert len(given_up) == 1
+    assert_terms_grow(sites)
 
 
 def test_a_full_pool_ends_the_run_names_itself_and_passes_when_there_is_room(sites: TwoSites) -> None:
