@@ -188,7 +188,8 @@ def test_a_site_has_its_own_network_and_the_interpreter_of_our_environment(lab: 
 def test_what_runs_inside_ends_with_its_wrapper_and_a_daemon_does_not(lab: Lab):
     assert subprocess.run(lab.alpha.argv("sh", "-c", "exit 3"), check=False).returncode == 3
     wrapper = subprocess.Popen(lab.alpha.argv("sleep", "4711"))
-    until(lambda: bool(list(process.find(["sleep", "4711"]))), "the command runs")
+    # The command itself, not one of the wrappers on the way to it: those do not yet end together.
+    until(lambda: ("sleep", "4711") in [one.argv for one in process.find(["sleep", "4711"])], "the command runs")
     wrapper.terminate()
     wrapper.wait()
     until(lambda: not list(process.find(["sleep", "4711"])), "the command ended")
