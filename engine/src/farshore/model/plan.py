@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from farshore.model.base import Duration, Model, Name, Port, Size
-from farshore.units import INTERMEDIATE_CHECKPOINT_WINDOW, PER_DISK_WINDOW
+from farshore.units import INTERMEDIATE_CHECKPOINT_WINDOW, PER_DISK_WINDOW, WINDOW_LEVELS
 
 Purpose = Literal["drill", "failover"]
 
@@ -106,9 +106,19 @@ class Retention(Model):
 class Transport(Model):
     """The data path's settings, by the names that the field uses."""
 
-    connections: int = Field(4, ge=1, le=32)
-    per_disk_window: Size = Field(PER_DISK_WINDOW, ge=1 << 20, le=64 << 20)
+    connections: Annotated[int, Field(ge=1, le=32)] | Literal["auto"] = Field(
+        "auto", description="connections between the two nodes; auto: by the measured round-trip time"
+    )
+    per_disk_window: Size = Field(
+        PER_DISK_WINDOW, ge=1 << 20, le=64 << 20, description="bytes in flight per disk at the start of a cycle"
+    )
+    window_levels: tuple[Size, ...] = Field(
+        WINDOW_LEVELS,
+        min_length=1,
+        description="windows that a disk may move between; a per_disk_window that is none of them stays as it is",
+    )
     intermediate_checkpoint_window: Size = Field(INTERMEDIATE_CHECKPOINT_WINDOW, ge=1 << 20)
+    compression: Literal["auto", "off"] = Field("auto", description="auto: where it pays, by trial per disk")
 
 
 class Plan(Model):

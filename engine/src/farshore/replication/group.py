@@ -163,7 +163,8 @@ class _Group:
         session = Session(link, params.grant, grant.epoch, zero_block)
         self._stack.callback(session.close)
         if not all(self._is_copied(state) for state in self._states):
-            link.use(params.transport.connections)
+            wanted = params.transport.connections
+            link.use(8 if wanted == "auto" else wanted)
             self._stack.callback(link.unuse)
             _open(session, cancel)
         order = {disk.disk_key: index for index, disk in enumerate(grant.disks)}
