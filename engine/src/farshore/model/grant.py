@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from typing import Literal
+from typing import Final, Literal
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -17,6 +17,9 @@ from pydantic import ValidationError
 
 from farshore.errors import Fenced, Forbidden
 from farshore.model.base import Model
+
+#: As the key of a granted disk: all disks of the point, to be listed. Only in grants of mode ``inspect``.
+ALL_DISKS: Final = "*"
 
 
 class GrantDisk(Model):
@@ -29,7 +32,10 @@ class GrantDisk(Model):
 
 
 class Grant(Model):
-    """The right to open one session between two nodes. Times are seconds since the epoch."""
+    """The right to open one session between two nodes. Times are seconds since the epoch.
+
+    Mode ``inspect`` lets the target learn which disks a point has, and of which size; it reads nothing.
+    """
 
     grant_id: str
     catalog_id: str
@@ -46,7 +52,7 @@ class Grant(Model):
     epoch: int
     term: int
     disks: tuple[GrantDisk, ...]
-    mode: Literal["replicate"] = "replicate"
+    mode: Literal["replicate", "inspect"] = "replicate"
     not_before: float
     not_after: float
 
