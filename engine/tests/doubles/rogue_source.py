@@ -11,7 +11,7 @@ from typing import Any
 from farshore.errors import FarshoreError
 from farshore.transport import frames
 from farshore.transport.frames import Type
-from farshore.transport.links import receive_frame
+from farshore.transport.sockets import receive_frame
 from farshore.transport.tls import NodeTls
 from farshore.units import MIB
 
@@ -24,7 +24,7 @@ class RogueSource:
     def __init__(self, identity: NodeTls, answer: Answer, *, hello: bytes | None = None) -> None:
         self._identity = identity
         self._answer = answer
-        self._hello = hello or frames.Hello().encode()
+        self._hello = hello or frames.Hello(features=frames.ROLE_SOURCE).encode()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.reads = 0
@@ -59,7 +59,7 @@ class RogueSource:
         if header.type is Type.READ:
             self.reads += 1
             return self._answer(number, frames.Read.decode(meta))
-        return (frames.encode_session(Type.CLOSED, number, 1),)
+        return (frames.encode_closed(number, 1, {}),)
 
     def close(self) -> None:
         self._listener.close()

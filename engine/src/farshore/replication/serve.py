@@ -1,15 +1,15 @@
-"""The source's half of the data path: a listener that serves points to the target nodes that hold a grant.
+"""The source's half of the data path: serves points to the target nodes that hold a grant.
 
-One thread per connection, blocking sockets, buffers taken once. A session belongs to a grant, not to a connection: any
-connection of the same target node serves it. Who opens must show a grant that names both nodes with the thumbprints of
-their certificates, of the catalog generation that this node obeys, and of an epoch and term that nobody has passed.
+Connections come greeted, from a listener or a dialer. One thread per connection, blocking sockets, buffers taken once.
+A session belongs to a grant, not to a connection: any connection of the same target node serves it. Who opens must show
+a grant that names both nodes with the thumbprints of their certificates, of the catalog generation that this node
+obeys, and of an epoch and term that nobody has passed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import ssl
 import threading
 import time
@@ -26,15 +26,13 @@ from farshore.platforms.contract import Extent, Kind, Reader, Snapshot, Source
 from farshore.replication.reading import ChunkReader, leaf_digests
 from farshore.transport import frames
 from farshore.transport.frames import Type
-from farshore.transport.links import keep_alive, parse_address, receive_frame
-from farshore.transport.tls import NodeTls, Peer, peer_of, same_thumbprint
+from farshore.transport.listener import DataListener
+from farshore.transport.sockets import hang_up, receive_frame
+from farshore.transport.tls import NodeTls, Peer, same_thumbprint
 from farshore.units import CHUNK_SIZE, LEAF_SIZE
 
 log = logging.getLogger(__name__)
 
-HANDSHAKE_TIMEOUT_S: Final = 10.0
-#: Connections at once; 32 per plan is the highest setting.
-CONNECTIONS_MAX: Final = 512
 #: A session that nobody used for this long is forgotten, and its readers closed.
 IDLE_SESSION_S: Final = 3600.0
 
@@ -196,32 +194,22 @@ class SourceService:
         self._sessions: dict[int, _Session] = {}
         self._sent_before = 0
         self._epochs: dict[str, int] = {}
-        self._listener: socket.socket | None = None
-        self._connections: dict[threading.Thread, socket.socket] = {}
-        self._stopping = threading.Event()
+        self._listener: DataListener | None = None
+        self._gone = threading.Condition(self._lock)
+        self._connections: set[ssl.SSLSocket] = set()
+        self._stopping = False
 
     def start(self, listen: str) -> tuple[str, int]:
-        """Listen on ``host:port`` (port 0: any) and return the bound address.
+        """Serve whoever connects to ``host:port`` (port 0: any), and return the bound address.
 
         Raises:
             Invalid: not an address; ``field`` is ``data_listen``.
             Conflict: the address cannot be had.
         """
-        host, port = parse_address(listen, "data_listen")
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            listener = socket.create_server((host, port), family=family, backlog=64)
-        except OSError as error:
-            raise Conflict(
-                f"cannot listen on {listen}: {error.strerror or error}",
-                code="data-listen",
-                hint="Choose a free port of this machine in data_listen.",
-                field="data_listen",
-            ) from error
+        listener = DataListener(lambda: self.identity, serve=self.serve_connection)
+        bound = listener.start(listen)
         self._listener = listener
-        threading.Thread(target=self._accept, args=(listener,), name="data-listener", daemon=True).start()
-        bound = listener.getsockname()
-        return str(bound[0]), int(bound[1])
+        return bound
 
     def sessions(self) -> list[SessionInfo]:
         """Return the open sessions."""
@@ -257,69 +245,38 @@ class SourceService:
             session.close()
 
     def stop(self) -> None:
-        """Close the listener, all connections and all readers. May be called again."""
-        self._stopping.set()
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
-            listener.close()
-        with self._lock:
-            connections = dict(self._connections)
-        for connection in connections.values():
-            with contextlib.suppress(OSError):
-                # Not SSLSocket.shutdown, which takes the TLS object away under the thread that uses it.
-                socket.socket.shutdown(connection, socket.SHUT_RDWR)
-        for thread in connections:
-            thread.join(timeout=10.0)
+        """End all connections and close all readers; serve nothing from now on. May be called again."""
+        with self._gone:
+            self._stopping = True
+            for connection in self._connections:
+                hang_up(connection)
+        if self._listener is not None:
+            self._listener.stop()
+        with self._gone:
+            self._gone.wait_for(lambda: not self._connections, timeout=10.0)
         with self._lock:
             sessions = list(self._sessions.values())
             self._sessions.clear()
         for session in sessions:
             session.close()
 
-    # Connections ----------------------------------------------------------------------------------------------------
+    def serve_connection(self, connection: ssl.SSLSocket, peer: Peer) -> None:
+        """Answer the questions of ``peer`` on a greeted connection until it goes, in the caller's thread.
 
-    def _accept(self, listener: socket.socket) -> None:
-        while not self._stopping.is_set():
-            try:
-                plain, _ = listener.accept()
-            except OSError as error:
-                if self._stopping.is_set():
-                    return
-                log.warning("accepting a connection failed: %s", error)
-                time.sleep(0.1)  # out of descriptors: others have to close first
-                continue
-            with self._lock:
-                if len(self._connections) >= CONNECTIONS_MAX:
-                    plain.close()
-                    continue
-                thread = threading.Thread(target=self._serve, args=(plain,), name="data-connection", daemon=True)
-                self._connections[thread] = plain
-            thread.start()
-
-    def _serve(self, plain: socket.socket) -> None:
-        """Serve one connection until it ends."""
-        me = threading.current_thread()
-        connection: socket.socket = plain
+        Raises:
+            EOFError: the peer went, between two frames.
+            FarshoreError, OSError: the connection is of no more use.
+        """
+        with self._lock:
+            if self._stopping:
+                return
+            self._connections.add(connection)
         try:
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            keep_alive(plain)
-            plain.settimeout(HANDSHAKE_TIMEOUT_S)
-            secured = self.identity.server.wrap_socket(plain, server_side=True)
-            connection = secured
-            with self._lock:
-                self._connections[me] = secured
-            _Connection(self, secured, peer_of(secured)).run()
-        except EOFError:
-            pass
-        except (OSError, FarshoreError) as error:
-            if not self._stopping.is_set():
-                log.info("a data connection ended: %s", error)
+            _Connection(self, connection, peer).run()
         finally:
-            connection.close()
-            with self._lock:
-                self._connections.pop(me, None)
+            with self._gone:
+                self._connections.discard(connection)
+                self._gone.notify_all()
 
     # Sessions -------------------------------------------------------------------------------------------------------
 
@@ -500,23 +457,13 @@ class _Connection:
         self._leaves = memoryview(bytearray(CHUNK_SIZE))
 
     def run(self) -> None:
-        """Greet, then answer until the peer goes.
+        """Answer until the peer goes.
 
         Raises:
             EOFError: the peer went, between two frames.
             FarshoreError, OSError: the connection is of no more use.
         """
         connection = self._connection
-        header = receive_frame(connection, self._head, self._meta, self._nothing)
-        if header.type is not Type.HELLO:
-            raise Invalid("the peer did not greet", code="protocol-error")
-        try:
-            frames.Hello.decode(self._meta[: header.meta_size]).agree()
-        except Permanent as error:
-            connection.sendall(frames.encode_error(0, error))
-            raise
-        connection.sendall(frames.Hello().encode())
-        connection.settimeout(None)
         while True:
             header = receive_frame(connection, self._head, self._meta, self._nothing)
             meta = self._meta[: header.meta_size]

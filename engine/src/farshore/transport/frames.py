@@ -26,6 +26,8 @@ from farshore.units import CHUNK_SIZE, LEAF_SIZE
 MAGIC: Final = b"FSH1"
 VERSION_MIN: Final = 1
 VERSION_MAX: Final = 1
+#: Bit of a greeting's features: the sender answers questions. Unset: it asks. Who dialed says nothing about it.
+ROLE_SOURCE: Final = 1
 
 #: Zero runs within a chunk are found by pages of this size or by the target's granularity, whichever is larger.
 ZERO_BLOCK: Final = 4096
@@ -45,6 +47,8 @@ HEADER: Final = struct.Struct(">4sBBHIIIII")
 _GUARDED: Final = struct.Struct(">4sBBHIIII")
 _CRC: Final = struct.Struct(">I")
 _HELLO: Final = struct.Struct(">HHII")
+#: Bytes of the largest meta part that a greeting has.
+MAX_HELLO: Final = _HELLO.size + 64
 _LIST: Final = struct.Struct(">QIBQI")
 _EXTENTS: Final = struct.Struct(">QIB")
 _EXTENT: Final = struct.Struct(">QQB")
@@ -132,25 +136,32 @@ def check_meta(header: Header, meta: Buffer) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """First frame in both directions: which versions the sender speaks."""
+    """First frame in both directions: which versions the sender speaks, and its role."""
 
     version_min: int = VERSION_MIN
     version_max: int = VERSION_MAX
     software: str = "farshore"
+    features: int = 0
 
     def encode(self) -> bytes:
         """Return the whole frame."""
         name = self.software.encode()[:64]
-        return encode(Type.HELLO, 0, _HELLO.pack(self.version_min, self.version_max, MAX_PAYLOAD, 0) + name)
+        numbers = _HELLO.pack(self.version_min, self.version_max, MAX_PAYLOAD, self.features)
+        return encode(Type.HELLO, 0, numbers + name)
+
+    @property
+    def answers(self) -> bool:
+        """Whether the sender answers questions; else it asks them."""
+        return bool(self.features & ROLE_SOURCE)
 
     @classmethod
     def decode(cls, meta: Buffer) -> Hello:
         """Return the greeting in a meta part."""
         view = memoryview(meta)
-        if not _HELLO.size <= view.nbytes <= _HELLO.size + 64:
+        if not _HELLO.size <= view.nbytes <= MAX_HELLO:
             raise _broken("the greeting has a wrong size")
-        low, high, _payload, _features = _HELLO.unpack_from(view)
-        return cls(low, high, bytes(view[_HELLO.size :]).decode("utf-8", "replace"))
+        low, high, _payload, features = _HELLO.unpack_from(view)
+        return cls(low, high, bytes(view[_HELLO.size :]).decode("utf-8", "replace"), features)
 
     def agree(self) -> int:
         """Return the highest version that both sides speak.

@@ -26,8 +26,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from farshore.errors import FarshoreError, Forbidden, Invalid, Permanent, Reconnect, Unavailable
+from farshore.errors import FarshoreError, Forbidden, Permanent, Reconnect, Unavailable
 from farshore.transport import frames
+from farshore.transport.sockets import hang_up, parse_address, prepare, receive_frame
 from farshore.transport.tls import NodeTls, Peer, peer_of, same_thumbprint
 
 log = logging.getLogger(__name__)
@@ -295,9 +296,7 @@ class _Connection(threading.Thread):
         self.wake()
         connection = self._socket
         if connection is not None:
-            with contextlib.suppress(OSError):
-                # Not SSLSocket.shutdown, which takes the TLS object away under the thread that uses it.
-                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+            hang_up(connection)
         self.join()
         # Only now: a number that was given back might be another file's when somebody wakes us.
         os.close(self._event)
@@ -305,8 +304,7 @@ class _Connection(threading.Thread):
     def _connect(self) -> ssl.SSLSocket:
         plain = socket.create_connection(self._link.address, timeout=CONNECT_TIMEOUT_S)
         try:
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            keep_alive(plain)
+            prepare(plain)
             connection = self._link.identity.client.wrap_socket(plain)
         except ssl.SSLError as error:
             plain.close()
@@ -343,7 +341,10 @@ class _Connection(threading.Thread):
             raise frames.decode_error(self._meta[: header.meta_size])
         if header.type is not frames.Type.HELLO:
             raise Reconnect("the peer did not greet", code="protocol-error")
-        frames.Hello.decode(self._meta[: header.meta_size]).agree()
+        hello = frames.Hello.decode(self._meta[: header.meta_size])
+        hello.agree()
+        if not hello.answers:
+            raise Permanent(f"{peer} asks, as this node does", code="wrong-role")
 
     def _serve(self, connection: ssl.SSLSocket) -> None:
         poll = select.poll()
@@ -425,56 +426,6 @@ def _refusal(error: ssl.SSLError, link: Link) -> FarshoreError:
             hint="Compare the authorities of both nodes, and the validity of their certificates.",
         )
     return Reconnect(f"the TLS handshake with {link.peer} failed: {text}", code="handshake")
-
-
-def receive_frame(connection: ssl.SSLSocket, head: memoryview, meta: memoryview, payload: memoryview) -> frames.Header:
-    """Receive one frame into buffers that are reused, the payload only where ``payload`` has room for it.
-
-    Raises:
-        EOFError: the peer closed the connection between two frames.
-        Reconnect: what came is no frame, or the connection ended inside of one.
-    """
-    _receive(connection, head, at_start=True)
-    header = frames.decode_header(head)
-    _receive(connection, meta[: header.meta_size])
-    frames.check_meta(header, meta[: header.meta_size])
-    if header.payload_size > len(payload):
-        raise Reconnect("the peer sent data that was not asked for", code="protocol-error")
-    _receive(connection, payload[: header.payload_size])
-    return header
-
-
-def _receive(connection: ssl.SSLSocket, view: memoryview, *, at_start: bool = False) -> None:
-    at, size = 0, len(view)
-    while at < size:
-        count = connection.recv_into(view[at:])
-        if count == 0:
-            if at_start and at == 0:
-                raise EOFError("the peer closed the connection")
-            raise Reconnect("the connection ended inside of a frame")
-        at += count
-
-
-def keep_alive(connection: socket.socket) -> None:
-    """Let the kernel find a dead peer within about half a minute."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
-
-
-def parse_address(text: str, field: str) -> tuple[str, int]:
-    """Return host and port of ``host:port`` or ``[v6]:port``.
-
-    Raises:
-        Invalid: it is not an address; ``field`` names the setting.
-    """
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise Invalid(f"{text!r} is no address; write host:port", code="address", field=field)
-    return host, int(port)
 
 
 class Links:

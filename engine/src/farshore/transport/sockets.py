@@ -1,0 +1,69 @@
+"""Sockets of the data path: addresses, options, and frames off a connection."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+
+from farshore.errors import Invalid, Reconnect
+from farshore.transport import frames
+
+
+def parse_address(text: str, field: str) -> tuple[str, int]:
+    """Return host and port of ``host:port`` or ``[v6]:port``.
+
+    Raises:
+        Invalid: it is not an address; ``field`` names the setting.
+    """
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise Invalid(f"{text!r} is no address; write host:port", code="address", field=field)
+    return host, int(port)
+
+
+def prepare(plain: socket.socket) -> None:
+    """Set what every connection of the data path has, before its TLS handshake."""
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # The kernel finds a dead peer within about half a minute.
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+
+
+def hang_up(connection: socket.socket) -> None:
+    """Make whoever reads or writes the connection see its end; from any thread, more than once if need be."""
+    with contextlib.suppress(OSError):
+        # Not SSLSocket.shutdown, which takes the TLS object away under the thread that uses it.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+def receive_frame(connection: ssl.SSLSocket, head: memoryview, meta: memoryview, payload: memoryview) -> frames.Header:
+    """Receive one frame into buffers that are reused, its parts only where there is room for them.
+
+    Raises:
+        EOFError: the peer closed the connection between two frames.
+        Reconnect: what came is no frame, or the connection ended inside of one.
+    """
+    _receive(connection, head, at_start=True)
+    header = frames.decode_header(head)
+    if header.meta_size > len(meta) or header.payload_size > len(payload):
+        raise Reconnect("the peer sent data that was not asked for", code="protocol-error")
+    _receive(connection, meta[: header.meta_size])
+    frames.check_meta(header, meta[: header.meta_size])
+    _receive(connection, payload[: header.payload_size])
+    return header
+
+
+def _receive(connection: ssl.SSLSocket, view: memoryview, *, at_start: bool = False) -> None:
+    at, size = 0, len(view)
+    while at < size:
+        count = connection.recv_into(view[at:])
+        if count == 0:
+            if at_start and at == 0:
+                raise EOFError("the peer closed the connection")
+            raise Reconnect("the connection ended inside of a frame")
+        at += count
