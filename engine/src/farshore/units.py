@@ -26,6 +26,9 @@ INTERMEDIATE_CHECKPOINT_WINDOW: Final = 500 * MIB
 
 _SIZES: Final = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": TIB}
 _SIZE: Final = re.compile(r"^\s*(\d+)\s*(?:([kmgt])(?:i?b)?|b)?\s*$", re.IGNORECASE)
+#: No "Mbps": people mean either by it.
+_RATE: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(bit|i?B)\s*/\s*s\s*$")
+_DECIMAL: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _DURATIONS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|w)\s*$", re.IGNORECASE)
 
@@ -60,6 +63,37 @@ def parse_duration(text: str | float) -> float:
     if not match:
         raise ValueError(f"{text!r} is no duration; write it as 30s, 15m, 4h or 1d")
     return float(match[1]) * _DURATIONS[match[2].lower()]
+
+
+def parse_rate(text: str | float) -> int:
+    """Return the bytes per second that ``text`` names: ``"200 Mbit/s"``, ``"25 MiB/s"``, ``1048576``.
+
+    Bits are counted as links are sold, by thousands; bytes as disks are, by 1024.
+
+    Raises:
+        ValueError: if it names no rate.
+    """
+    if isinstance(text, (int, float)) and not isinstance(text, bool):
+        if text <= 0:
+            raise ValueError(f"{text} is no rate; a rate is more than 0")
+        return int(text)
+    match = _RATE.match(str(text))
+    if not match:
+        raise ValueError(f"{text!r} is no rate; write it as 200 Mbit/s or 25 MiB/s")
+    number, prefix, unit = float(match[1]), match[2].lower(), match[3]
+    rate = int(number * _DECIMAL[prefix] / 8) if unit == "bit" else int(number * _SIZES[prefix])
+    if rate <= 0:
+        raise ValueError(f"{text!r} is no rate; a rate is more than 0")
+    return rate
+
+
+def format_rate(bytes_per_s: float) -> str:
+    """Return a rate for people: ``"25.0 MiB/s (209.7 Mbit/s)"``."""
+    bits = bytes_per_s * 8
+    for unit, size in (("Gbit/s", 1e9), ("Mbit/s", 1e6), ("kbit/s", 1e3)):
+        if bits >= size:
+            return f"{format_size(bytes_per_s)}/s ({bits / size:.1f} {unit})"
+    return f"{format_size(bytes_per_s)}/s ({bits:.0f} bit/s)"
 
 
 def format_size(size_bytes: float) -> str:

@@ -61,3 +61,33 @@ def test_window_levels_hold_whole_chunks_and_the_default():
     assert all(level % units.CHUNK_SIZE == 0 for level in units.WINDOW_LEVELS)
     assert units.PER_DISK_WINDOW in units.WINDOW_LEVELS
     assert units.CHUNK_SIZE % units.LEAF_SIZE == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_per_s"),
+    [
+        ("200 Mbit/s", 25_000_000),
+        ("1Gbit/s", 125_000_000),
+        ("1.5 GiB/s", 1_610_612_736),
+        ("64 kbit/s", 8000),
+        ("25 MiB/s", 25 << 20),
+        ("25MB/s", 25 << 20),
+        ("512 KiB/s", 512 << 10),
+        (1048576, 1 << 20),
+    ],
+)
+def test_rate_is_read_in_bits_and_bytes(text, bytes_per_s):
+    assert units.parse_rate(text) == bytes_per_s
+
+
+@pytest.mark.parametrize(
+    "text", ["", "200", "200 Mbit", "200 Mbps", "25 Mb/s", "0 MiB/s", "-1 MiB/s", "fast", 0, -5, True]
+)
+def test_what_is_no_rate_is_refused(text):
+    with pytest.raises(ValueError, match="rate"):
+        units.parse_rate(text)
+
+
+def test_rate_is_written_in_both_units():
+    assert units.format_rate(25 << 20) == "25.0 MiB/s (209.7 Mbit/s)"
+    assert units.format_rate(64) == "64 B/s (512 bit/s)"

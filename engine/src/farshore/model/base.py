@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StringConstraints
 
-from farshore.units import parse_duration, parse_size
+from farshore.units import parse_duration, parse_rate, parse_size
 
 
 class Model(BaseModel):
@@ -29,5 +29,7 @@ Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,12
 Duration = Annotated[float, BeforeValidator(parse_duration), PlainSerializer(float)]
 #: Bytes; accepts ``"8MiB"`` or a number.
 Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(int)]
+#: Bytes per second, 8 KiB/s at least; accepts ``"200 Mbit/s"``, ``"25 MiB/s"`` or a number.
+Rate = Annotated[int, BeforeValidator(parse_rate), PlainSerializer(int), Field(ge=8192)]
 #: A port number.
 Port = Annotated[int, Field(ge=1, le=65535)]

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from farshore.model.base import Duration, Model, Name, Port, Size
+from farshore.model.link import Bandwidth
 from farshore.units import INTERMEDIATE_CHECKPOINT_WINDOW, PER_DISK_WINDOW, WINDOW_LEVELS
 
 Purpose = Literal["drill", "failover"]
@@ -119,6 +120,7 @@ class Transport(Model):
     )
     intermediate_checkpoint_window: Size = Field(INTERMEDIATE_CHECKPOINT_WINDOW, ge=1 << 20)
     compression: Literal["auto", "off"] = Field("auto", description="auto: where it pays, by trial per disk")
+    bandwidth: Bandwidth = Field(Bandwidth(), description="what all cycles of the plan together may take")
 
 
 class Plan(Model):

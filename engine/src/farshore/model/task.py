@@ -95,7 +95,11 @@ class PointResult(Report):
 
 
 class ReplicateDisk(Report):
-    """One disk to pull. ``base_point`` and ``base_root`` are the target's point and tree to grow on."""
+    """One disk to pull. ``base_point`` and ``base_root`` are the target's point and tree to grow on.
+
+    ``draft_key`` and ``durable`` (ascending ranges, start and stop) are what an earlier holder of the task had written
+    for good when it last told: a successor that can take the draft over goes on from there.
+    """
 
     disk_key: str
     size_bytes: int
@@ -103,13 +107,17 @@ class ReplicateDisk(Report):
     base_point: str | None = None
     base_root: str | None = None
     reason: str = ""
+    draft_key: str | None = None
+    durable: tuple[tuple[int, int], ...] = ()
 
 
 class ReplicateParams(Report):
     """Pull a source point into new native points and publish ``manifest`` once they are sealed.
 
     ``manifest`` comes without its disks' points and roots; the node completes it (its ``disks`` are empty).
-    ``address`` is ``host:port`` of the source node's data listener, as the target node reaches it.
+    ``address`` is ``host:port`` of the source node's data listener, as the target node reaches it; empty where the
+    source node dials. ``limits`` names the rates that hold for the cycle: see ``PollReply.limits``. ``read_back``: read
+    again what was written and compare it.
     """
 
     grant: str
@@ -117,6 +125,8 @@ class ReplicateParams(Report):
     manifest: Manifest
     disks: tuple[ReplicateDisk, ...]
     transport: Transport = Transport()
+    limits: tuple[str, ...] = ()
+    read_back: bool = False
 
 
 class ReplicateResult(Report):
@@ -318,11 +328,46 @@ class Progress(Report):
     detail: dict[str, Any] = {}
 
 
+class RateShare(Report):
+    """What a node may take of a limited resource, for ``valid_s`` from when it asked; None is without limit.
+
+    The control plane hands out no more than the limit in all. A node that cannot ask again in time goes on with
+    ``later_bytes_per_s``, which is kept free for it.
+    """
+
+    resource: str
+    bytes_per_s: float | None = None
+    later_bytes_per_s: float | None = None
+    burst_bytes: float | None = None
+    valid_s: float
+
+
+class DialOrder(Report):
+    """A source node keeps connections open to a target node that listens for it."""
+
+    site: str
+    node: str
+    thumbprint: str
+    address: str
+    connections: int | Literal["auto"] = "auto"
+
+
+class DraftCover(Report):
+    """What of a disk's draft is durable, as ascending ranges (start, stop); never more than is."""
+
+    task_id: str
+    disk_key: str
+    draft_key: str
+    ranges: tuple[tuple[int, int], ...] = ()
+
+
 class PollRequest(Report):
     """A node's call for work, which is its heartbeat too.
 
     ``incarnation`` changes with every start of the process; ``running`` are the ids of the tasks that it holds.
-    ``data_port`` is where its data listener waits.
+    ``data_port`` is where its data listener waits. ``standing`` is that of the newest reply that the node has obeyed:
+    it holds that reply's shares and no others. ``drafts`` are those that have grown since the last poll that was
+    answered.
     """
 
     node: str
@@ -332,16 +377,25 @@ class PollRequest(Report):
     data_port: int
     running: tuple[str, ...] = ()
     generation: int = 0
+    standing: str = Field("", max_length=64)
+    drafts: tuple[DraftCover, ...] = Field((), max_length=4096)
     wait_s: float = Field(10.0, ge=0, le=30)
 
 
 class PollReply(Report):
-    """Work to begin, work to stop, and the catalog generation that the node must obey from now on."""
+    """Work to begin, work to stop, and the catalog generation that the node must obey from now on.
+
+    ``limits`` are the rates that hold for the node's cycles, ``links`` the connections that it keeps open from its
+    side; both are whole: what is not in them is over. ``standing`` names the two.
+    """
 
     tasks: tuple[Task, ...] = ()
     cancel: tuple[str, ...] = ()
     generation: int = 0
     grant_key: str = Field("", description="PEM of the public key that signs grants")
+    limits: tuple[RateShare, ...] = ()
+    links: tuple[DialOrder, ...] = ()
+    standing: str = ""
 
 
 class TaskReport(Report):
