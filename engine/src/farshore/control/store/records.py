@@ -50,10 +50,21 @@ class Site(Base):
     inventory_at: Mapped[float | None]
 
 
+class SiteLink(Base):
+    """How data goes from one site to another: see ``farshore.model.link.SiteLink``."""
+
+    __tablename__ = "site_link"
+    source_site: Mapped[str] = mapped_column(ForeignKey("site.name", ondelete="CASCADE"), primary_key=True)
+    target_site: Mapped[str] = mapped_column(ForeignKey("site.name", ondelete="CASCADE"), primary_key=True)
+    data_listen: Mapped[str]
+    bandwidth: Mapped[Json]
+    created_at: Mapped[float]
+
+
 class Node(Base):
     """A worker of one site.
 
-    ``thumbprint`` is that of the certificate in use; ``next_thumbprint`` of a renewed one that was not used yet, for
+    ``standing`` names the rates and links that it was told last. ``thumbprint`` is that of the certificate in use; ``next_thumbprint`` of a renewed one that was not used yet, for
     the answer that carried it may have been lost.
     """
 
@@ -75,6 +86,19 @@ class Node(Base):
     platform: Mapped[str | None]
     data_port: Mapped[int | None]
     generation: Mapped[int] = mapped_column(default=0)
+    standing: Mapped[str] = mapped_column(default="")
+
+
+class Share(Base):
+    """What a node may take of a limited rate: see ``farshore.control.scheduling.shares``."""
+
+    __tablename__ = "share"
+    resource: Mapped[str] = mapped_column(primary_key=True)
+    node: Mapped[str] = mapped_column(ForeignKey("node.name", ondelete="CASCADE"), primary_key=True)
+    rate: Mapped[float]
+    held: Mapped[float]
+    later: Mapped[float]
+    until: Mapped[float]
 
 
 class DeniedCertificate(Base):
@@ -264,7 +288,8 @@ class Cycle(Base):
 class Task(Base):
     """Work for a node. ``key`` makes its insertion idempotent; ``term`` grows when another incarnation takes it over.
 
-    ``state``: queued, assigned, then succeeded, failed or cancelled.
+    ``state``: queued, assigned, then succeeded, failed or cancelled. ``session`` is what a replication was given to its
+    node with; ``drafts`` maps its disks to what of their drafts is durable.
     """
 
     __tablename__ = "task"
@@ -290,6 +315,8 @@ class Task(Base):
     error: Mapped[Json | None]
     stats: Mapped[Json | None]
     progress: Mapped[Json | None]
+    session: Mapped[Json | None]
+    drafts: Mapped[Json | None]
     not_before: Mapped[float] = mapped_column(default=0.0)
     created_at: Mapped[float]
     assigned_at: Mapped[float | None]
