@@ -3,6 +3,7 @@
 #   setup.sh venv     Python tools and the engine (.venv)
 #   setup.sh lab      that, and the hypervisor packages (root)
 #   setup.sh test     that, and the test tools, and .venv-312 where a Python 3.12 is found
+#   setup.sh bench    Python tools, and what is measured and compared with (root)
 source "$(dirname "$0")/common.sh"
 
 profile=${1:-lab}
@@ -60,6 +61,30 @@ venv() { # venv DIR PYTHON FILES-THAT-DECIDE -- PIP-ARGUMENTS...
     printf '%s' "$stamp" >"$dir/.stamp"
 }
 
+bench() { # what is compared with; what is missing is left out of the measurements, which say so
+    local fresh=false
+    # A machine that had no SSH server gets none that runs: the measurements start one of their own where they need it.
+    if [[ -d /run/systemd/system && ! -e /usr/sbin/sshd && $EUID == 0 ]]; then
+        fresh=true
+        systemctl mask -q --runtime ssh.service ssh.socket
+    fi
+    apt optional bench
+    if $fresh; then
+        systemctl disable -q ssh.service 2>/dev/null || true
+        systemctl unmask -q --runtime ssh.service ssh.socket
+    fi
+    [[ -c /dev/net/tun ]] || note "no /dev/net/tun here: no wide-area links, only loopback"
+}
+
+wanem() { # the wide-area link between two network namespaces
+    local source=tests/tools/wanem/wanem.c made=$CACHE/wanem/wanem
+    [[ $made -nt $source ]] && return 0
+    command -v gcc >/dev/null || { note "no gcc: wanem is not compiled, and there are no wide-area links"; return 0; }
+    mkdir -p "$CACHE/wanem"
+    gcc -O2 -Wall -Wextra -Werror -o "$made.new" "$source" -lm || die "wanem could not be compiled"
+    mv "$made.new" "$made"
+}
+
 if [[ $profile == venv ]]; then
     apt optional dev kvm
 else
@@ -72,6 +97,8 @@ venv "$VENV" "$python" engine/pyproject.toml requirements-ansible.txt requiremen
     -e "engine[$extras]" -r requirements-dev.txt
 
 [[ $profile == lab || $profile == test ]] && apt lab
+[[ $profile == bench ]] && bench
+[[ $profile == bench || $profile == test ]] && wanem
 if [[ $profile == test ]]; then
     apt test
     if python312=$(find_python 3.12); then

@@ -171,10 +171,8 @@ class Wan:
     def counters(self) -> dict[End, dict[str, float]]:
         """Return what the link says of itself, by the end that sends."""
         lines = ask([str(WANEM), "stat", *self._pair]).splitlines()
-        return {
-            end: {key: float(value) for key, value in re.findall(r"(\w+)=(\S+)", line)}
-            for end, line in zip(("source", "target"), lines, strict=True)
-        }
+        source, target = ({key: float(value) for key, value in re.findall(r"(\w+)=(\S+)", line)} for line in lines)
+        return {"source": source, "target": target}
 
     def wire_bytes(self) -> int | None:
         """Bytes that have crossed in both directions with IP headers."""
