@@ -126,7 +126,7 @@ def test_a_callback_with_a_bug_ends_no_connection(here: SourceHere) -> None:
         raise ZeroDivisionError("a bug")
 
     def build(number: int) -> bytes:
-        return frames.encode_open(number, params.grant, 4096)
+        return frames.Open(params.grant, 4096).encode(number)
 
     link.submit(links.Request(build, buggy, buggy))
     assert called.wait(30)

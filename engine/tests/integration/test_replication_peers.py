@@ -28,6 +28,7 @@ from farshore.errors import (
     Retry,
     Unavailable,
 )
+from farshore.model.grant import GrantDisk
 from farshore.model.plan import Transport
 from farshore.model.task import Progress, ReplicateParams, ReplicateResult
 from farshore.replication import group
@@ -213,7 +214,7 @@ def test_a_grant_that_does_not_fit_opens_nothing(
 
 def test_a_grant_that_the_control_plane_did_not_sign_opens_nothing(site: Site) -> None:
     session = site.session()
-    body, signature = session._grant.split(".")
+    body, signature = session._question.grant.split(".")
     for text in ("", "nonsense", f"{body}.", f"{body}.{signature[:-4]}AAAA", f"{body[:-8]}AAAAAAAA.{signature}"):
         forged = Session(site.used[0], text, 1, 4096)
         with pytest.raises(Forbidden) as caught:
@@ -276,6 +277,38 @@ def test_a_grant_over_another_size_or_disk_opens_nothing(site: Site) -> None:
             site.session(grant={"disks": (granted,)}).open()
 
 
+def test_a_grant_to_inspect_lists_the_disks_of_a_point_and_reads_nothing(site: Site) -> None:
+    inspect = {"mode": "inspect", "disks": (GrantDisk(disk_key="*", size_bytes=0, source_point="pt-1"),)}
+    session = site.session(grant=inspect)
+    opened = session.open()
+    assert [(disk.disk_key, disk.size_bytes, disk.incremental) for disk in opened.disks] == [("db/vda", MIB, False)]
+    assert opened.disks[0].reason
+    assert site.service.sessions() == []
+    with pytest.raises(RestartFromCheckpoint) as caught:
+        read(session, (0, 512))
+    assert code(caught) == "session-unknown"
+    session.close()
+
+
+def test_a_grant_to_inspect_fences_nobody(site: Site) -> None:
+    working = site.session(term=2)
+    working.open()
+    inspect = {"mode": "inspect", "disks": (GrantDisk(disk_key="*", size_bytes=0, source_point="pt-1"),)}
+    site.session(epoch=9, term=9, grant=inspect).open()
+    read(working, (0, 512))
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "error"),
+    [("replicate", "*", "disk-not-in-point"), ("inspect", "db/vda", "grant-invalid")],
+)
+def test_only_a_grant_to_inspect_names_all_disks(site: Site, mode: str, key: str, error: str) -> None:
+    disks = (GrantDisk(disk_key=key, size_bytes=0, source_point="pt-1"),)
+    with pytest.raises(Forbidden) as caught:
+        site.session(grant={"mode": mode, "disks": disks}).open()
+    assert code(caught) == error
+
+
 # --- what an open session may ask -------------------------------------------------------------------------------------
 
 
@@ -302,7 +335,7 @@ def test_a_session_of_another_node_is_out_of_reach(site: Site) -> None:
     session = site.session()
     session.open()
     other = site.sites.authority.load("beta", "beta-2")
-    thief = Session(site.link(other), session._grant, 1, 4096)
+    thief = Session(site.link(other), session._question.grant, 1, 4096)
     thief.number, thief.disks = session.number, session.disks
     with pytest.raises(Forbidden) as caught:
         read(thief, (0, 512))

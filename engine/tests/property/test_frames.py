@@ -90,7 +90,7 @@ def test_digests_round_trip(session: int, disk: int, first: int, count: int, ans
 def test_any_meta_part_is_decoded_or_refused(kind: Type, meta: bytes, payload_size: int) -> None:
     decoders = {
         Type.HELLO: frames.Hello.decode,
-        Type.OPEN: frames.decode_open,
+        Type.OPEN: frames.Open.decode,
         Type.OPENED: frames.Opened.decode,
         Type.LIST: frames.List.decode,
         Type.EXTENTS: frames.Extents.decode,
@@ -99,8 +99,8 @@ def test_any_meta_part_is_decoded_or_refused(kind: Type, meta: bytes, payload_si
         Type.ZERO: lambda data: frames.Data.decode(data, 0),
         Type.DIGEST: lambda data: frames.Digests.decode(data, answer=False),
         Type.DIGESTS: lambda data: frames.Digests.decode(data, answer=True),
-        Type.CLOSE: frames.decode_session,
-        Type.CLOSED: frames.decode_session,
+        Type.CLOSE: frames.decode_close,
+        Type.CLOSED: frames.decode_closed,
         Type.ERROR: frames.decode_error,
     }
     with contextlib.suppress(Reconnect):

@@ -27,6 +27,14 @@ class Memory:
 
 
 READER = ChunkReader()
+PAYLOAD = memoryview(bytearray(CHUNK_SIZE))
+
+
+def take(content: bytes, ranges: list[tuple[int, int]], block: int) -> tuple[list[tuple[int, int, bool]], bytes, bytes]:
+    """Return what is sent of ``ranges``: pieces, digests of the leaves, data."""
+    PAYLOAD[:] = b"\xee" * CHUNK_SIZE
+    pieces, digests, filled = READER.read(Memory(content), len(content), ranges, block, PAYLOAD)
+    return pieces, digests, bytes(PAYLOAD[:filled])
 
 
 @st.composite
@@ -51,7 +59,7 @@ def requests(draw: st.DrawFn) -> list[tuple[int, int]]:
 @settings(max_examples=300, deadline=None)
 @given(contents(), requests(), st.sampled_from([4096, LEAF_SIZE]))
 def test_the_pieces_are_the_disk(content: bytes, ranges: list[tuple[int, int]], block: int) -> None:
-    pieces, digests, payload = READER.read(Memory(content), SIZE, ranges, block)
+    pieces, digests, payload = take(content, ranges, block)
     Data(1, 0, pieces, b"", b"", b"").check_tiles(ranges)
     at = 0
     for offset, length, zero in pieces:
@@ -64,6 +72,47 @@ def test_the_pieces_are_the_disk(content: bytes, ranges: list[tuple[int, int]], 
     leaves = [leaf for first, stop in leaf_runs(ranges) for leaf in range(first, stop)]
     expected = [leaf_digest(content[leaf * LEAF_SIZE : (leaf + 1) * LEAF_SIZE]) for leaf in leaves]
     assert digests == b"".join(expected)
+
+
+def plain_zero_runs(view: memoryview, start: int, block: int) -> list[tuple[int, int, bool]]:
+    """What :func:`zero_runs` has to find, block by block."""
+    runs: list[tuple[int, int, bool]] = []
+    at = 0
+    while at < len(view):
+        stop = min(at + block - (start + at) % block, len(view))
+        zero = not any(view[at:stop])
+        if runs and runs[-1][2] is zero:
+            runs[-1] = (runs[-1][0], stop, zero)
+        else:
+            runs.append((at, stop, zero))
+        at = stop
+    return runs
+
+
+@settings(max_examples=500, deadline=None)
+@given(contents(), st.integers(0, 9000), st.integers(0, SIZE), st.sampled_from([512, 4096, LEAF_SIZE]))
+def test_zeros_are_found_as_if_block_by_block(content: bytes, start: int, size: int, block: int) -> None:
+    view = memoryview(content)[start : start + size]
+    assert list(zero_runs(view, start, block)) == plain_zero_runs(view, start, block)
+
+
+def test_blocks_that_only_begin_with_zero_are_data() -> None:
+    content = bytearray(SIZE)
+    content[4095::4096] = b"\1" * len(content[4095::4096])
+    assert list(zero_runs(memoryview(content), 0, 4096)) == [
+        (0, SIZE // 4096 * 4096, False),
+        (SIZE // 4096 * 4096, SIZE, True),
+    ]
+
+
+def test_a_whole_chunk_is_read_to_where_it_is_sent_from() -> None:
+    """Nothing is moved within the buffer where no zeros are left out before it."""
+    content = bytes(range(1, 256)) * (2 * CHUNK_SIZE // 255 + 1)
+    for ranges in ([(0, CHUNK_SIZE)], [(LEAF_SIZE, LEAF_SIZE), (CHUNK_SIZE, 10 * LEAF_SIZE)]):
+        pieces, digests, payload = take(content[: 2 * CHUNK_SIZE], ranges, 4096)
+        assert [(offset, length) for offset, length, _ in pieces] == ranges
+        assert payload == b"".join(content[offset : offset + length] for offset, length in ranges)
+        assert len(digests) // 32 == sum(length for _, length in ranges) // LEAF_SIZE
 
 
 @settings(max_examples=300, deadline=None)
@@ -85,5 +134,5 @@ def test_whole_zero_blocks_are_never_data(content: bytes, start: int, block: int
 def test_touching_ranges_stay_apart() -> None:
     ranges = [(0, 4 * KIB), (4 * KIB, 4 * KIB), (8 * KIB, 120 * KIB)]
     for content in (bytes(SIZE), b"\1" * SIZE):
-        pieces, _, _ = READER.read(Memory(content), SIZE, ranges, 4096)
+        pieces, _, _ = take(content, ranges, 4096)
         assert [(offset, length) for offset, length, _ in pieces] == ranges

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from farshore.model.base import Report
+from farshore.model.integrity import DiskAudit
 from farshore.model.machine import MachineFacts
 
 Level = Literal["crash", "machine", "group", "application"]
@@ -19,6 +20,7 @@ class DiskPoint(Report):
         point: the target platform's native recovery point.
         tree_root: hex root of the disk's digest tree (``farshore.blocks.tree``).
         source_point: the source's point that these bytes are; the base of the next cycle.
+        audit: which leaves were compared with the source; None in manifests of before there was an audit.
     """
 
     disk_key: str
@@ -26,6 +28,7 @@ class DiskPoint(Report):
     point: str
     tree_root: str
     source_point: str
+    audit: DiskAudit | None = None
 
 
 class Manifest(Report):
@@ -58,11 +61,43 @@ class Manifest(Report):
     settings: dict[str, Any] = {}
 
 
+class LevelChange(Report):
+    """A disk's window went from one level to another, both in bytes; ``at_s`` counts from the disk's begin."""
+
+    at_s: float
+    from_bytes: int
+    to_bytes: int
+    reason: str
+
+
+class DiskStats(Report):
+    """What one disk of a cycle took. ``level_bytes`` is its window at the end."""
+
+    disk_key: str
+    mode: str
+    moved_bytes: int
+    resent_bytes: int = 0
+    retries: int = 0
+    seconds: float
+    level_bytes: int = 0
+    level_changes: tuple[LevelChange, ...] = ()
+
+
+class SourceStats(Report):
+    """What a session took at the source. ``cpu_s`` is of the whole process since the session was opened."""
+
+    read_bytes: int = 0
+    sent_bytes: int = 0
+    cpu_s: float = 0.0
+    peak_rss_bytes: int = 0
+
+
 class CycleStats(Report):
     """What one cycle of a group moved and why.
 
     ``moved_bytes`` is payload that crossed the link, ``changed_bytes`` what the source reported as changed,
-    ``disk_bytes`` the sum of the disks' sizes; ``mode`` is the widest of the disks' modes.
+    ``disk_bytes`` the sum of the disks' sizes; ``audited_bytes`` what was not reported, and compared with the source
+    nevertheless; ``mode`` is the widest of the disks' modes.
     """
 
     mode: Literal["full", "incremental", "verify"]
@@ -71,5 +106,9 @@ class CycleStats(Report):
     moved_bytes: int
     zero_bytes: int = 0
     resent_bytes: int = 0
+    audited_bytes: int = 0
     seconds: float
     reason: str = ""
+    retries: int = 0
+    source: SourceStats | None = None
+    disks: tuple[DiskStats, ...] = ()

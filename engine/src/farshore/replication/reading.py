@@ -1,9 +1,15 @@
-"""What the source does with a chunk: read it, digest its leaves, find its zeros. One instance per connection."""
+"""What the source does with a chunk: read it, digest its leaves, find its zeros. One instance per thread.
+
+A chunk passes through here for every MiB that is sent, so what is done in Python is done per chunk or per fragment,
+never per page: whole chunks go through calls that look at all of a buffer at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Final
+
+from blake3 import blake3
 
 from farshore.blocks.descriptors import leaf_runs
 from farshore.blocks.digest import ZERO_LEAF, leaf_digest
@@ -11,6 +17,9 @@ from farshore.platforms.contract import Reader
 from farshore.units import CHUNK_SIZE, LEAF_SIZE
 
 _ZEROS: Final = bytes(CHUNK_SIZE)
+
+#: ``(offset, length, zero)``: a part of the answer to READ.
+Piece = tuple[int, int, bool]
 
 
 def is_zero(view: memoryview) -> bool:
@@ -23,64 +32,56 @@ def is_zero(view: memoryview) -> bool:
 
 
 class ChunkReader:
-    """Reads chunks into buffers that are taken once and reused."""
+    """Reads chunks into buffers of the caller. A leaf of which only a part is sent passes through one of its own."""
 
     def __init__(self) -> None:
-        self._payload = memoryview(bytearray(CHUNK_SIZE))
         self._cover = memoryview(bytearray(CHUNK_SIZE))
-        self._filled = 0
-        self._pieces: list[tuple[int, int, bool]] = []
-        self._range = -1
 
     def read(
-        self, reader: Reader, size_bytes: int, ranges: Sequence[tuple[int, int]], zero_block: int
-    ) -> tuple[list[tuple[int, int, bool]], bytes, memoryview]:
-        """Return the pieces of ``ranges``, the digests of all leaves that they touch, and the data.
+        self, reader: Reader, size_bytes: int, ranges: Sequence[tuple[int, int]], zero_block: int, payload: memoryview
+    ) -> tuple[list[Piece], bytes, int]:
+        """Return the pieces of ``ranges``, the digests of all leaves that they touch, and how much data there is.
 
-        A leaf that is asked for only in part is read whole, for its digest, and sent only in part. Pieces of zeros have
-        no data. The view is valid until the next call.
+        The data of the pieces lies at the beginning of ``payload``, which has to have room for all of ``ranges``.
+        Pieces of zeros have none. A leaf that is asked for only in part is read whole, for its digest, and sent only in
+        part.
         """
-        self._filled = 0
-        self._pieces = []
-        self._range = -1
+        pieces: list[Piece] = []
         digests: list[bytes] = []
-        index = 0
+        filled = index = 0
+        offset, length = ranges[0]
+        joined = False  # whether the last piece is the beginning of what is left of this range
         for first, stop in leaf_runs(ranges):
             for start, end in _steps(first * LEAF_SIZE, min(stop * LEAF_SIZE, size_bytes)):
-                offset, length = ranges[index]
                 whole = offset <= start and end <= offset + length
                 # All of it is wanted: read it to where it will be sent from.
-                origin = self._filled
-                view = self._payload[origin : origin + end - start] if whole else self._cover[: end - start]
+                view = payload[filled : filled + end - start] if whole else self._cover[: end - start]
                 reader.read_into(start, view)
-                digests.extend(leaf_digests(view))
+                digests += leaf_digests(view)
                 while True:
                     low, high = max(offset, start), min(offset + length, end)
-                    self._take(index, low, view[low - start : high - start], zero_block, origin if whole else None)
+                    base = filled
+                    for at, until, zero in zero_runs(view[low - start : high - start], low, zero_block):
+                        size = until - at
+                        if joined and pieces[-1][2] is zero:
+                            pieces[-1] = (pieces[-1][0], pieces[-1][1] + size, zero)
+                        else:
+                            pieces.append((low + at, size, zero))
+                            joined = True
+                        if not zero:
+                            if not whole or base + at != filled:  # else it lies there, nothing was left out before it
+                                payload[filled : filled + size] = view[low - start + at : low - start + until]
+                            filled += size
                     if offset + length > end:
                         break  # the rest of this range comes with the next step
                     index += 1
-                    if index == len(ranges) or ranges[index][0] >= end:
+                    joined = False
+                    if index == len(ranges):
                         break
                     offset, length = ranges[index]
-        return self._pieces, b"".join(digests), self._payload[: self._filled]
-
-    def _take(self, index: int, start: int, view: memoryview, zero_block: int, origin: int | None) -> None:
-        """Append ``view``, the bytes at ``start`` in range ``index``, as pieces.
-
-        ``origin`` is where in the payload they lie already; None where they have to be copied there.
-        """
-        for low, high, zero in zero_runs(view, start, zero_block):
-            offset, length = start + low, high - low
-            if self._range == index and self._pieces[-1][2] is zero:
-                self._pieces[-1] = (self._pieces[-1][0], self._pieces[-1][1] + length, zero)
-            else:
-                self._pieces.append((offset, length, zero))
-                self._range = index
-            if not zero:
-                if origin is None or origin + low != self._filled:  # else nothing was left out before it
-                    self._payload[self._filled : self._filled + length] = view[low:high]
-                self._filled += length
+                    if offset >= end:
+                        break
+        return pieces, b"".join(digests), filled
 
 
 def _steps(start: int, stop: int) -> Iterator[tuple[int, int]]:
@@ -89,31 +90,44 @@ def _steps(start: int, stop: int) -> Iterator[tuple[int, int]]:
         yield at, min(at + CHUNK_SIZE, stop)
 
 
-def leaf_digests(view: memoryview) -> Iterator[bytes]:
-    """Yield the digest of each leaf of ``view``, which begins at a leaf."""
-    for at in range(0, len(view), LEAF_SIZE):
+def leaf_digests(view: memoryview) -> list[bytes]:
+    """Return the digest of each leaf of ``view``, which begins at a leaf."""
+    digests = []
+    whole = len(view) // LEAF_SIZE * LEAF_SIZE
+    for at in range(0, whole, LEAF_SIZE):
         leaf = view[at : at + LEAF_SIZE]
-        yield ZERO_LEAF if is_zero(leaf) else leaf_digest(leaf)
+        digests.append(ZERO_LEAF if is_zero(leaf) else blake3(leaf).digest())
+    if whole < len(view):
+        leaf = view[whole:]
+        digests.append(ZERO_LEAF if is_zero(leaf) else leaf_digest(leaf))
+    return digests
 
 
 def zero_runs(view: memoryview, start: int, block: int) -> Iterator[tuple[int, int, bool]]:
     """Yield ``(low, high, zero)`` that tile ``view``, whose first byte is at ``start`` of the disk.
 
-    Only whole blocks on the disk's grid of ``block`` bytes, and the last one of the view, are told as zero; so a target
-    that writes whole granules never gets a part of one as a hole.
+    Zeros are found by blocks on the disk's grid of ``block`` bytes; only the first and the last of the view may be
+    parts of one. So a target that asks for whole granules never gets a part of one as a hole.
     """
-    size = len(view)
-    low, state = 0, None
-    at = 0
-    while at < size:
-        stop = min(at + block - (start + at) % block, size)
-        # Most blocks differ from zero in their first byte.
-        zero = view[at] == 0 and is_zero(view[at:stop])
-        if state is None:
-            state = zero
-        elif zero is not state:
-            yield low, at, state
-            low, state = at, zero
-        at = stop
-    if state is not None:
-        yield low, size, state
+    size, shift = len(view), start % block
+    # The first bytes of all blocks at once: most blocks differ from zero there.
+    heads = bytes(view[:1]) + bytes(view[block - shift :: block])
+    low, index = 0, heads.find(0)
+    if index == 0 and is_zero(view):
+        yield 0, size, True
+        return
+    while index >= 0:
+        at = begin = max(index * block - shift, 0)
+        while at < size and heads[index] == 0:
+            stop = min((index + 1) * block - shift, size)
+            if not is_zero(view[at:stop]):
+                break
+            index, at = index + 1, stop
+        if at > begin:
+            if low < begin:
+                yield low, begin, False
+            yield begin, at, True
+            low = at
+        index = heads.find(0, index + 1)  # the block at ``index`` is data
+    if low < size:
+        yield low, size, False

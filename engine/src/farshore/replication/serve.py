@@ -16,14 +16,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from farshore.blocks.digest import DIGEST_SIZE
 from farshore.errors import Conflict, FarshoreError, Fenced, Forbidden, Invalid, Permanent, RestartFromCheckpoint
-from farshore.model.grant import Grant, verify
+from farshore.model.checkpoint import SourceStats
+from farshore.model.grant import ALL_DISKS, Grant, verify
 from farshore.platforms.contract import Extent, Kind, Reader, Snapshot, Source
 from farshore.replication.reading import ChunkReader, leaf_digests
+from farshore.replication.usage import peak_rss_bytes
 from farshore.transport import frames
 from farshore.transport.frames import Type
 from farshore.transport.listener import DataListener
@@ -92,6 +95,8 @@ class _Session:
         self.fenced: FarshoreError | None = None
         self.zero_block = frames.ZERO_BLOCK
         self.sent_bytes = 0
+        self.read_bytes = 0
+        self._cpu_before = time.process_time()
         self.used_at = time.monotonic()
         self._source = source
         self._points = points
@@ -120,10 +125,20 @@ class _Session:
             disks.append(frames.OpenedDisk(disk.disk_key, disk.size_bytes, incremental, facts.reason))
         return frames.Opened(self.number, self.grant.epoch, tuple(disks))
 
-    def count(self, sent_bytes: int) -> None:
-        """Add payload that is about to be sent."""
+    def count(self, sent_bytes: int, read_bytes: int) -> None:
+        """Add payload that is about to be sent, and what was read for it."""
         with self._lock:
             self.sent_bytes += sent_bytes
+            self.read_bytes += read_bytes
+
+    def stats(self) -> SourceStats:
+        """Return what the session took until now."""
+        return SourceStats(
+            read_bytes=self.read_bytes,
+            sent_bytes=self.sent_bytes,
+            cpu_s=round(time.process_time() - self._cpu_before, 3),
+            peak_rss_bytes=peak_rss_bytes(),
+        )
 
     @contextlib.contextmanager
     def reading(self, disk: int) -> Iterator[Reader]:
@@ -304,7 +319,10 @@ class SourceService:
                     point=disk.source_point,
                 )
             points[disk.source_point] = snapshot
-            _check_disk(snapshot, disk.disk_key, disk.size_bytes)
+            if grant.mode == "replicate":
+                _check_disk(snapshot, disk.disk_key, disk.size_bytes)
+        if grant.mode == "inspect":
+            return _listing(grant, points)
         number = session_number(grant)
         with self._lock:
             ended = self._pass_lower(grant)
@@ -345,15 +363,16 @@ class SourceService:
         session.used_at = time.monotonic()
         return session
 
-    def end(self, number: int, peer: Peer) -> None:
-        """Close a session of ``peer`` if it is open."""
+    def end(self, number: int, peer: Peer) -> dict[str, Any]:
+        """Close a session of ``peer`` if it is open; return what it took (:class:`SourceStats`)."""
         with self._lock:
             session = self._sessions.get(number)
             if session is None or (session.peer.site, session.peer.node) != (peer.site, peer.node):
-                return
+                return {}
             del self._sessions[number]
             self._sent_before += session.sent_bytes
         session.close()
+        return session.stats().model_dump()
 
     def _check_nodes(self, grant: Grant, peer: Peer) -> None:
         us = self.identity.peer
@@ -430,6 +449,18 @@ def _same_work(one: Grant, other: Grant) -> bool:
     return one.group_id == other.group_id and one.session_id == other.session_id and one.epoch == other.epoch
 
 
+def _listing(grant: Grant, points: dict[str, Snapshot]) -> frames.Opened:
+    """Return what a grant to inspect is answered: all disks of its points. It has no session: nothing can be read."""
+    disks = []
+    for granted in grant.disks:
+        if granted.disk_key != ALL_DISKS:
+            raise Forbidden("a grant to inspect names points, not disks", code="grant-invalid", disk=granted.disk_key)
+        for facts in points[granted.source_point].disks:
+            incremental = facts.incremental and granted.base is not None
+            disks.append(frames.OpenedDisk(facts.disk_key, facts.size_bytes, incremental, facts.reason))
+    return frames.Opened(0, grant.epoch, tuple(disks))
+
+
 def _check_disk(snapshot: Snapshot, key: str, size_bytes: int) -> None:
     try:
         found = snapshot.disk(key).size_bytes
@@ -454,6 +485,7 @@ class _Connection:
         self._meta = memoryview(bytearray(frames.MAX_META))
         self._nothing = memoryview(b"")
         self._chunks = ChunkReader()
+        self._payload = memoryview(bytearray(CHUNK_SIZE))
         self._leaves = memoryview(bytearray(CHUNK_SIZE))
 
     def run(self) -> None:
@@ -495,12 +527,12 @@ class _Connection:
         if header.type is Type.DIGEST:
             return self._digest(header.request, frames.Digests.decode(meta, answer=False)), self._nothing
         if header.type is Type.OPEN:
-            grant, zero_block = frames.decode_open(meta)
-            return self._service.open(grant, self._peer, zero_block).encode(header.request), self._nothing
+            asked = frames.Open.decode(meta)
+            return self._service.open(asked.grant, self._peer, asked.zero_block).encode(header.request), self._nothing
         if header.type is Type.CLOSE:
-            number = frames.decode_session(meta)
-            self._service.end(number, self._peer)
-            return frames.encode_session(Type.CLOSED, header.request, number), self._nothing
+            number = frames.decode_close(meta)
+            stats = self._service.end(number, self._peer)
+            return frames.encode_closed(header.request, number, stats), self._nothing
         raise Invalid(f"a source does not answer {header.type.name}", code="protocol-error")
 
     def _read(self, request: int, question: frames.Read) -> tuple[bytes, memoryview]:
@@ -510,8 +542,10 @@ class _Connection:
         if last[0] + last[1] > size:
             raise Invalid("READ reaches over the end of the disk", code="read-range", disk=question.disk)
         with session.reading(question.disk) as reader:
-            pieces, digests, payload = self._chunks.read(reader, size, question.ranges, session.zero_block)
-        session.count(len(payload))
+            chunk = self._chunks.read(reader, size, question.ranges, session.zero_block, self._payload)
+        pieces, digests, filled = chunk
+        payload = self._payload[:filled]
+        session.count(len(payload), len(digests) // DIGEST_SIZE * LEAF_SIZE)
         epoch = session.grant.epoch
         head = frames.Data.encode(request, session.number, question.disk, epoch, pieces, digests, payload)
         return head, payload

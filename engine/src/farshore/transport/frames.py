@@ -15,6 +15,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import chain
 from typing import Any, Final
 from zlib import crc32
 
@@ -42,6 +43,9 @@ MAX_EXTENTS: Final = 4096
 MAX_DIGESTS: Final = 1024
 MAX_META: Final = 256 * 1024
 MAX_PAYLOAD: Final = CHUNK_SIZE
+
+#: Flag of a DATA frame: its payload is zstd.
+COMPRESSED: Final = 1
 
 HEADER: Final = struct.Struct(">4sBBHIIIII")
 _GUARDED: Final = struct.Struct(">4sBBHIIII")
@@ -94,9 +98,10 @@ class Header:
     meta_size: int
     payload_size: int
     meta_crc: int
+    compressed: bool = False
 
 
-def encode(kind: Type, request: int, meta: Buffer, payload_size: int = 0) -> bytes:
+def encode(kind: Type, request: int, meta: Buffer, payload_size: int = 0, *, compressed: bool = False) -> bytes:
     """Return header and meta part of a frame; the caller sends the payload behind them.
 
     Raises:
@@ -105,7 +110,8 @@ def encode(kind: Type, request: int, meta: Buffer, payload_size: int = 0) -> byt
     size = memoryview(meta).nbytes
     if size > MAX_META or payload_size > MAX_PAYLOAD:
         raise ValueError(f"{kind.name} of {size}+{payload_size} bytes is too large")
-    guarded = _GUARDED.pack(MAGIC, kind, 0, 0, request, size, payload_size, crc32(meta))
+    flags = COMPRESSED if compressed else 0
+    guarded = _GUARDED.pack(MAGIC, kind, flags, 0, request, size, payload_size, crc32(meta))
     return b"".join((guarded, _CRC.pack(crc32(guarded)), meta))
 
 
@@ -118,11 +124,11 @@ def decode_header(data: Buffer) -> Header:
     magic, kind, flags, reserved, request, meta_size, payload_size, meta_crc, crc = HEADER.unpack(data)
     if magic != MAGIC or crc32(memoryview(data)[: _GUARDED.size]) != crc:
         raise _broken("what came is not a frame")
-    if flags or reserved or kind not in _KINDS:
+    if reserved or kind not in _KINDS or flags not in {0, COMPRESSED} or (flags and kind != Type.DATA):
         raise _broken(f"frame type {kind} with flags {flags} is unknown")
     if meta_size > MAX_META or payload_size > (MAX_PAYLOAD if kind == Type.DATA else 0):
         raise _broken(f"a frame of {meta_size}+{payload_size} bytes is too large")
-    return Header(Type(kind), request, meta_size, payload_size, meta_crc)
+    return Header(Type(kind), request, meta_size, payload_size, meta_crc, bool(flags))
 
 
 def check_meta(header: Header, meta: Buffer) -> None:
@@ -183,18 +189,35 @@ class Hello:
 # --- session --------------------------------------------------------------------------------------------------------
 
 
-def encode_open(request: int, grant: str, zero_block: int) -> bytes:
-    """Return OPEN: the signed grant, and the size of the blocks that may be told as zero."""
-    return encode(Type.OPEN, request, _dump({"grant": grant, "zero_block": zero_block}))
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Ask for a session.
 
+    ``grant`` is the signed text. Zeros may be told in blocks of ``zero_block`` bytes. ``compress``: the source may send
+    zstd where it pays.
+    """
 
-def decode_open(meta: Buffer) -> tuple[str, int]:
-    """Return ``(grant, zero_block)``."""
-    body = _parse(meta)
-    grant, zero_block = body.get("grant"), body.get("zero_block")
-    if not isinstance(grant, str) or not isinstance(zero_block, int) or not 512 <= zero_block <= CHUNK_SIZE:
-        raise _broken("OPEN lacks a grant or a block size")
-    return grant, zero_block
+    grant: str
+    zero_block: int
+    compress: bool = False
+
+    def encode(self, request: int) -> bytes:
+        """Return the whole frame."""
+        body: dict[str, Any] = {"grant": self.grant, "zero_block": self.zero_block}
+        if self.compress:
+            body["compress"] = "auto"
+        return encode(Type.OPEN, request, _dump(body))
+
+    @classmethod
+    def decode(cls, meta: Buffer) -> Open:
+        """Return the question in a meta part."""
+        body = _parse(meta)
+        grant, zero_block, compress = body.get("grant"), body.get("zero_block"), body.get("compress", "off")
+        if not isinstance(grant, str) or not isinstance(zero_block, int) or not 512 <= zero_block <= CHUNK_SIZE:
+            raise _broken("OPEN lacks a grant or a block size")
+        if compress not in {"auto", "off"}:
+            raise _broken("OPEN asks for an unknown compression")
+        return cls(grant, zero_block, compress == "auto")
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,16 +257,29 @@ class Opened:
             raise _broken("OPENED is not well-formed") from error
 
 
-def encode_session(kind: Type, request: int, session: int) -> bytes:
-    """Return CLOSE or CLOSED."""
-    return encode(kind, request, _SESSION.pack(session))
+def encode_close(request: int, session: int) -> bytes:
+    """Return CLOSE."""
+    return encode(Type.CLOSE, request, _SESSION.pack(session))
 
 
-def decode_session(meta: Buffer) -> int:
-    """Return the session's number in CLOSE or CLOSED."""
+def decode_close(meta: Buffer) -> int:
+    """Return the session's number in CLOSE."""
     if memoryview(meta).nbytes != _SESSION.size:
-        raise _broken("the frame has a wrong size")
+        raise _broken("CLOSE has a wrong size")
     return int(_SESSION.unpack(meta)[0])
+
+
+def encode_closed(request: int, session: int, stats: dict[str, Any]) -> bytes:
+    """Return CLOSED: the session's number, and what it took at the source."""
+    return encode(Type.CLOSED, request, _SESSION.pack(session) + _dump(stats))
+
+
+def decode_closed(meta: Buffer) -> tuple[int, dict[str, Any]]:
+    """Return ``(session, stats)`` of CLOSED."""
+    view = memoryview(meta)
+    if view.nbytes < _SESSION.size:
+        raise _broken("CLOSED has a wrong size")
+    return int(_SESSION.unpack_from(view)[0]), _parse(view[_SESSION.size :])
 
 
 def encode_error(request: int, error: FarshoreError) -> bytes:
@@ -299,8 +335,8 @@ class Extents:
 
     def encode(self, request: int) -> bytes:
         """Return the whole frame."""
-        rows = (_EXTENT.pack(offset, length, zero) for offset, length, zero in self.extents)
-        return encode(Type.EXTENTS, request, b"".join((_EXTENTS.pack(self.session, self.disk, self.more), *rows)))
+        rows = struct.pack(">" + "QQB" * len(self.extents), *chain.from_iterable(self.extents))
+        return encode(Type.EXTENTS, request, _EXTENTS.pack(self.session, self.disk, self.more) + rows)
 
     @classmethod
     def decode(cls, meta: Buffer) -> Extents:
@@ -333,8 +369,8 @@ class Read:
 
     def encode(self, request: int) -> bytes:
         """Return the whole frame."""
-        rows = (_RANGE.pack(offset, length) for offset, length in self.ranges)
-        return encode(Type.READ, request, b"".join((_READ.pack(self.session, self.disk), *rows)))
+        rows = struct.pack(">" + "QI" * len(self.ranges), *chain.from_iterable(self.ranges))
+        return encode(Type.READ, request, _READ.pack(self.session, self.disk) + rows)
 
     @classmethod
     def decode(cls, meta: Buffer) -> Read:
@@ -359,7 +395,8 @@ class Read:
 class Data:
     """Answer to READ: pieces ``(offset, length, zero)`` that tile what was asked, and digests of all leaves touched.
 
-    Only pieces that are not zero have bytes in the payload, in order. Without any, the frame's type is ZERO.
+    Only pieces that are not zero have bytes in the payload, in order. Without any, the frame's type is ZERO. The
+    payload may cross the wire compressed; ``digest`` and ``size_bytes`` are of what it was before.
     """
 
     session: int
@@ -368,6 +405,7 @@ class Data:
     leaf_digests: bytes
     table: bytes
     digest: bytes
+    size_bytes: int = 0
 
     @staticmethod
     def encode(
@@ -378,18 +416,21 @@ class Data:
         pieces: Sequence[tuple[int, int, bool]],
         leaf_digests: Buffer,
         payload: memoryview,
+        packed_size: int | None = None,
     ) -> bytes:
-        """Return header and meta part; ``payload`` has to follow on the wire."""
-        rows = (_RANGE.pack(offset, length | _ZERO_BIT if zero else length) for offset, length, zero in pieces)
-        table = b"".join((*rows, leaf_digests))
+        """Return header and meta part; ``payload`` has to follow on the wire, or the zstd of it in ``packed_size``."""
+        cells = [cell for offset, length, zero in pieces for cell in (offset, length | _ZERO_BIT if zero else length)]
+        table = struct.pack(">" + "QI" * len(pieces), *cells) + leaf_digests
         digest = wire_digest(session, disk, epoch, table, payload)
         head = _DATA.pack(session, disk, len(pieces), memoryview(leaf_digests).nbytes // DIGEST_SIZE, digest)
+        if packed_size is not None:
+            return encode(Type.DATA, request, head + table, packed_size, compressed=True)
         kind = Type.DATA if payload.nbytes else Type.ZERO
         return encode(kind, request, head + table, payload.nbytes)
 
     @classmethod
-    def decode(cls, meta: Buffer, payload_size: int) -> Data:
-        """Return the answer in a meta part."""
+    def decode(cls, meta: Buffer, payload_size: int, *, compressed: bool = False) -> Data:
+        """Return the answer in a meta part. What was compressed has become smaller, from no more than a chunk."""
         view = memoryview(meta)
         if view.nbytes < _DATA.size:
             raise _broken("DATA has a wrong size")
@@ -401,12 +442,14 @@ class Data:
             (offset, length & ~_ZERO_BIT, length >= _ZERO_BIT)
             for offset, length in _RANGE.iter_unpack(view[_DATA.size : split])
         ]
-        if sum(length for _, length, zero in pieces if not zero) != payload_size:
+        size = sum(length for _, length, zero in pieces if not zero)
+        if not 0 < payload_size < size <= MAX_PAYLOAD if compressed else payload_size != size:
             raise _broken("the payload of DATA is not as long as its pieces")
-        return cls(session, disk, pieces, bytes(view[split:]), bytes(view[_DATA.size :]), digest)
+        table = bytes(view[_DATA.size :])
+        return cls(session, disk, pieces, table[split - _DATA.size :], table, digest, size)
 
     def check(self, epoch: int, payload: memoryview) -> None:
-        """Raise ``Corruption`` unless the payload is what the source read for exactly this place.
+        """Raise ``Corruption`` unless the payload, unpacked, is what the source read for exactly this place.
 
         The digest takes in session, disk, epoch and every offset and length.
         """

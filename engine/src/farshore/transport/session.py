@@ -16,6 +16,7 @@ from farshore.errors import Corruption, FarshoreError, Fenced, Reconnect, Restar
 from farshore.transport import frames
 from farshore.transport.frames import Type
 from farshore.transport.links import Link, Request
+from farshore.transport.packing import Unpacker
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +33,10 @@ OnError = Callable[[FarshoreError], None]
 class Session:
     """An open session. Methods may be called from several threads; callbacks come from the link's threads."""
 
-    def __init__(self, link: Link, grant: str, epoch: int, zero_block: int) -> None:
+    def __init__(self, link: Link, grant: str, epoch: int, zero_block: int, *, compress: bool = False) -> None:
         self._link = link
-        self._grant = grant
+        self._question = frames.Open(grant, zero_block, compress)
         self._epoch = epoch
-        self._zero_block = zero_block
         self._lock = threading.Lock()
         self._quiet = threading.Condition(self._lock)
         self._requests: dict[Request, OnError] = {}
@@ -49,6 +49,7 @@ class Session:
         self.received_bytes = 0
         self.resent_bytes = 0
         self.corrupt = 0
+        self.source_stats: dict[str, Any] = {}
 
     def open(self, cancel: threading.Event | None = None) -> frames.Opened:
         """Open the session and return what the source says of its disks.
@@ -57,11 +58,7 @@ class Session:
             Retry: ``cancel`` was set meanwhile.
             FarshoreError: what the source, or the way there, says against it.
         """
-        future = self._ask(
-            lambda number: frames.encode_open(number, self._grant, self._zero_block),
-            Type.OPENED,
-            frames.Opened.decode,
-        )
+        future = self._ask(self._question.encode, Type.OPENED, frames.Opened.decode)
         while True:
             try:
                 opened = future.result(timeout=0.25)
@@ -128,7 +125,7 @@ class Session:
             nonlocal tries
             self.received_bytes += payload.nbytes
             try:
-                data = self._checked(header, meta, payload, disk, ranges)
+                data, payload = self._checked(header, meta, payload, disk, ranges)
             except Corruption:
                 tries += 1
                 self.corrupt += 1
@@ -147,16 +144,20 @@ class Session:
         payload: memoryview,
         disk: int,
         ranges: Sequence[tuple[int, int]],
-    ) -> frames.Data:
-        """Return a chunk that is what was asked for, and whole."""
+    ) -> tuple[frames.Data, memoryview]:
+        """Return a chunk that is what was asked for, and whole, with its payload as it was before compression."""
         if header.type not in {Type.DATA, Type.ZERO}:
             raise Reconnect("the peer answered with something else", code="protocol-error")
-        data = frames.Data.decode(meta, payload.nbytes)
+        data = frames.Data.decode(meta, payload.nbytes, compressed=header.compressed)
         if (data.session, data.disk) != (self.number, disk):
             raise Corruption("a chunk is of another session or disk", code="misplaced-data", disk=data.disk)
+        if header.compressed:
+            if not self._question.compress:
+                raise Reconnect("the peer compressed what it was not asked to", code="protocol-error")
+            payload = _unpack(payload, data.size_bytes)
         data.check(self._epoch, payload)
         data.check_tiles(ranges)
-        return data
+        return data, payload
 
     def abort(self, error: FarshoreError) -> None:
         """Fail everything that waits, now and from now on, with ``error``."""
@@ -184,16 +185,19 @@ class Session:
         number, self.number = self.number, 0
         if not number:
             return
-        told = threading.Event()
+        told: Future[dict[str, Any]] = Future()
+
+        def closed(header: frames.Header, meta: memoryview, _payload: memoryview) -> None:
+            _settle(told, frames.decode_closed(meta)[1] if header.type is Type.CLOSED else {})
+
         self._link.submit(
-            Request(
-                lambda request: frames.encode_session(Type.CLOSE, request, number),
-                lambda _header, _meta, _payload: told.set(),
-                lambda _error: told.set(),
-            )
+            Request(lambda request: frames.encode_close(request, number), closed, lambda _error: _settle(told, {}))
         )
-        if in_order and not told.wait(CLOSE_TIMEOUT_S):
-            log.info("the source did not confirm the end of the session")
+        if in_order:
+            try:
+                self.source_stats = told.result(timeout=CLOSE_TIMEOUT_S)
+            except TimeoutError:
+                log.info("the source did not confirm the end of the session")
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
@@ -274,7 +278,7 @@ class Session:
             self._reopening = True
         log.info("the source forgot the session; opening it again")
         opening = Request(
-            lambda number: frames.encode_open(number, self._grant, self._zero_block),
+            self._question.encode,
             self._reopened,
             self._not_reopened,
         )
@@ -310,6 +314,24 @@ class Session:
                 hint="Order the cycle again with a fresh grant; what is durable is not sent again.",
             )
         self.abort(error)
+
+
+class _Unpacking(threading.local):
+    """What a thread needs to unpack; taken once, by threads that meet compressed chunks."""
+
+    def __init__(self) -> None:
+        self.unpacker = Unpacker()
+        self.payload = memoryview(bytearray(frames.MAX_PAYLOAD))
+
+
+_unpacking = _Unpacking()
+
+
+def _unpack(packed: memoryview, size_bytes: int) -> memoryview:
+    """Return what was compressed; the view is valid until the thread's next call."""
+    payload = _unpacking.payload[:size_bytes]
+    _unpacking.unpacker.unpack(packed, payload)
+    return payload
 
 
 def _settle(future: Future[T], value: T) -> None:
