@@ -19,7 +19,7 @@ import json
 import logging
 from typing import Any
 
-from farshore.checkpoints import trees
+from farshore.checkpoints import addenda, trees
 from farshore.checkpoints.manifest import (
     GROUPS,
     decode,
@@ -165,6 +165,7 @@ def _finish(store: ManifestStore, target: Target, manifest: Manifest, note: str)
         target.drop(disk.point)
     live = [disk.point for other in load_all(store) for disk in other.disks]
     trees.drop(store, [disk.point for disk in manifest.disks], live)
+    addenda.withdraw(store, manifest)
     store.tombstone(note)
 
 

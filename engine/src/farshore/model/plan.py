@@ -120,6 +120,12 @@ class Transport(Model):
     )
     intermediate_checkpoint_window: Size = Field(INTERMEDIATE_CHECKPOINT_WINDOW, ge=1 << 20)
     compression: Literal["auto", "off"] = Field("auto", description="auto: where it pays, by trial per disk")
+    audit_fraction: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="share of the leaves without a reported change that each cycle compares with the source; 0: none",
+    )
     bandwidth: Bandwidth = Field(Bandwidth(), description="what all cycles of the plan together may take")
 
 

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from farshore.model.base import Report
 from farshore.model.checkpoint import CycleStats, Level, Manifest
+from farshore.model.integrity import Addendum
 from farshore.model.machine import Finding, Inventory, MachineFacts, Power
 from farshore.model.plan import Probe, Transport
 
@@ -130,10 +131,11 @@ class ReplicateParams(Report):
 
 
 class ReplicateResult(Report):
-    """A published checkpoint."""
+    """A published checkpoint. ``addenda``: all that is known at the target of the group's checkpoints."""
 
     manifest: Manifest
     stats: CycleStats
+    addenda: tuple[Addendum, ...] = ()
 
 
 class ReleaseParams(Report):
