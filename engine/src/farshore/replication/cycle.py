@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -22,8 +22,10 @@ from farshore.blocks.rangeset import RangeSet
 from farshore.checkpoints.trees import TreeStore
 from farshore.errors import Corruption, FarshoreError, NoSpace, NotFound, Permanent, Retry
 from farshore.journal.state import Copied, Counters, DraftState, Sealed
+from farshore.model.integrity import DiskAudit
 from farshore.model.task import ReplicateDisk
 from farshore.platforms.contract import Draft, Target
+from farshore.replication.audit import DiskAuditor, Missed, RidingAudit
 from farshore.replication.flow import DiskWindow
 from farshore.replication.verify import differing
 from farshore.transport import frames
@@ -62,6 +64,7 @@ class DiskCycle:
         trees: TreeStore,
         state: DraftState,
         window: DiskWindow,
+        auditor: DiskAuditor,
     ) -> None:
         self.disk = disk
         self.state = state
@@ -74,6 +77,8 @@ class DiskCycle:
         self._target = target
         self._trees = trees
         self._window = window
+        self._auditor = auditor
+        self._audit: RidingAudit | None = None
         self._draft: Draft | None = None
         self._lock = threading.Lock()
         self._written = RangeSet()
@@ -106,9 +111,13 @@ class DiskCycle:
                 raise
             log.warning("the digest tree of %s has to be made again: %s", plan.base, error)
             # Without the base's digests nothing proves that the base is what the change log counts from.
-            plan = self.plan = Plan("verify", "the base's digests were damaged", plan.base, self._rebuild(plan.base))
+            self._audit = None
+            plan = self.plan = Plan(
+                "verify", "the base's digests were damaged", plan.base, self._rebuild_base(plan.base)
+            )
             self._copy(draft, plan)
             self.tree = self._grow(plan.tree)
+        plan = self.plan = self._audited(draft, plan)
         self.state.finish(Copied(self.tree.root.hex(), plan.mode, plan.reason))
 
     def _copy(self, draft: Draft, plan: Plan) -> None:
@@ -125,6 +134,42 @@ class DiskCycle:
             self._request(draft, chunk, credit)
         self._window.drain()
         self._mark(draft)
+
+    def _audited(self, draft: Draft, plan: Plan) -> Plan:
+        """End the audit; where change tracking has lied, hold the whole disk against the source."""
+        audit = self._audit
+        if audit is None:
+            return plan
+        if self._target.caps.reads_unsealed:
+            audit.read_back(draft.read_into, self._leaves)
+        missed = audit.missed
+        if missed is not None:
+            self._auditor.doubt(missed, self.disk.size_bytes)
+        elif not self._auditor.failed_before:
+            return plan
+        reason = missed.reason if missed else "an audit of this cycle had found a missed change"
+        log.error("%s: %s", self.disk.disk_key, reason)
+        # What the draft holds, not what its digests say: they come from the source, which named a part of a leaf only.
+        held = self._rebuild(draft.read_into) if self._target.caps.reads_unsealed else self.tree
+        plan = Plan("verify", reason, plan.base, held)
+        self._copy(draft, plan)
+        self.tree = self._grow(held)
+        return plan
+
+    def _leaves(self, first: int, stop: int) -> bytes:
+        """Return digests of the disk's new tree."""
+        if self.tree is None:
+            raise AssertionError("a tree is read once it has grown")
+        return self._trees.read(self.tree, first, stop)
+
+    def audit_record(self) -> DiskAudit:
+        """Return which leaves were compared with the source, for the manifest."""
+        return self._auditor.record(whole=self.plan is None or self.plan.mode != "incremental")
+
+    @property
+    def audited_bytes(self) -> int:
+        """Bytes that were not reported as changed and were compared with the source nevertheless."""
+        return self._audit.audited_bytes if self._audit is not None else 0
 
     def _grow(self, base: tree.Tree | None) -> tree.Tree:
         """Return the disk's tree: the base's, with the leaf digests of what was copied."""
@@ -205,6 +250,9 @@ class DiskCycle:
             return Plan("full", "the base's digests are lost, and it has another size", None, None)
         if not proven:
             incremental, reason = False, "the base's digests were lost"
+        if self._auditor.base_damaged:
+            incremental, reason = False, "a scrub has found its base damaged"
+            base_tree = self._rebuild_base(disk.base_point)
         if base_tree.size_bytes > disk.size_bytes:
             return Plan("full", "the disk is smaller than its base", None, None)
         if base_tree.size_bytes < disk.size_bytes:
@@ -219,10 +267,14 @@ class DiskCycle:
             return self._trees.open(point, self.disk.base_root or ""), True
         except (NotFound, Corruption, ValueError) as error:
             log.warning("the digest tree of %s has to be made again: %s", point, error)
-            return self._rebuild(point), False
+            return self._rebuild_base(point), False
 
-    def _rebuild(self, point: str) -> tree.Tree:
+    def _rebuild_base(self, point: str) -> tree.Tree:
         """Return a tree made from the base itself."""
+        return self._rebuild(lambda offset, buffer: self._target.read_into(point, offset, buffer))
+
+    def _rebuild(self, read_into: Callable[[int, memoryview], None]) -> tree.Tree:
+        """Return a tree made from what is read."""
         self._trees.forget()
         buffer = memoryview(bytearray(CHUNK_SIZE))
         size = self.disk.size_bytes
@@ -230,7 +282,7 @@ class DiskCycle:
         def leaves() -> Iterator[tuple[int, bytes]]:
             for start in range(0, size, CHUNK_SIZE):
                 view = buffer[: min(CHUNK_SIZE, size - start)]
-                self._target.read_into(point, start, view)
+                read_into(start, view)
                 for at in range(0, len(view), LEAF_SIZE):
                     yield (start + at) // LEAF_SIZE, leaf_digest(view[at : at + LEAF_SIZE])
 
@@ -238,24 +290,34 @@ class DiskCycle:
 
     def _identify(self, plan: Plan) -> Iterator[tuple[int, int, bool]]:
         """Yield what has to be copied, as extents."""
-        base = plan.tree
-        if plan.mode != "verify" or base is None:
-            yield from self._session.extents(self._index, since_base=plan.mode == "incremental")
+        base, index = plan.tree, self._index
+        if plan.mode == "full" or base is None:
+            yield from self._session.extents(index, since_base=False)
             return
-        yield from differing(
-            self._session, self._index, self.disk.size_bytes, lambda first, stop: self._trees.read(base, first, stop)
-        )
+
+        def leaves(first: int, stop: int) -> bytes:
+            return self._trees.read(base, first, stop)
+
+        if plan.mode == "incremental":
+            self._audit = RidingAudit(self._auditor, self._session, index, self.disk.disk_key, self.disk.size_bytes)
+            yield from self._audit.riding(self._session.extents(index, since_base=True), leaves)
+            return
+        for extent in differing(self._session, index, self.disk.size_bytes, leaves):
+            if self._audit is not None:  # a second pass: whatever differs now was missed
+                self._doubt(*extent[:2], plan.reason)
+            yield extent
+
+    def _doubt(self, offset: int, length: int, reason: str) -> None:
+        missed = Missed(offset // LEAF_SIZE, -(-(offset + length) // LEAF_SIZE), reason)
+        self._auditor.doubt(missed, self.disk.size_bytes)
 
     # 2. describe ----------------------------------------------------------------------------------------------------
 
     def _describe(self, extents: Iterator[tuple[int, int, bool]]) -> Iterator[Descriptor]:
         """Yield the descriptors that are not durable yet, and count all of them."""
-        changed = 0
 
         def counted() -> Iterator[Descriptor]:
-            nonlocal changed
             for descriptor in describe(extents, self.disk.size_bytes, self._target.caps.granularity_bytes):
-                changed += descriptor.length
                 self.described_bytes += descriptor.length
                 yield descriptor
 
@@ -266,7 +328,7 @@ class DiskCycle:
                 f"the source's extents of disk {self.disk.disk_key} make no sense: {error}", code="extents"
             ) from error
         with self._lock:
-            self._counters = replace(self._counters, changed_bytes=changed)
+            self._counters = replace(self._counters, changed_bytes=self.described_bytes)
 
     # 3. to 5. schedule, stream, write -------------------------------------------------------------------------------
 

@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ValidationError
 
 from farshore import durable
+from farshore.checkpoints import addenda
+from farshore.checkpoints.manifest import load_group
 from farshore.checkpoints.publish import find, publish
 from farshore.checkpoints.trees import TreeStore
 from farshore.errors import (
@@ -35,6 +37,7 @@ from farshore.model.grant import Grant, GrantDisk, verify
 from farshore.model.task import Progress, ReplicateParams, ReplicateResult
 from farshore.platforms.contract import ManifestStore, Target
 from farshore.replication import resume
+from farshore.replication.audit import DiskAuditor
 from farshore.replication.cycle import MODES, DiskCycle, Mode, journal_error
 from farshore.replication.flow import NodeWindow
 from farshore.transport.frames import ZERO_BLOCK
@@ -100,7 +103,9 @@ def replicate(
         existing = find(manifests, head)
         if existing is not None:
             resume.forget(folder)
-            return ReplicateResult(manifest=existing, stats=_no_stats(existing))
+            return ReplicateResult(
+                manifest=existing, stats=_no_stats(existing), addenda=tuple(addenda.load(manifests, head.group_id))
+            )
         resume.retire_older(target, manifests, journal_dir, head.group_id, head.checkpoint_id)
         if not resume.continues(folder, _subjects(params, grant)):
             resume.discard(target, folder)
@@ -123,7 +128,9 @@ def replicate(
             raise
         resume.forget(folder)
         return ReplicateResult(
-            manifest=manifest, stats=stats.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
+            manifest=manifest,
+            stats=stats.model_copy(update={"seconds": round(time.monotonic() - began, 3)}),
+            addenda=tuple(addenda.load(manifests, head.group_id)),
         )
 
 
@@ -168,11 +175,16 @@ class _Group:
             self._stack.callback(link.unuse)
             _open(session, cancel)
         order = {disk.disk_key: index for index, disk in enumerate(grant.disks)}
+        history = _history(self._manifests, params.manifest)
+        known = addenda.load(self._manifests, params.manifest.group_id)
         for disk, state in zip(params.disks, self._states, strict=True):
             trees = TreeStore(self._manifests, state.draft_key)
             level = fixed_level(params.transport.per_disk_window)
             disk_window = window.disk(level, params.transport.intermediate_checkpoint_window)
-            cycle = DiskCycle(disk, order[disk.disk_key], session, self._target, trees, state, disk_window)
+            auditor = DiskAuditor(
+                self._manifests, history, known, params.manifest, disk.disk_key, params.transport.audit_fraction
+            )
+            cycle = DiskCycle(disk, order[disk.disk_key], session, self._target, trees, state, disk_window, auditor)
             self._cycles.append(cycle)
             self._stack.callback(disk_window.close)
             self._stack.callback(cycle.close)
@@ -249,8 +261,11 @@ class _Group:
                 point=one.point,
                 tree_root=one.root,
                 source_point=granted.source_point,
+                audit=cycle.audit_record(),
             )
-            for state_disk, one, granted in zip(self._params.disks, sealed, self._granted(), strict=True)
+            for state_disk, one, granted, cycle in zip(
+                self._params.disks, sealed, self._granted(), self._cycles, strict=True
+            )
         )
         return publish(self._manifests, self._params.manifest.model_copy(update={"disks": disks}))
 
@@ -279,6 +294,7 @@ class _Group:
             moved_bytes=sum(one.moved_bytes for one in counters),
             zero_bytes=sum(one.zero_bytes for one in counters),
             resent_bytes=sum(one.resent_bytes for one in counters) + session.resent_bytes,
+            audited_bytes=sum(cycle.audited_bytes for cycle in self._cycles),
             seconds=0.0,
             reason="; ".join(sorted(reasons)),
         )
@@ -301,6 +317,12 @@ def _subjects(params: ReplicateParams, grant: Grant) -> list[Subject]:
         )
         for disk in params.disks
     ]
+
+
+def _history(manifests: ManifestStore, head: Manifest) -> list[Manifest]:
+    """Return the group's checkpoints before ``head`` of its epoch, newest first."""
+    before = [one for one in load_group(manifests, head.group_id) if one.epoch == head.epoch]
+    return [one for one in reversed(before) if one.sequence < head.sequence]
 
 
 def _open(session: Session, cancel: threading.Event | None) -> None:
