@@ -37,6 +37,7 @@ class State:
 
     def __init__(self):
         self.sites = {}
+        self.links = {}
         self.nodes = {}
         self.plans = {}
         self.checkpoints = []
@@ -56,6 +57,9 @@ class State:
         before = getattr(self, kind).get(name)
         if kind == "sites":
             return dict(before or SITE, name=name, **body)
+        if kind == "links":
+            source, target = name.split("/")
+            return dict(body, source_site=source, target_site=target)
         if kind == "nodes":
             if body["site"] not in self.sites:
                 raise Problem(
@@ -262,6 +266,8 @@ class Double:
         if kind == "plans" and len(parts) == 4:
             return self.ensure_checkpoint(parts[1], parts[3], body)
         name = parts[1]
+        if kind == "site-links":
+            kind, name = "links", "/".join(parts[1:])
         if method == "GET":
             return 200, state.one(kind, name), {}
         if method == "PUT":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from farshore.units import format_duration, format_size
+from farshore.units import format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -100,6 +100,11 @@ def rpo(seconds: float | None, target_s: float | None = None) -> Text:
 def size(value: float | None) -> str:
     """Return a size in bytes for people."""
     return "—" if value is None else format_size(value)
+
+
+def rate(value: float | None) -> str:
+    """Return bytes per second for people."""
+    return "unlimited" if value is None else format_rate(value)
 
 
 def duration(value: float | None) -> str:

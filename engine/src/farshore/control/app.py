@@ -9,7 +9,19 @@ from typing import Any
 from fastapi import Depends, FastAPI
 
 from farshore import __version__
-from farshore.control.api import checkpoints, node, plans, problems, recovery, runs, schemas, sites, system, tokens
+from farshore.control.api import (
+    checkpoints,
+    links,
+    node,
+    plans,
+    problems,
+    recovery,
+    runs,
+    schemas,
+    sites,
+    system,
+    tokens,
+)
 from farshore.control.api.limits import Limits
 from farshore.control.auth.access import API_ROLES, NODE_ROLES, authorise, routes
 from farshore.control.context import Context, open_context
@@ -32,7 +44,7 @@ def create_apps(home: Home, context: Context | None = None) -> tuple[FastAPI, Fa
     """
     ctx = context or open_context(home)
     api = _app("Farshore", _ABOUT, ctx, API_ROLES)
-    for module in (system, sites, plans, checkpoints, recovery, runs, tokens):
+    for module in (system, sites, links, plans, checkpoints, recovery, runs, tokens):
         api.include_router(module.router, dependencies=[Depends(authorise)], responses=schemas.PROBLEMS)
     nodes = _app("Farshore nodes", "How nodes enrol, pull tasks and report. Mutual TLS.", ctx, NODE_ROLES)
     nodes.include_router(node.router)

@@ -21,7 +21,7 @@ _CLOCK_CHANGE_S: Final = 900
 
 def _minutes(value: str | int) -> int:
     """Return the minutes after midnight of ``"18:30"``. YAML reads that as 1110, which is the same."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and value >= 60:  # YAML never makes less of a time; a bare 8 may mean anything
         minutes = value
     else:
         hour, colon, minute = str(value).partition(":")

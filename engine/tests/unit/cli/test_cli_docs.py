@@ -23,7 +23,7 @@ def commands(group: typer.Typer, prefix: str) -> Iterator[str]:
 
 
 def test_the_table_of_commands_is_complete():
-    named = set(re.findall(r"^\| `(farshore [a-z ]+)` \|", PAGE.read_text(), re.MULTILINE))
+    named = set(re.findall(r"^\| `(farshore [a-z -]+)` \|", PAGE.read_text(), re.MULTILINE))
     assert named == set(commands(app, "farshore"))
 
 

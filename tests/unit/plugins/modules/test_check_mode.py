@@ -15,6 +15,9 @@ WRITES = [
     ("site", {"name": "gamma", "platform": "kvm"}),
     ("site", {"name": "beta", "platform": "kvm", "description": "other"}),
     ("site", {"name": "beta", "state": "absent"}),
+    ("site_link", {"source_site": "beta", "target_site": "alpha"}),
+    ("site_link", {"source_site": "alpha", "target_site": "beta", "bandwidth": {"limit": "9 MiB/s"}}),
+    ("site_link", {"source_site": "alpha", "target_site": "beta", "state": "absent"}),
     ("replication_node", {"name": "n-2", "site": "alpha", "data_address": "127.0.0.1:1"}),
     ("replication_node", {"name": "n-1", "site": "alpha", "data_address": "127.0.0.1:9101", "enrolment_token": True}),
     ("replication_node", {"name": "n-1", "state": "absent"}),
@@ -44,6 +47,7 @@ def world(ok, double):
     for name in ("alpha", "beta"):
         ok("site", name=name, platform="kvm")
     ok("replication_node", name="n-1", site="alpha", data_address="127.0.0.1:9101")
+    ok("site_link", source_site="alpha", target_site="beta")
     for name in ("shop", "kept"):
         ok("protection_plan", name=name, definition={"name": name})
     double.state.plans["kept"]["conditions"] = ["drilling"]

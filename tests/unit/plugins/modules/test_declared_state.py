@@ -35,6 +35,33 @@ def test_present_twice_then_absent_twice(ok, module, key, params):
     assert gone_again[key] == {}
 
 
+def test_a_link_is_described_and_forgotten(ok, double):
+    hours = {"days": ["mon"], "from": "08:00", "to": "1080", "limit": "20 Mbit/s"}
+    params = {
+        "source_site": "alpha",
+        "target_site": "beta",
+        "data_listen": "target",
+        "bandwidth": {"limit": "200 Mbit/s", "calendar": [hours], "timezone": "Europe/Berlin"},
+    }
+    first, again = ok("site_link", **params), ok("site_link", **params)
+    assert [first["changed"], again["changed"]] == [True, False]
+    method, path, body, _headers = double.log[-1]
+    assert (method, path) == ("PUT", "/api/v1/site-links/alpha/beta")
+    # What YAML made of 18:00 without quotes goes on as the number that it is.
+    calendar = [{"days": ["mon"], "from": "08:00", "to": 1080, "limit": "20 Mbit/s"}]
+    assert body["bandwidth"] == {"limit": "200 Mbit/s", "calendar": calendar, "timezone": "Europe/Berlin"}
+    assert first["link"]["data_listen"] == "target"
+    where = {"source_site": "alpha", "target_site": "beta"}
+    gone, gone_again = (ok("site_link", state="absent", **where) for _unused in range(2))
+    assert [gone["changed"], gone_again["changed"]] == [True, False]
+    assert gone_again["link"] == {}
+
+
+def test_a_link_without_limits_sends_the_rest(ok, double):
+    ok("site_link", source_site="alpha", target_site="beta")
+    assert double.log[-1][2] == {"data_listen": "source", "bandwidth": {"calendar": [], "timezone": "UTC"}}
+
+
 def test_diff_shows_before_and_after(ok):
     ok("site", name="alpha", platform="kvm")
     result = ok("site", name="alpha", platform="kvm", description="harbour", diff=True)

@@ -85,6 +85,26 @@ class Findings(_Answer):
     findings: list[Finding]
 
 
+class SiteLinkShare(_Answer):
+    """What one node may take of a link's rate now."""
+
+    node: str
+    bytes_per_s: float
+    until: str | None
+
+
+class SiteLink(_Answer):
+    """A link between two sites. ``limit_now``: bytes per second, none is no limit; it changes at ``limit_until``."""
+
+    source_site: str
+    target_site: str
+    data_listen: Literal["source", "target"]
+    bandwidth: dict[str, Any]
+    limit_now: int | None
+    limit_until: str | None
+    shares: list[SiteLinkShare]
+
+
 class Node(_Answer):
     """A node. ``data_address`` is where other nodes reach its data listener."""
 

@@ -64,8 +64,8 @@ class SiteLink(Base):
 class Node(Base):
     """A worker of one site.
 
-    ``standing`` names the rates and links that it was told last. ``thumbprint`` is that of the certificate in use; ``next_thumbprint`` of a renewed one that was not used yet, for
-    the answer that carried it may have been lost.
+    ``standing`` names the rates and links that it was told last. ``thumbprint`` is that of the certificate in use;
+    ``next_thumbprint`` of a renewed one that was not used yet, for the answer that carried it may have been lost.
     """
 
     __tablename__ = "node"

@@ -1,7 +1,7 @@
 """Readers: what the records say, in the JSON of the REST interface. Nothing here changes anything."""
 
 from farshore.control.views.history import run, runs
-from farshore.control.views.places import node, nodes, site, sites
+from farshore.control.views.places import node, nodes, site, site_link, site_links, sites
 from farshore.control.views.points import checkpoint, checkpoints
 from farshore.control.views.protection import has_plan, machine, machines, plan, plans
 from farshore.control.views.trail import audit, tokens
@@ -20,6 +20,8 @@ __all__ = [
     "run",
     "runs",
     "site",
+    "site_link",
+    "site_links",
     "sites",
     "tokens",
 ]

@@ -10,8 +10,11 @@ from sqlalchemy.orm import Session
 
 from farshore.control.clock import iso
 from farshore.control.nearby import unknown
-from farshore.control.store.records import Machine, Node, Site
+from farshore.control.store.records import Machine, Node, Share, Site, SiteLink
 from farshore.control.tasks import SILENT_AFTER_S
+from farshore.errors import NotFound
+from farshore.model.link import SiteLink as Link
+from farshore.model.link import link_limit
 
 
 def is_online(node: Node) -> bool:
@@ -58,6 +61,58 @@ def _site(session: Session, row: Site) -> dict[str, Any]:
         "findings": found.get("findings", []),
         "inventory_at": iso(row.inventory_at),
         "machine_count": count or 0,
+    }
+
+
+def link(session: Session, source_site: str, target_site: str) -> Link:
+    """Return how data goes from one site to another: as described, else as the source site says, without limit."""
+    row = session.get(SiteLink, (source_site, target_site))
+    if row is not None:
+        return Link.model_validate({"data_listen": row.data_listen, "bandwidth": row.bandwidth})
+    source = session.get(Site, source_site)
+    return Link.model_validate({"data_listen": source.data_listen if source else "source"})
+
+
+def site_links(session: Session) -> list[dict[str, Any]]:
+    """Return all links that were described, by the names of their sites."""
+    order = (SiteLink.source_site, SiteLink.target_site)
+    return [_site_link(session, row) for row in session.scalars(select(SiteLink).order_by(*order))]
+
+
+def site_link(session: Session, source_site: str, target_site: str) -> dict[str, Any]:
+    """Return one link.
+
+    Raises:
+        NotFound: it was not described.
+    """
+    row = session.get(SiteLink, (source_site, target_site))
+    if row is None:
+        raise NotFound(
+            f"the link from site {source_site!r} to {target_site!r} was not described",
+            code="site-link-unknown",
+            hint=f"Describe it: `farshore site-link add {source_site} {target_site}`.",
+        )
+    return _site_link(session, row)
+
+
+def _site_link(session: Session, row: SiteLink) -> dict[str, Any]:
+    bandwidth = link(session, row.source_site, row.target_site).bandwidth
+    now = time.time()
+    shares = session.scalars(
+        select(Share).where(Share.resource == link_limit(row.source_site, row.target_site)).order_by(Share.node)
+    )
+    return {
+        "source_site": row.source_site,
+        "target_site": row.target_site,
+        "data_listen": row.data_listen,
+        "bandwidth": row.bandwidth,
+        "limit_now": bandwidth.limit_at(now),
+        "limit_until": iso(bandwidth.next_change(now)),
+        "shares": [
+            {"node": share.node, "bytes_per_s": share.rate, "until": iso(share.until)}
+            for share in shares
+            if share.until > now
+        ],
     }
 
 
