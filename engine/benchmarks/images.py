@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from typing import Final
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
+
+from benchmarks.ranges import data_ranges
 
 MIB: Final = 1 << 20
 HOLES: Final = 0.25
@@ -169,20 +170,6 @@ class Images:
         return Disk(path, len(offsets) * spec.extent_bytes, base, changes)
 
 
-def data_ranges(path: Path) -> Iterator[tuple[int, int]]:
-    """Yield ``(offset, length)`` of what is no hole in the file."""
-    with path.open("rb") as image:
-        size = os.fstat(image.fileno()).st_size
-        at = 0
-        while at < size:
-            try:
-                start = os.lseek(image.fileno(), at, os.SEEK_DATA)
-            except OSError:  # ENXIO: only a hole is left
-                return
-            at = os.lseek(image.fileno(), start, os.SEEK_HOLE)
-            yield start, at - start
-
-
 def copy_sparse(source: Path, target: Path) -> None:
     """Copy an image with its holes."""
     with source.open("rb") as data, target.open("wb") as out:
@@ -197,15 +184,6 @@ def copy_sparse(source: Path, target: Path) -> None:
         out.truncate(source.stat().st_size)
 
 
-def need_bytes(specs: list[Full | Changed]) -> int:
-    """Return about how much space the images and as many targets take."""
-    total = 0
-    for spec in specs:
-        base = spec if isinstance(spec, Full) else spec.base
-        total += base.size_bytes * (2 if isinstance(spec, Full) else 3)
-    return total
-
-
 @contextmanager
 def _parted(path: Path) -> Iterator[Path]:
     """Give a file its name only when it is whole."""
@@ -215,8 +193,3 @@ def _parted(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def free_bytes(folder: Path) -> int:
-    """Return what can still be written into the file system of ``folder``."""
-    return shutil.disk_usage(folder).free

@@ -20,6 +20,7 @@ from benchmarks.ceiling import payload_rate
 from benchmarks.processes import ProgramFailed, Running, ask
 
 End = Literal["source", "target"]
+ENDS: Final[tuple[End, End]] = ("source", "target")
 
 ROOT: Final = Path(__file__).parents[2]
 WANEM: Final = ROOT / ".cache/wanem/wanem"

@@ -12,11 +12,11 @@ from benchmarks.images import (
     Full,
     Images,
     copy_sparse,
-    data_ranges,
     noise,
     plan_blocks,
     plan_changes,
 )
+from benchmarks.ranges import data_ranges
 
 SMALL = Full(6 * MIB)
 WHOLE = Full(8 * MIB, whole=True)

@@ -1,0 +1,1 @@
+"""The tools that are compared, all behind one interface: see :mod:`benchmarks.peers.base`."""
