@@ -344,8 +344,9 @@ class DiskCycle:
             if error is None:
                 self._window.written(credit)
             else:
-                self._window.failed(credit)
+                # In this order: with its last credit back and no error yet, the disk would pass for copied.
                 self._window.abort(error)
+                self._window.failed(credit)
 
         def on_data(data: frames.Data, payload: memoryview) -> None:
             self._write(draft, data, payload)
