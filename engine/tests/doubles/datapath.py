@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import random
@@ -172,7 +173,7 @@ class Sites:
         assert not changes, changes
         return ReplicateParams(
             grant=sign(grant, self.grant_private),
-            address=address or f"127.0.0.1:{self.port}",
+            address=f"127.0.0.1:{self.port}" if address is None else address,
             manifest=head,
             disks=tuple(
                 ReplicateDisk(
@@ -188,8 +189,11 @@ class Sites:
             transport=self.transport,
         )
 
-    def start_source(self, port: int = 0) -> Child:
-        """Start the source node's process; on the port of an earlier one to take its place."""
+    def start_source(self, port: int = 0, **extra: Any) -> Child:
+        """Start the source node's process; on the port of an earlier one to take its place.
+
+        ``dial``: it listens nowhere, and connects to the target at that address.
+        """
         key = self.grant_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
         files = self.alpha_files
         settings = {
@@ -199,6 +203,8 @@ class Sites:
             "ca": str(files.ca),
             "grant_key": key,
             "port": port,
+            "peer": dataclasses.asdict(self.beta_tls.peer),
+            **extra,
         }
         child = self._child("source", settings)
         self.port = int(child.line().split()[1])

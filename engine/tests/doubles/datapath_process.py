@@ -22,8 +22,10 @@ from farshore.platforms.registry import open_platform
 from farshore.replication.group import replicate
 from farshore.replication.serve import SourceService
 from farshore.testing.faults import FailingManifests, FailingTarget, Plan
+from farshore.transport.dialing import Dialer
 from farshore.transport.links import Links
-from farshore.transport.tls import load
+from farshore.transport.listener import DataListener
+from farshore.transport.tls import Peer, load
 
 
 def say(text: str) -> None:
@@ -36,11 +38,17 @@ def serve(settings: dict[str, Any]) -> None:
     tls = load(Path(settings["cert"]), Path(settings["key"]), Path(settings["ca"]))
     key = load_pem_public_key(settings["grant_key"].encode())
     service = SourceService(platform.source, tls, key)  # type: ignore[arg-type]
-    _host, port = service.start(f"127.0.0.1:{settings.get('port', 0)}")
-    say(f"port {port}")
+    dialer = Dialer(lambda: tls, service.serve_connection)
+    if "dial" in settings:
+        dialer.keep(settings["dial"], Peer(**settings["peer"]), 4)
+        say("port 0")
+    else:
+        _host, port = service.start(f"127.0.0.1:{settings.get('port', 0)}")
+        say(f"port {port}")
     for line in sys.stdin:  # the parent asks, and ends us by closing the pipe
         if line.strip() == "sent":
             say(str(service.sent_bytes))
+    dialer.close()
     service.stop()
 
 
@@ -48,6 +56,9 @@ def pull(settings: dict[str, Any]) -> None:
     platform = open_platform({"type": "file", "root": settings["root"]})
     tls = load(Path(settings["cert"]), Path(settings["key"]), Path(settings["ca"]))
     links = Links(tls, give_up_s=settings.get("give_up_s", 30.0))
+    listener = DataListener(lambda: tls, adopt=links.adopt)
+    if "listen" in settings:
+        listener.start(settings["listen"])
     plan = Plan(settings.get("faults", ""))
     limit = settings.get("kill_after_bytes")
 
@@ -69,6 +80,7 @@ def pull(settings: dict[str, Any]) -> None:
         say(json.dumps({"result": result.model_dump(mode="json")}))
     except FarshoreError as error:
         say(json.dumps({"error": error.to_dict()}))
+    listener.stop()
     links.close()
 
 

@@ -19,7 +19,7 @@ from farshore.model.task import ReplicateResult
 from farshore.platforms.file.target import FileDraft
 from farshore.replication.cycle import DiskCycle
 from farshore.replication.resume import sweep
-from farshore.transport import frames, links
+from farshore.transport import connection, frames, links
 from farshore.units import LEAF_SIZE
 
 
@@ -103,7 +103,7 @@ def test_an_answer_that_cannot_be_understood_is_asked_for_again(
         here.sites.alpha_tls, lambda number, _: (frames.encode(frames.Type.ERROR, number, body.encode()), b"")
     )
     monkeypatch.setattr(
-        links.frames, "decode_error", raising(ZeroDivisionError("a bug"), times=4, then=frames.decode_error)
+        connection.frames, "decode_error", raising(ZeroDivisionError("a bug"), times=4, then=frames.decode_error)
     )
     try:
         with pytest.raises(Retry) as caught:
@@ -128,9 +128,9 @@ def test_a_callback_with_a_bug_ends_no_connection(here: SourceHere) -> None:
     def build(number: int) -> bytes:
         return frames.Open(params.grant, 4096).encode(number)
 
-    link.submit(links.Request(build, buggy, buggy))
+    link.submit(connection.Request(build, buggy, buggy))
     assert called.wait(30)
-    link.submit(links.Request(build, lambda *_: answered.set(), lambda _: None))
+    link.submit(connection.Request(build, lambda *_: answered.set(), lambda _: None))
     assert answered.wait(30)
     link.unuse()
 

@@ -165,13 +165,12 @@ class _Group:
         """Copy all disks side by side; all are durable on return. The first error ends all of them."""
         params, grant = self._params, self._grant
         peer = Peer(grant.source_site, grant.source_node, grant.source_thumbprint)
-        link = links.to(params.address, peer)
+        link = links.to(params.address, peer) if params.address else links.from_peer(peer)
         zero_block = max(ZERO_BLOCK, self._target.caps.granularity_bytes)
         session = Session(link, params.grant, grant.epoch, zero_block)
         self._stack.callback(session.close)
         if not all(self._is_copied(state) for state in self._states):
-            wanted = params.transport.connections
-            link.use(8 if wanted == "auto" else wanted)
+            link.use(params.transport.connections)
             self._stack.callback(link.unuse)
             _open(session, cancel)
         order = {disk.disk_key: index for index, disk in enumerate(grant.disks)}

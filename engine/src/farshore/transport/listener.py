@@ -60,6 +60,12 @@ class Notices:
                 self._said.popitem(last=False)
             return True
 
+    def forget(self, host: str) -> None:
+        """Let what comes from ``host`` be news again."""
+        with self._lock:
+            for key in [key for key in self._said if key[0] == host]:
+                del self._said[key]
+
 
 class DataListener:
     """Accepts the data connections of a node.

@@ -14,8 +14,9 @@ from typing import Any, Final, TypeVar
 
 from farshore.errors import Corruption, FarshoreError, Fenced, Reconnect, RestartFromCheckpoint, Retry
 from farshore.transport import frames
+from farshore.transport.connection import Request
 from farshore.transport.frames import Type
-from farshore.transport.links import Link, Request
+from farshore.transport.links import Link
 from farshore.transport.packing import Unpacker
 
 log = logging.getLogger(__name__)

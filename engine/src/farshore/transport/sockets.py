@@ -5,9 +5,50 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import struct
+from dataclasses import dataclass
+from typing import Final
 
 from farshore.errors import Invalid, Reconnect
 from farshore.transport import frames
+
+#: The part of the kernel's struct tcp_info that we read; linux/tcp.h, where new fields come only at the end.
+_RTT_US: Final = struct.Struct("=I")
+_RTT_AT: Final = 68
+_MIN_RTT_AT: Final = 148
+_BYTES: Final = struct.Struct("=Q")
+_RECEIVED_AT: Final = 128
+_SENT_AT: Final = 200
+_RETRANS_AT: Final = 208
+_TCP_INFO_BYTES: Final = 216
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """What a connection has carried, TLS and all, but nothing that the kernel had to send again.
+
+    ``rtt_s`` is the shortest round trip that was seen, None before the first.
+    """
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    rtt_s: float | None = None
+
+
+def wire_of(connection: socket.socket) -> Wire:
+    """Return what a TCP connection has carried so far.
+
+    Raises:
+        OSError: the connection is closed.
+    """
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    if len(info) < _TCP_INFO_BYTES:  # a kernel before 4.19
+        return Wire()
+    (sent,), (again,) = _BYTES.unpack_from(info, _SENT_AT), _BYTES.unpack_from(info, _RETRANS_AT)
+    (received,) = _BYTES.unpack_from(info, _RECEIVED_AT)
+    (rtt,), (least,) = _RTT_US.unpack_from(info, _RTT_AT), _RTT_US.unpack_from(info, _MIN_RTT_AT)
+    rtt = min(rtt, least) or rtt
+    return Wire(sent - again, received, rtt / 1e6 if rtt else None)
 
 
 def parse_address(text: str, field: str) -> tuple[str, int]:

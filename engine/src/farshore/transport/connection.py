@@ -1,0 +1,271 @@
+"""One connection of a link, and the thread that does all reading and writing on it.
+
+A TLS connection must not be used by two threads at once, so whoever wants something sent puts it into the outbox and
+wakes the thread. The buffers are taken once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import select
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from farshore.errors import FarshoreError, Permanent, Reconnect
+from farshore.transport import frames
+from farshore.transport.dialing import check_answer, dial, pause_s, refusal
+from farshore.transport.sockets import Wire, hang_up, receive_frame, wire_of
+
+if TYPE_CHECKING:
+    from farshore.transport.links import Link
+
+log = logging.getLogger(__name__)
+
+#: Bytes of requests that a connection may have unanswered. They fit the smallest default receive buffer (64 KiB of a
+#: 128 KiB tcp_rmem), so sending one never waits for a source that is itself busy sending to us.
+REQUEST_BYTES_MAX: Final = 48 * 1024
+#: Silence of this length while an answer is owed means that the connection is dead.
+ANSWER_TIMEOUT_S: Final = 60.0
+GREETING_TIMEOUT_S: Final = 10.0
+#: A connection older than this is replaced once nothing is outstanding on it: with the newest certificates.
+AGE_MAX_S: Final = 3600.0
+_REFUSED_PAUSE_S: Final = 5.0
+#: A connection that broke sooner than this counts as an attempt that failed.
+_SHORT_S: Final = 1.0
+
+OnAnswer = Callable[[frames.Header, memoryview, memoryview], None]
+OnError = Callable[[FarshoreError], None]
+
+
+class Request:
+    """A question that waits for its answer.
+
+    ``on_answer`` and ``on_error`` are called once in all, from a connection's thread; the views that ``on_answer`` gets
+    are valid only during the call. ``weight`` is the bytes that the answer is expected to bring.
+    """
+
+    __slots__ = ("abandoned", "build", "frame", "number", "on_answer", "on_error", "times_sent", "weight")
+
+    def __init__(self, build: Callable[[int], bytes], on_answer: OnAnswer, on_error: OnError, weight: int = 0) -> None:
+        self.build = build
+        self.on_answer = on_answer
+        self.on_error = on_error
+        self.weight = weight
+        self.number = 0
+        self.frame = b""
+        self.times_sent = 0
+        self.abandoned = False
+
+
+class _Aged(Exception):
+    """The connection is to be replaced."""
+
+
+class Connection(threading.Thread):
+    """One connection. Made by a link: to be dialed again and again, or ``given`` and used to its end.
+
+    Attributes:
+        alive: requests may be placed here; guarded by the link's lock, as are ``load`` and ``outbox``.
+        greeted: the peer has shown that it speaks the protocol.
+        load: bytes that are asked for and not yet answered.
+    """
+
+    def __init__(self, link: Link, name: str, given: ssl.SSLSocket | None = None) -> None:
+        super().__init__(name=f"link-{name}", daemon=True)
+        self._link = link
+        self._given = given
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.outbox: deque[Request] = deque()
+        self.alive = False
+        self.greeted = False
+        self.retiring = False
+        self.load = 0
+        self.wire = Wire()
+        self._socket: ssl.SSLSocket | None = None
+        self._outstanding: dict[int, Request] = {}
+        self._outstanding_bytes = 0
+        self._head = memoryview(bytearray(frames.HEADER.size))
+        self._meta = memoryview(bytearray(frames.MAX_META))
+        self._payload = memoryview(bytearray(frames.MAX_PAYLOAD))
+
+    def wake(self) -> None:
+        """Make the thread look at its outbox."""
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._event, 1)
+
+    def run(self) -> None:
+        """Use the connection that was given; or connect, use, and again."""
+        if self._given is not None:
+            self._use(self._given, greeted=True)
+            self._link.left(self)
+            return
+        attempt = 0
+        while self._link.wait_until_wanted():
+            began = time.monotonic()
+            connection = self._connect()
+            if connection is not None and self._use(connection, greeted=False) and time.monotonic() - began > _SHORT_S:
+                attempt = 0
+            else:
+                self._link.pause(pause_s(attempt))
+                attempt += 1
+
+    def end(self) -> None:
+        """Wake the thread wherever it is and wait for it; the link is closed."""
+        self.wake()
+        connection = self._socket
+        if connection is not None:
+            hang_up(connection)
+        self.join()
+        self.forget()
+
+    def forget(self) -> None:
+        """Give back what the thread used; nobody may know it any more."""
+        # Not earlier: a number that was given back might be another file's when somebody wakes us.
+        os.close(self._event)
+
+    def measure(self) -> Wire:
+        """Return what the connection has carried until now."""
+        connection = self._socket
+        if connection is not None:
+            with contextlib.suppress(OSError):  # it ended this moment; its thread has the last figures
+                self.wire = wire_of(connection)
+        return self.wire
+
+    # Inside ---------------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> ssl.SSLSocket | None:
+        link = self._link
+        try:
+            return dial(link.identity, link.address, link.peer)
+        except Permanent as error:
+            link.refuse(error)
+            link.pause(_REFUSED_PAUSE_S)
+        except (OSError, EOFError, FarshoreError) as error:
+            link.not_connected(str(error) or type(error).__name__)
+        except Exception as error:  # a thread that ended would take its connection away for good
+            log.exception("connecting to %s met an error of our own", link.peer)
+            link.not_connected(repr(error))
+        return None
+
+    def _use(self, connection: ssl.SSLSocket, *, greeted: bool) -> bool:
+        """Use a connection to its end, and say whether the peer had greeted."""
+        link = self._link
+        self._socket = connection
+        self.wire = Wire()
+        self.greeted = greeted
+        reason = "closed"
+        refused: FarshoreError | None = None
+        link.came_up(self)
+        try:
+            if not greeted:
+                self._greet(connection)
+            self._serve(connection)
+        except _Aged:
+            reason = "replaced after its time"
+        except (OSError, EOFError, FarshoreError) as error:
+            if not self.greeted and isinstance(error, ssl.SSLError):
+                # With TLS 1.3 the peer's verdict on our certificate comes after the handshake.
+                error = refusal(error, link.peer)
+            elif not self.greeted and isinstance(error, TimeoutError):
+                error = Reconnect(f"{link.peer} did not greet in time", code="greeting-timeout")
+            if not self.greeted and isinstance(error, Permanent):
+                refused = error
+            reason = str(error) or type(error).__name__
+            log.info("connection to %s broke: %s", link.peer, reason)
+        except Exception as error:  # a bug of ours: what was asked goes to another connection, and is shown
+            reason = repr(error)
+            log.exception("connection to %s was given up", link.peer)
+        finally:
+            self.measure()
+            self._socket = None
+            connection.close()
+            owed = list(self._outstanding.values())
+            self._outstanding.clear()
+            self._outstanding_bytes = 0
+            link.went_down(self, owed, reason)
+        if refused is not None:
+            link.refuse(refused)
+            link.pause(_REFUSED_PAUSE_S)
+        return self.greeted
+
+    def _greet(self, connection: ssl.SSLSocket) -> None:
+        """Greet, and send what waits without waiting for the answer: who speaks another version refuses both."""
+        connection.settimeout(GREETING_TIMEOUT_S)
+        connection.sendall(frames.Hello().encode())
+        self._send_waiting(connection)
+        header = self._receive_frame(connection)
+        check_answer(header, self._meta[: header.meta_size], answers=True, peer=self._link.peer)
+        self._link.greeted(self)
+
+    def _serve(self, connection: ssl.SSLSocket) -> None:
+        connection.settimeout(ANSWER_TIMEOUT_S)
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        poll.register(self._event, select.POLLIN)
+        heard = time.monotonic()
+        retire_at = heard + random.uniform(0.9, 1.0) * AGE_MAX_S  # noqa: S311 - not all at once
+        while not self._link.closed:
+            self._send_waiting(connection)
+            if not connection.pending():
+                now = time.monotonic()
+                if now > retire_at and self._link.may_retire(self) and not (self._outstanding or self.outbox):
+                    raise _Aged
+                owed = bool(self._outstanding)
+                ready = {fd for fd, _ in poll.poll(1000 if owed or self.retiring else max(1, retire_at - now) * 1000)}
+                if self._event in ready:
+                    with contextlib.suppress(BlockingIOError):
+                        os.eventfd_read(self._event)
+                if connection.fileno() not in ready:
+                    if not owed:
+                        heard = time.monotonic()
+                    elif time.monotonic() - heard > ANSWER_TIMEOUT_S:
+                        raise Reconnect("no answer came in time", code="peer-silent")
+                    continue
+            header = self._receive_frame(connection)
+            heard = time.monotonic()
+            self._handle(header)
+
+    def _send_waiting(self, connection: ssl.SSLSocket) -> None:
+        batch = []
+        with self._link.lock:
+            while self.outbox and (self._outstanding_bytes < REQUEST_BYTES_MAX or not self._outstanding):
+                request = self.outbox.popleft()
+                if request.abandoned:
+                    self.load -= request.weight + len(request.frame)
+                    continue
+                request.times_sent += 1
+                self._outstanding[request.number] = request
+                self._outstanding_bytes += len(request.frame)
+                batch.append(request.frame)
+        if batch:
+            connection.sendall(b"".join(batch))
+
+    def _handle(self, header: frames.Header) -> None:
+        meta, payload = self._meta[: header.meta_size], self._payload[: header.payload_size]
+        # What can fail comes first: until it is taken out, a request goes to another connection.
+        failure = frames.decode_error(meta) if header.type is frames.Type.ERROR else None
+        request = self._outstanding.pop(header.request, None)
+        if request is None:
+            if failure is not None and header.request == 0:
+                raise failure
+            raise Reconnect("the peer answered what was not asked", code="protocol-error")
+        self._outstanding_bytes -= len(request.frame)
+        with self._link.lock:
+            self.load -= request.weight + len(request.frame)
+        if request.abandoned:
+            return
+        if failure is not None:
+            request.on_error(failure)
+        else:
+            request.on_answer(header, meta, payload)
+
+    def _receive_frame(self, connection: ssl.SSLSocket) -> frames.Header:
+        """Receive one frame into the thread's own buffers."""
+        return receive_frame(connection, self._head, self._meta, self._payload)

@@ -1,0 +1,238 @@
+"""Connections that we open: to a node that listens, whichever of the two then asks.
+
+:func:`dial` opens one. A :class:`Dialer` is for a source behind a wall: it keeps connections open to target nodes that
+listen, and serves what they ask.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from farshore.errors import FarshoreError, Forbidden, Permanent, Reconnect
+from farshore.transport import frames
+from farshore.transport.listener import Notices, Serve
+from farshore.transport.sockets import hang_up, parse_address, prepare, receive_frame
+from farshore.transport.tls import NodeTls, Peer, peer_of, same_thumbprint
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S: Final = 10.0
+PAUSE_FIRST_S: Final = 0.1
+PAUSE_MAX_S: Final = 5.0
+#: Bytes of the largest frame that a greeting is answered with, which may be an error.
+ANSWER_META_BYTES: Final = 16 * 1024
+#: A connection that ended sooner than this counts as an attempt that failed.
+_SHORT_S: Final = 5.0
+
+
+def pause_s(attempt: int) -> float:
+    """Return how long to wait after ``attempt`` failures; nodes that lost the same peer do not come back together."""
+    longest = min(PAUSE_FIRST_S * 2.0 ** min(attempt, 10), PAUSE_MAX_S)
+    return random.uniform(0.5, 1.0) * longest  # noqa: S311
+
+
+def dial(identity: NodeTls, address: tuple[str, int], expected: Peer) -> ssl.SSLSocket:
+    """Return a connection to ``expected``, with a time-out of ``CONNECT_TIMEOUT_S``; the greeting comes next.
+
+    Raises:
+        OSError: nobody is there.
+        Forbidden: somebody else is there, or one side does not accept the other's certificate.
+        Reconnect: the handshake failed in another way.
+    """
+    plain = socket.create_connection(address, timeout=CONNECT_TIMEOUT_S)
+    connection: socket.socket = plain
+    try:
+        prepare(plain)
+        connection = secured = identity.client.wrap_socket(plain)
+        check_peer(peer_of(secured), expected, f"{address[0]}:{address[1]}")
+    except ssl.SSLError as error:
+        connection.close()
+        raise refusal(error, expected) from error
+    except BaseException:
+        connection.close()
+        raise
+    return secured
+
+
+def check_peer(peer: Peer, expected: Peer, where: str) -> None:
+    """Raise ``Forbidden`` unless it is the node, with the certificate, that we want."""
+    if (peer.site, peer.node) != (expected.site, expected.node) or not same_thumbprint(
+        peer.thumbprint, expected.thumbprint
+    ):
+        raise Forbidden(
+            f"{where} is {peer}, not {expected}",
+            code="wrong-peer",
+            hint="Check the node's data address, and whether its certificate was renewed meanwhile.",
+            expected=expected.thumbprint,
+            found=peer.thumbprint,
+        )
+
+
+def refusal(error: ssl.SSLError, peer: Peer) -> FarshoreError:
+    """Return ``Forbidden`` where one side rejected the other's certificate, else ``Reconnect``."""
+    text = str(error)
+    if isinstance(error, ssl.SSLCertVerificationError) or "ALERT" in text:
+        return Forbidden(
+            f"{peer} and this node do not accept each other's certificates: {text}",
+            code="certificate-refused",
+            hint="Compare the authorities of both nodes, and the validity of their certificates.",
+        )
+    return Reconnect(f"the TLS handshake with {peer} failed: {text}", code="handshake")
+
+
+def check_answer(header: frames.Header, meta: memoryview, *, answers: bool, peer: Peer) -> None:
+    """Check what a greeting was answered with.
+
+    Raises:
+        FarshoreError: what the peer says against us.
+        Reconnect: it is no greeting.
+        Permanent: there is no common version, or the peer has not the role that we need (``answers``).
+    """
+    if header.type is frames.Type.ERROR:
+        raise frames.decode_error(meta)
+    if header.type is not frames.Type.HELLO:
+        raise Reconnect(f"{peer} did not greet", code="protocol-error")
+    hello = frames.Hello.decode(meta)
+    hello.agree()
+    if hello.answers is not answers:
+        raise Permanent(f"{peer} {'answers' if hello.answers else 'asks'}, as this node does", code="wrong-role")
+
+
+class Dialer:
+    """Keeps connections to target nodes open and serves what comes on them.
+
+    Args:
+        identity: returns our certificate; asked at every connection.
+        serve: answers a peer's questions on a greeted connection, and returns or raises when it has ended.
+    """
+
+    def __init__(self, identity: Callable[[], NodeTls], serve: Serve) -> None:
+        self._identity = identity
+        self._serve = serve
+        self._lock = threading.Lock()
+        self._kept: dict[tuple[str, Peer], list[_Caller]] = {}
+        self._notices = Notices()
+
+    def keep(self, address: str, peer: Peer, connections: int) -> None:
+        """Have ``connections`` to ``peer`` at ``address``, from now until :meth:`drop`. May be called again.
+
+        Raises:
+            Invalid: the address is not one.
+        """
+        parsed = parse_address(address, "address")
+        with self._lock:
+            callers = self._kept.setdefault((address, peer), [])
+            surplus = callers[connections:]
+            del callers[connections:]
+            while len(callers) < connections:
+                callers.append(_Caller(self._identity, self._serve, parsed, peer, self._notices))
+                callers[-1].start()
+        for caller in surplus:
+            caller.end()
+
+    def drop(self, address: str, peer: Peer) -> None:
+        """Close the connections to ``peer`` at ``address``."""
+        with self._lock:
+            callers = self._kept.pop((address, peer), [])
+        for caller in callers:
+            caller.end()
+
+    def kept(self) -> list[tuple[str, Peer]]:
+        """Return what is kept."""
+        with self._lock:
+            return list(self._kept)
+
+    def refresh(self) -> None:
+        """Open every connection anew, with our newest certificate. Those that are in use go on to their end."""
+        with self._lock:
+            renewed = {key: len(callers) for key, callers in self._kept.items()}
+            for callers in self._kept.values():
+                for caller in callers:
+                    caller.retire()
+                callers.clear()
+        for (address, peer), connections in renewed.items():
+            self.keep(address, peer, connections)
+
+    def close(self) -> None:
+        """Close all connections and wait for their threads."""
+        with self._lock:
+            callers = [caller for group in self._kept.values() for caller in group]
+            self._kept.clear()
+        for caller in callers:
+            caller.end()
+        for caller in callers:
+            caller.join(timeout=10.0)
+
+
+class _Caller(threading.Thread):
+    """One connection that is kept."""
+
+    def __init__(
+        self, identity: Callable[[], NodeTls], serve: Serve, address: tuple[str, int], peer: Peer, notices: Notices
+    ) -> None:
+        self._where = f"{address[0]}:{address[1]}"
+        super().__init__(name=f"dial-{self._where}", daemon=True)
+        self._identity = identity
+        self._serve = serve
+        self._address = address
+        self._peer = peer
+        self._notices = notices
+        self._ended = threading.Event()
+        self._connection: ssl.SSLSocket | None = None
+
+    def retire(self) -> None:
+        """Do not come back once the connection has ended."""
+        self._ended.set()
+
+    def end(self) -> None:
+        """End the connection."""
+        self.retire()
+        if self._connection is not None:
+            hang_up(self._connection)
+
+    def run(self) -> None:
+        """Connect, serve, and again."""
+        attempt = 0
+        while not self._ended.is_set():
+            began = time.monotonic()
+            try:
+                self._call()
+            except EOFError:
+                pass
+            except (OSError, FarshoreError) as error:
+                self._note(error)
+            except Exception:  # a thread that ended would take its connection away for good
+                log.exception("a connection to %s met an error of our own", self._peer)
+            attempt = 0 if time.monotonic() - began > _SHORT_S else attempt + 1
+            self._ended.wait(pause_s(attempt))
+
+    def _call(self) -> None:
+        with dial(self._identity(), self._address, self._peer) as connection:
+            self._connection = connection
+            if self._ended.is_set():  # and whoever ended us may have seen no connection yet
+                return
+            connection.sendall(frames.Hello(features=frames.ROLE_SOURCE).encode())
+            meta = memoryview(bytearray(ANSWER_META_BYTES))
+            try:
+                header = receive_frame(connection, memoryview(bytearray(frames.HEADER.size)), meta, memoryview(b""))
+            except ssl.SSLError as error:  # with TLS 1.3 the verdict on our certificate comes after the handshake
+                raise refusal(error, self._peer) from error
+            check_answer(header, meta[: header.meta_size], answers=False, peer=self._peer)
+            del meta
+            self._notices.forget(self._where)
+            connection.settimeout(None)
+            self._serve(connection, self._peer)
+
+    def _note(self, error: OSError | FarshoreError) -> None:
+        if self._ended.is_set():
+            return
+        code = error.code if isinstance(error, FarshoreError) else "connection-lost"
+        level = logging.WARNING if self._notices.news(self._where, code) else logging.DEBUG
+        log.log(level, "no connection to %s at %s [%s]: %s", self._peer, self._where, code, error)
