@@ -1,39 +1,88 @@
 """Who may request how much: a byte window per disk, a byte budget per node, fair between disks.
 
-A chunk is *requested* (its bytes are in flight), then *written* or *failed* (the credit comes back, in
+A chunk is *requested* (its bytes are in flight), *received*, then *written* or *failed* (the credit comes back, in
 :meth:`Scheduler._settle` and nowhere else), then *durable* (a mark covered it). The rules:
 
-1. Bytes in flight of a disk never exceed its level, those of the node never its budget.
+1. Bytes in flight of a disk never exceed its level at their request, those of the node never its budget. A level that
+   falls below what is in flight only stops new requests.
 2. Bytes of a disk that are requested or written but not durable never exceed ``level + mark``. So what a crash makes
    travel twice is bounded by construction.
-3. A mark is due when the written, not yet durable bytes reach ``mark``. Rule 2 never waits for anything else: if it
-   holds a chunk back, then something is in flight, or ``written > level + mark - chunk >= mark`` and a mark is due.
-4. Disks take turns by deficit round robin with a quantum of one chunk, so a disk with work gets a chunk in each round.
+3. A mark is due when the written, not yet durable bytes reach a quarter of ``mark`` and no mark is being made, so that
+   chunks go on while one is. Rule 2 never waits for anything else: if it holds a chunk back, then something is in
+   flight, or ``written > level + mark - chunk >= mark``, and a mark is being made or due.
+4. Each disk with work has a guaranteed share; what is in the budget besides goes to those above it. Both in turns, by
+   deficit round robin with a quantum of one chunk, so a disk with work gets a chunk in each round. Where the budget has
+   no room for a chunk per disk the turns park disks.
+5. When three quarters of the budget wait to be written, nobody gets more than the share until it is less than half.
+6. A disk whose rate limit is used up waits in the order in which that happened.
 
 Pure: ``now`` is an argument (seconds, any origin, never smaller than before), grants are return values.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+import itertools
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Final
 
+from farshore.limits import Bucket, Unit
 from farshore.units import CHUNK_SIZE
+from farshore.window.budget import guaranteed_share
+from farshore.window.law import Law, LevelChange
+from farshore.window.meter import Meter
 
 QUANTUM: Final = CHUNK_SIZE
+#: Parts of a mark after which one begins.
+MARK_PARTS: Final = 4
+#: Parts of the budget that wait to be written: above the first only guaranteed shares, until below the second.
+PRESSURE_ON: Final = 0.75
+PRESSURE_OFF: Final = 0.5
+#: A disk that wants nothing keeps its share for this long: its thread may only be between two chunks.
+LINGER_S: Final = 0.25
+
+
+@dataclass(slots=True)
+class _Chunk:
+    size: int
+    since: float
+    received: float | None = None
 
 
 @dataclass(slots=True)
 class _Disk:
-    level: int
+    number: int
     mark: int
-    waiting: deque[tuple[int, int]] = field(default_factory=deque)
-    flying: dict[int, tuple[int, float]] = field(default_factory=dict)
+    law: Law
+    meter: Meter
+    buckets: tuple[Bucket, ...]
+    level: int
+    waiting: deque[tuple[int, int, int]] = field(default_factory=deque)
+    flying: dict[int, _Chunk] = field(default_factory=dict)
     in_flight: int = 0
+    queued: int = 0
     written: int = 0
+    marking: bool = False
+    ring: _Ring | None = None
+    turn: int = 0
+    begun: bool = False
     deficit: int = 0
+    reserved: int = 0
+    refused: bool = False
+    active: bool = False
+    idle_since: float | None = None
     latency_s: float = 0.0
+    changes: list[LevelChange] = field(default_factory=list)
+
+    def fits(self, size: int) -> bool:
+        """Say whether the disk's own rules let it request ``size`` more."""
+        return self.in_flight + size <= self.level and self.in_flight + self.written + size <= self.level + self.mark
+
+
+_Ring = dict[int, _Disk]
+_TURN: Final = attrgetter("turn")
 
 
 class Scheduler:
@@ -44,90 +93,168 @@ class Scheduler:
             raise ValueError(f"a budget of {budget_bytes} bytes has no room for a chunk")
         self._budget = budget_bytes
         self._in_flight = 0
-        # In the order of their turns: the first is served next.
-        self._disks: OrderedDict[int, _Disk] = OrderedDict()
-        self._turn: int | None = None
+        self._queued = 0
+        self._pressed = False
+        self._now = 0.0
+        self._disks: dict[int, _Disk] = {}
+        self._buckets: dict[str, Bucket] = {}
+        # Disks whose first chunk could go: within the share, above it, and without tokens in the order of their need.
+        self._within: _Ring = {}
+        self._above: _Ring = {}
+        self._paced: _Ring = {}
+        self._turns = itertools.count(1)
+        self._active = 0
+        self._idle: _Ring = {}
+        self._share = CHUNK_SIZE
+        self._reserved = 0
+        self.peak_bytes = 0
 
-    def add_disk(self, disk: int, level: int, mark: int) -> None:
-        """Take up a disk with its window level and its mark distance, both in bytes."""
+    # Disks and limits -----------------------------------------------------------------------------------------------
+
+    def add_disk(
+        self,
+        disk: int,
+        level: int,
+        mark: int,
+        *,
+        levels: tuple[int, ...] = (),
+        writers_max: int = 1,
+        limits: Iterable[str] = (),
+        now: float = 0.0,
+    ) -> None:
+        """Take up a disk.
+
+        Args:
+            disk: its number.
+            level: its first window in bytes.
+            mark: bytes that may be written and not durable besides.
+            levels: the windows that it may move between, ``level`` among them; none: it stays.
+            writers_max: writes that its platform bears at once.
+            limits: names of the rates that it is held to.
+            now: the time.
+        """
         if disk in self._disks:
             raise ValueError(f"disk {disk} is scheduled already")
         if level < CHUNK_SIZE or mark < 1:
             raise ValueError(f"a level of {level} and a mark of {mark} bytes let nothing move")
-        self._disks[disk] = _Disk(level, mark)
+        law = Law(levels or (level,), level, writers_max)
+        buckets = tuple(self._buckets.setdefault(name, Bucket(now=now)) for name in limits)
+        self._disks[disk] = _Disk(disk, mark, law, Meter(now), buckets, level)
 
     def remove_disk(self, disk: int) -> None:
         """Forget a disk; the credit that its chunks hold comes back."""
         entry = self._disks[disk]
+        entry.waiting.clear()
+        self._place(entry)
         for chunk in list(entry.flying):
-            self._settle(disk, chunk)
+            self._settle(entry, chunk)
+        self._deactivate(entry)
         del self._disks[disk]
-        if self._turn == disk:
-            self._turn = None
 
-    def want(self, disk: int, chunk: int, size_bytes: int) -> None:
-        """Queue a chunk for its credit."""
+    def limit(self, name: str, per_s: float | None, now: float, unit: Unit = "bytes") -> None:
+        """Hold all disks of the limit ``name``, together, to a rate from ``now`` on; None is no limit."""
+        bucket = self._buckets.setdefault(name, Bucket(None, now, unit))
+        bucket.unit = unit
+        bucket.change(per_s, now)
+
+    def correct(self, disk: int, surplus_bytes: int) -> None:
+        """Give the disk's limits back what was requested and did not cross the link (negative: what did besides)."""
+        for bucket in self._disks[disk].buckets:
+            if bucket.unit == "bytes":
+                bucket.give_back(surplus_bytes)
+
+    # Chunks ---------------------------------------------------------------------------------------------------------
+
+    def want(self, disk: int, chunk: int, size_bytes: int, ops: int = 1) -> None:
+        """Queue a chunk for its credit; ``ops`` is what it takes of limits that count operations."""
         if not 0 < size_bytes <= CHUNK_SIZE:
             raise ValueError(f"a chunk has 1 to {CHUNK_SIZE} bytes, not {size_bytes}")
-        self._disks[disk].waiting.append((chunk, size_bytes))
+        entry = self._disks[disk]
+        entry.waiting.append((chunk, size_bytes, ops))
+        if len(entry.waiting) == 1:
+            self._activate(entry)
+            entry.refused = False
+            self._place(entry)
 
     def requested(self, now: float) -> list[tuple[int, int]]:
         """Give out credit; return the ``(disk, chunk)`` that go now, in the order of their turns."""
+        self._now = now
+        while self._idle:
+            entry = next(iter(self._idle.values()))
+            if entry.idle_since is not None and now - entry.idle_since < LINGER_S:
+                break
+            self._deactivate(entry)
         granted: list[tuple[int, int]] = []
-        idle = 0
-        while idle < len(self._disks):
-            number, disk = next(iter(self._disks.items()))
-            if self._turn != number:
-                self._turn = number
-                disk.deficit += QUANTUM
-            before = len(granted)
-            while disk.waiting and disk.waiting[0][1] <= disk.deficit:
-                chunk, size = disk.waiting[0]
-                if self._in_flight + size > self._budget:
-                    # The node is full. The turn goes on, without a new quantum, when credit returns: small chunks of
-                    # others never pass a large one.
-                    return granted
-                if disk.in_flight + size > disk.level or disk.in_flight + disk.written + size > disk.level + disk.mark:
-                    break
-                disk.waiting.popleft()
-                disk.deficit -= size
-                disk.flying[chunk] = (size, now)
-                disk.in_flight += size
-                self._in_flight += size
-                granted.append((number, chunk))
-            idle = 0 if len(granted) > before else idle + 1
-            # What is left is kept for a chunk that is larger; who is idle or at its own limit saves nothing up.
-            disk.deficit = min(disk.deficit, QUANTUM) if disk.waiting and disk.waiting[0][1] > disk.deficit else 0
-            self._turn = None
-            self._disks.move_to_end(number)
+        self._serve(now, granted)
+        for number, entry in list(self._paced.items()):
+            if _tokens_at(entry, now) <= now:
+                del self._paced[number]
+                entry.ring = None
+                self._place(entry, admitted=True)
+                self._serve(now, granted)
         return granted
 
-    def written(self, disk: int, chunk: int, now: float) -> None:
-        """Note that a chunk is in the draft, not yet durable."""
-        size, since = self._settle(disk, chunk)
+    def received(self, disk: int, chunk: int, now: float) -> None:
+        """Note that a chunk has come and waits for its write."""
         entry = self._disks[disk]
-        entry.written += size
-        entry.latency_s = now - since
+        flying = entry.flying[chunk]
+        self._now = now
+        if flying.received is None:
+            flying.received = now
+            entry.queued += flying.size
+            self._queue(flying.size)
+            entry.meter.received(flying.size, now - flying.since, now)
+
+    def written(self, disk: int, chunk: int, now: float, took_s: float | None = None) -> None:
+        """Note that a chunk is in the draft, not yet durable. ``took_s`` is how long its write took."""
+        self.received(disk, chunk, now)
+        entry = self._disks[disk]
+        flying = entry.flying[chunk]
+        entry.written += flying.size
+        entry.latency_s = now - flying.since
+        since = flying.received if flying.received is not None else now
+        entry.meter.written(flying.size, now - since if took_s is None else took_s, now)
+        flying.received = None  # the meter knows
+        entry.queued -= flying.size
+        self._queue(-flying.size)
+        self._settle(entry, chunk)
+        self._judge(entry, now)
+
+    def retried(self, disk: int) -> None:
+        """Note that a try failed or was throttled; its chunk keeps its credit and is tried again."""
+        self._disks[disk].meter.failed()
 
     def failed(self, disk: int, chunk: int) -> None:
         """Note that a chunk will not be written by this request; a new :meth:`want` asks again."""
-        self._settle(disk, chunk)
+        self._settle(self._disks[disk], chunk)
+
+    def tick(self, disk: int, now: float) -> None:
+        """Let time pass for a disk of which nothing is heard."""
+        self._judge(self._disks[disk], now)
+
+    # Marks ----------------------------------------------------------------------------------------------------------
 
     def mark_due(self, disk: int) -> bool:
-        """Say whether the disk has written enough for a mark."""
+        """Say whether a mark should begin: the disk has written enough, and none is being made."""
         entry = self._disks[disk]
-        return entry.written >= entry.mark
+        return not entry.marking and entry.written * MARK_PARTS >= entry.mark
 
     def begin_mark(self, disk: int) -> int:
         """Return the written bytes that a flush beginning now covers, for :meth:`durable` when it has ended."""
-        return self._disks[disk].written
+        entry = self._disks[disk]
+        entry.marking = True
+        return entry.written
 
     def durable(self, disk: int, size_bytes: int) -> None:
-        """Note that ``size_bytes`` of what was written are durable and recorded."""
+        """Note that ``size_bytes`` of what was written are durable and recorded; a mark has ended."""
         entry = self._disks[disk]
         if not 0 <= size_bytes <= entry.written:
             raise ValueError(f"{size_bytes} bytes cannot be durable of {entry.written} written")
         entry.written -= size_bytes
+        entry.marking = False
+        self._place(entry)
+
+    # What is --------------------------------------------------------------------------------------------------------
 
     def in_flight(self, disk: int | None = None) -> int:
         """Return the bytes in flight of one disk, or of the node."""
@@ -142,10 +269,173 @@ class Scheduler:
         """Return the seconds that the disk's last chunk took from its request to its write."""
         return self._disks[disk].latency_s
 
-    def _settle(self, disk: int, chunk: int) -> tuple[int, float]:
+    def level(self, disk: int) -> int:
+        """Return the disk's window in bytes."""
+        return self._disks[disk].level
+
+    def writers(self, disk: int) -> int:
+        """Return how many writes of the disk may run at once."""
+        return self._disks[disk].law.writers
+
+    def changes(self, disk: int) -> list[LevelChange]:
+        """Return the changes of the disk's level, oldest first."""
+        return self._disks[disk].changes
+
+    def ready_at(self, disk: int, now: float) -> float | None:
+        """Return when the limits of a disk that waits for them let it go on; None where it waits for something else."""
+        return _tokens_at(self._disks[disk], now) if disk in self._paced else None
+
+    # Turns ----------------------------------------------------------------------------------------------------------
+
+    def _place(self, entry: _Disk, *, admitted: bool = False) -> None:
+        """Put a disk where its first chunk belongs now. Its turn goes with it, unless it can do nothing with it.
+
+        ``admitted``: its limits let it go on, before others that wait for them.
+        """
+        where: _Ring | None = None
+        if entry.waiting:
+            size = entry.waiting[0][1]
+            if entry.fits(size):
+                where = self._within if entry.in_flight + size <= self._share else self._above
+                if entry.ring is self._paced or (entry.ring is None and not admitted and self._overtakes(entry)):
+                    where = self._paced
+            elif not entry.refused:
+                entry.refused = True
+                entry.meter.refused()
+        if where is entry.ring:
+            return
+        if entry.ring is not None:
+            del entry.ring[entry.number]
+        entry.ring = where
+        if where is not None:
+            where[entry.number] = entry
+        else:
+            entry.deficit = 0  # who is idle or at its own limit saves nothing up
+            self._end_turn(entry)
+
+    def _overtakes(self, entry: _Disk) -> bool:
+        """Say whether others wait for one of a disk's limits."""
+        return bool(entry.buckets and self._paced) and any(
+            not set(entry.buckets).isdisjoint(other.buckets) for other in self._paced.values()
+        )
+
+    def _end_turn(self, entry: _Disk) -> None:
+        entry.turn = next(self._turns)
+        entry.begun = False
+
+    def _serve(self, now: float, granted: list[tuple[int, int]]) -> None:
+        # Who is within the share comes first, and nobody above it takes what the first of them waits for.
+        self._serve_ring(self._within, now, granted)
+        if not self._within and not self._pressed:
+            self._serve_ring(self._above, now, granted)
+
+    def _serve_ring(self, ring: _Ring, now: float, granted: list[tuple[int, int]]) -> None:
+        while ring:
+            entry = min(ring.values(), key=_TURN)
+            if not entry.begun:
+                entry.begun = True
+                entry.deficit += QUANTUM
+            chunk, size, ops = entry.waiting[0]
+            if size > entry.deficit:  # what is left is kept for this larger chunk
+                self._end_turn(entry)
+                continue
+            kept = 0 if ring is self._within else self._reserved - entry.reserved
+            if self._in_flight + size + kept > self._budget:
+                return  # the turn goes on when credit returns: small chunks of others never pass a large one
+            if _tokens_at(entry, now) > now:
+                del ring[entry.number]
+                entry.ring = self._paced
+                self._paced[entry.number] = entry
+                continue
+            entry.waiting.popleft()
+            entry.deficit -= size
+            entry.refused = False
+            entry.flying[chunk] = _Chunk(size, now)
+            for bucket in entry.buckets:
+                bucket.take(size if bucket.unit == "bytes" else ops, now)
+            self._fly(entry, size)
+            granted.append((entry.number, chunk))
+            self._place(entry)
+
+    def _settle(self, entry: _Disk, chunk: int) -> None:
         """Take back the credit of one chunk: the only place where credit returns."""
-        entry = self._disks[disk]
-        size, since = entry.flying.pop(chunk)
-        entry.in_flight -= size
-        self._in_flight -= size
-        return size, since
+        flying = entry.flying.pop(chunk)
+        if flying.received is not None:
+            entry.queued -= flying.size
+            self._queue(-flying.size)
+            entry.meter.dropped(flying.size, max(self._now, flying.received))
+        self._fly(entry, -flying.size)
+        self._place(entry)
+        if not entry.flying and not entry.waiting:
+            entry.idle_since = self._now
+            self._idle[entry.number] = entry
+
+    def _fly(self, entry: _Disk, size: int) -> None:
+        entry.in_flight += size
+        self._in_flight += size
+        self.peak_bytes = max(self.peak_bytes, self._in_flight)
+        self._reserve(entry)
+
+    def _queue(self, size: int) -> None:
+        self._queued += size
+        if self._queued > PRESSURE_ON * self._budget:
+            self._pressed = True
+        elif self._queued < PRESSURE_OFF * self._budget:
+            self._pressed = False
+
+    # Shares ---------------------------------------------------------------------------------------------------------
+
+    def _activate(self, entry: _Disk) -> None:
+        self._idle.pop(entry.number, None)
+        entry.idle_since = None
+        if not entry.active:
+            entry.active = True
+            self._active += 1
+            self._share_out()
+
+    def _deactivate(self, entry: _Disk) -> None:
+        self._idle.pop(entry.number, None)
+        if entry.active:
+            entry.active = False
+            self._active -= 1
+            self._share_out()
+
+    def _share_out(self) -> None:
+        """Find the guaranteed share anew; the number of disks with work has changed."""
+        self._share = guaranteed_share(self._budget, self._active)
+        for entry in self._disks.values():
+            self._reserve(entry)
+            if entry.waiting:
+                self._place(entry)
+
+    def _reserve(self, entry: _Disk) -> None:
+        """Keep the part of a disk's share that it does not use free for it."""
+        goes_round = self._share * self._active <= self._budget
+        reserved = max(0, min(self._share, entry.level) - entry.in_flight) if entry.active and goes_round else 0
+        self._reserved += reserved - entry.reserved
+        entry.reserved = reserved
+
+    # Levels ---------------------------------------------------------------------------------------------------------
+
+    def _judge(self, entry: _Disk, now: float) -> None:
+        """Let the law decide when an interval has ended."""
+        meter = entry.meter
+        oldest = None
+        if now - meter.began >= 1.0 and entry.queued:
+            oldest = min(
+                ((chunk.received, chunk.size) for chunk in entry.flying.values() if chunk.received is not None),
+                default=None,
+            )
+        waits = (oldest[1], now - oldest[0]) if oldest is not None else None
+        if not meter.due(now, waits[1] if waits else None):
+            return
+        change = entry.law.step(meter.end(entry.level, now, pressed=self._pressed, oldest=waits), now)
+        if change is not None:
+            entry.level = change.to_bytes
+            entry.changes.append(change)
+            self._reserve(entry)
+            self._place(entry)
+
+
+def _tokens_at(entry: _Disk, now: float) -> float:
+    return max((bucket.ready_at(now) for bucket in entry.buckets), default=now)

@@ -1,12 +1,12 @@
-"""What the scheduler refuses, and a node's budget."""
+"""What the scheduler refuses, a node's budget and shares, and disks that are held to a rate."""
 
 from __future__ import annotations
 
 import pytest
-from farshore.units import CHUNK_SIZE, GIB, MIB
-from farshore.window.budget import NODE_BUDGET_MAX, NODE_BUDGET_MIN, node_budget
-from farshore.window.levels import fixed_level
-from farshore.window.scheduler import Scheduler
+from farshore.units import CHUNK_SIZE, GIB, MIB, WINDOW_LEVELS
+from farshore.window.budget import NODE_BUDGET_MAX, NODE_BUDGET_MIN, guaranteed_share, node_budget
+from farshore.window.levels import fixed_level, usable_levels
+from farshore.window.scheduler import LINGER_S, Scheduler
 
 
 def test_a_budget_is_a_quarter_of_the_memory_within_bounds() -> None:
@@ -15,10 +15,28 @@ def test_a_budget_is_a_quarter_of_the_memory_within_bounds() -> None:
     assert node_budget(8 * MIB) == NODE_BUDGET_MIN
 
 
+def test_a_budget_that_is_set_holds_but_for_one_chunk() -> None:
+    assert node_budget(64 * GIB, 600 * MIB) == 600 * MIB
+    assert node_budget(64 * GIB, 1) == CHUNK_SIZE
+
+
+def test_a_share_is_whole_chunks_within_bounds() -> None:
+    assert guaranteed_share(512 * MIB, 1) == 16 * MIB
+    assert guaranteed_share(512 * MIB, 80) == 6 * MIB
+    assert guaranteed_share(64 * MIB, 80) == CHUNK_SIZE
+
+
 def test_a_level_is_what_the_plan_says_within_bounds() -> None:
     assert fixed_level(32 * MIB) == 32 * MIB
     assert fixed_level(1) == CHUNK_SIZE
     assert fixed_level(GIB) == 64 * MIB
+
+
+def test_a_start_that_is_no_level_is_the_only_one() -> None:
+    assert usable_levels(WINDOW_LEVELS, 32 * MIB) == WINDOW_LEVELS
+    assert usable_levels((64 * MIB, 16 * MIB), 16 * MIB) == (16 * MIB, 64 * MIB)
+    assert usable_levels(WINDOW_LEVELS, 8 * MIB) == (8 * MIB,)
+    assert usable_levels((8 * MIB,), 8 * MIB) == (8 * MIB,)
 
 
 def test_what_could_never_move_is_refused() -> None:
@@ -39,11 +57,11 @@ def test_what_could_never_move_is_refused() -> None:
 
 def test_a_disk_that_goes_gives_its_credit_back() -> None:
     scheduler = Scheduler(2 * CHUNK_SIZE)
-    for disk in (1, 2):
-        scheduler.add_disk(disk, 2 * CHUNK_SIZE, CHUNK_SIZE)
+    scheduler.add_disk(1, 2 * CHUNK_SIZE, CHUNK_SIZE)
     for chunk in (1, 2, 3):
         scheduler.want(1, chunk, CHUNK_SIZE)
     assert scheduler.requested(0.0) == [(1, 1), (1, 2)]
+    scheduler.add_disk(2, 2 * CHUNK_SIZE, CHUNK_SIZE)
     scheduler.want(2, 1, CHUNK_SIZE)
     assert scheduler.requested(0.0) == []
     scheduler.remove_disk(1)
@@ -65,3 +83,76 @@ def test_small_chunks_of_others_do_not_pass_a_large_one_for_ever() -> None:
     assert scheduler.requested(1.0) == []
     scheduler.written(2, 1, 2.0)
     assert scheduler.requested(2.0) == [(1, 1)]
+
+
+def test_a_share_is_kept_free_for_a_disk_with_work_and_lent_out_when_it_has_none() -> None:
+    scheduler = Scheduler(8 * CHUNK_SIZE)
+    for disk in (1, 2):
+        scheduler.add_disk(disk, 8 * CHUNK_SIZE, 10**9)
+    scheduler.want(2, 1, CHUNK_SIZE)
+    assert scheduler.requested(0.0) == [(2, 1)]
+    scheduler.written(2, 1, 0.0)
+    for chunk in range(1, 9):
+        scheduler.want(1, chunk, CHUNK_SIZE)
+    assert len(scheduler.requested(LINGER_S / 2)) == 4, "the other half is the other disk's, which works still"
+    assert len(scheduler.requested(LINGER_S)) == 4
+
+
+def test_a_full_write_queue_leaves_everybody_the_share_until_half_of_it_is_written() -> None:
+    scheduler = Scheduler(8 * CHUNK_SIZE)
+    for disk in (1, 2):
+        scheduler.add_disk(disk, 8 * CHUNK_SIZE, 10**9)
+    for chunk in range(1, 20):
+        scheduler.want(1, chunk, CHUNK_SIZE)
+    assert len(scheduler.requested(0.0)) == 8
+    for chunk in range(1, 8):
+        scheduler.received(1, chunk, 0.0)
+    scheduler.want(2, 1, CHUNK_SIZE)
+    for chunk in range(1, 5):
+        scheduler.written(1, chunk, 0.1)
+    # Three wait to be written and one is on its way: that is the share of each, and half of the queue is gone.
+    scheduler.received(1, 8, 0.1)
+    assert [disk for disk, _ in scheduler.requested(0.1)] == [2]
+    scheduler.written(1, 5, 0.2)
+    assert [disk for disk, _ in scheduler.requested(0.2)] == [1]
+
+
+def test_disks_that_share_a_rate_take_turns_and_keep_to_it() -> None:
+    scheduler = Scheduler(64 * CHUNK_SIZE)
+    scheduler.limit("plan:a", 8 * CHUNK_SIZE, 0.0)
+    moved = dict.fromkeys((1, 2, 3), 0)
+    for disk in moved:
+        scheduler.add_disk(disk, 16 * CHUNK_SIZE, 10**12, limits=("plan:a",))
+        scheduler.want(disk, 1, CHUNK_SIZE)
+    now, number = 0.0, 1
+    while now < 10:
+        for disk, chunk in scheduler.requested(now):
+            scheduler.written(disk, chunk, now)
+            moved[disk] += 1
+            number += 1
+            scheduler.want(disk, number, CHUNK_SIZE)
+        now = min(at for disk in moved if (at := scheduler.ready_at(disk, now)) is not None)
+    assert 76 <= sum(moved.values()) <= 84, "within 5 % of 8 chunks per second over 10 s"
+    assert max(moved.values()) - min(moved.values()) <= 1
+
+
+def test_a_rate_of_operations_counts_pieces() -> None:
+    scheduler = Scheduler(64 * CHUNK_SIZE)
+    scheduler.limit("target:ops", 100, 0.0, "ops")
+    scheduler.add_disk(1, 16 * CHUNK_SIZE, 10**12, limits=("target:ops",))
+    for chunk in (1, 2):
+        scheduler.want(1, chunk, CHUNK_SIZE, ops=50)
+    assert scheduler.requested(0.0) == [(1, 1)]
+    assert scheduler.ready_at(1, 0.0) == pytest.approx(0.5)
+    assert scheduler.requested(0.49) == []
+    assert scheduler.requested(0.51) == [(1, 2)]
+
+
+def test_a_rate_that_changes_holds_from_then_on() -> None:
+    scheduler = Scheduler(64 * CHUNK_SIZE)
+    scheduler.limit("link:a", 0, 0.0)
+    scheduler.add_disk(1, 16 * CHUNK_SIZE, 10**12, limits=("link:a",))
+    scheduler.want(1, 1, CHUNK_SIZE)
+    assert scheduler.requested(100.0) == []
+    scheduler.limit("link:a", None, 100.0)
+    assert scheduler.requested(100.0) == [(1, 1)]
