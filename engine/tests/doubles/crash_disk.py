@@ -315,6 +315,12 @@ def states(recorder: Recorder) -> Iterator[tuple[dict[str, bytes | None], tuple[
                     yield image, promises
 
 
+def kills(recorder: Recorder) -> Iterator[dict[str, bytes | None]]:
+    """Yield what a process that is killed at each step leaves: all that it did, synced or not."""
+    for state, _promises in recorder.states:
+        yield _image(state, state.pending, None, None)
+
+
 def _torn(one: Write | Name) -> bool:
     return isinstance(one, Write) and bool(one.data)
 

@@ -34,6 +34,11 @@ class Leaves:
         while at < len(digests):
             at += os.pwrite(self._fd, digests[at:] if at else digests, first * DIGEST_SIZE + at)
 
+    def get(self, first: int, stop: int) -> bytes:
+        """Return the digests of the leaves ``[first, stop)``; 32 zero bytes for each that has none."""
+        size = (stop - first) * DIGEST_SIZE
+        return os.pread(self._fd, size, first * DIGEST_SIZE).ljust(size, b"\0")
+
     def has(self, first: int, stop: int) -> bool:
         """Say whether all leaves ``[first, stop)`` have a digest."""
         for low in range(first, stop, FANOUT):
@@ -66,6 +71,11 @@ class Leaves:
                     if digest != _NONE:
                         yield first + place // DIGEST_SIZE, digest
             at += NODE_SIZE
+
+    def clear(self) -> None:
+        """Forget all digests, durably: they are of a draft that is gone."""
+        os.ftruncate(self._fd, 0)
+        os.fsync(self._fd)
 
     def close(self) -> None:
         """Close the file."""

@@ -2,8 +2,9 @@
 
 On disk: records one behind the other, each ``crc32 | length | sequence | kind`` (16 bytes, big-endian) and a body. The
 CRC covers everything behind it. Sequence numbers count from 0. Reading ends at the first record that is not whole; what
-lies behind it was never acknowledged, because an append is only acknowledged after its fsync and the next one begins
-after that.
+lies behind it was never acknowledged: an append is acknowledged only after an fsync, which covers all records before it
+too. Records that need no acknowledgement may be appended without one; a process that dies loses none of them, a machine
+that loses power may lose those behind the last fsync.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ class Log:
             raise
         self._next = len(self.records)
 
-    def append(self, *records: tuple[int, bytes]) -> None:
-        """Append records ``(kind, body)``; all are durable on return.
+    def append(self, *records: tuple[int, bytes], sync: bool = True) -> None:
+        """Append records ``(kind, body)``; with ``sync`` these and all before them are durable on return.
 
         Raises:
             OSError: they are not; the log takes no more, for its end is not known.
@@ -92,10 +93,16 @@ class Log:
         at = 0
         while at < len(data):
             at += os.pwrite(self._fd, data[at:], self._end + at)
-        os.fsync(self._fd)
+        if sync:
+            os.fsync(self._fd)
         self._broken = False
         self._end += len(data)
         self._next += len(records)
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether the log is open and has not failed."""
+        return self._fd >= 0 and not self._broken
 
     def close(self) -> None:
         """Close the file."""

@@ -3,140 +3,158 @@
 The journal records *durable* ranges only. The order at a mark is the caller's and this module's together: the draft is
 flushed, the leaf file is synced, then the record is appended and synced. So a range that is recorded is in the draft,
 and its leaves have their digests, whatever crash follows.
+
+Beside them it names what is *touched*: ranges that are about to be written. That is what lets a draft pass to another
+source point, for then everything that the old one left in it has to be proven or written again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from enum import IntEnum
+from heapq import nlargest
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from farshore import durable
 from farshore.blocks.rangeset import RangeSet
 from farshore.errors import Conflict
+from farshore.journal.history import Copied, Counters, History, Kind, Sealed, Subject, boot_id
 from farshore.journal.leaves import Leaves
-from farshore.journal.log import BODY_MAX, Log, Record, decode
+from farshore.journal.log import Log, decode
+from farshore.journal.ranges import decode_ranges, encode_ranges
+
+__all__ = [
+    "Copied",
+    "Counters",
+    "DraftState",
+    "Kind",
+    "Known",
+    "Sealed",
+    "Subject",
+    "decode_ranges",
+    "encode_ranges",
+    "read_subject",
+]
 
 _FORMAT: Final = 1
-#: Ranges in one record: two varints of at most 9 bytes each stay below the largest body.
-_RANGES_MAX: Final = BODY_MAX // 18
-
-
-class Kind(IntEnum):
-    """Kinds of records."""
-
-    BEGIN = 1
-    DURABLE = 2
-    MARK = 3
-    SEALED = 4
-    LOST = 5
-    COPIED = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What a journal is about. Two cycles with equal subjects continue each other."""
-
-    group_id: str
-    checkpoint_id: str
-    disk_key: str
-    size_bytes: int
-    source_point: str
-    base_source_point: str | None
-    base_point: str | None
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """Bytes of the cycle so far, over all of its attempts."""
-
-    moved_bytes: int = 0
-    zero_bytes: int = 0
-    changed_bytes: int = 0
-    resent_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Copied:
-    """All of the disk is durable in the draft: its tree's root (hex), and how it was copied."""
-
-    root: str
-    mode: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """The point that the draft became, and the root of its tree (hex)."""
-
-    point: str
-    root: str
+#: Ranges of a cover.
+COVER_RANGES: Final = 4096
 
 
 class DraftState:
     """The journal and leaf file of one draft, in the folder ``path``. The caller excludes other processes.
 
-    Attributes:
-        draft_key: the draft's name at the target. It holds the term that began it: another node would begin its own.
-        generation: grows by one each time that the draft was found lost.
-        durable: ranges that were in the draft for good when the journal was opened. What is marked from then on is
-            recorded only: the cycle never looks back at it, and it may be millions of ranges.
-        copied: set when the whole disk is durable; from then on the source is not needed.
-        sealed: set when the draft has become a point.
+    A journal of another source point of the same disk, onto the same base, is adopted: what it calls durable is
+    ``held`` then. What is marked while it is open is recorded only: the cycle never looks back at it, and it may be
+    millions of ranges.
     """
 
-    def __init__(self, path: Path, subject: Subject, draft_key: str) -> None:
+    def __init__(self, path: Path, subject: Subject, draft_key: str, taken: Sequence[tuple[int, int]] = ()) -> None:
+        """Open or begin.
+
+        Args:
+            path: the folder.
+            subject: what the draft is of.
+            draft_key: the draft's name, for a new journal.
+            taken: for a new journal of a draft that another node began: what that one called durable.
+        """
         durable.make_dir(path)
         self._path = path
+        self._lock = threading.Lock()
         self._log = Log(path / "journal")
-        self.durable = RangeSet()
-        self.counters = Counters()
-        self.copied: Copied | None = None
-        self.sealed: Sealed | None = None
-        self.generation = 1
-        self.draft_key = draft_key
-        self.resumed = False
         try:
-            if self._log.records:
-                self._replay(self._log.records, subject)
-                self.resumed = True
-            else:
-                body = {"format": _FORMAT, "subject": asdict(subject), "draft_key": draft_key}
-                self._log.append((Kind.BEGIN, json.dumps(body, sort_keys=True).encode()))
-            self._log.records.clear()  # they are replayed; a large disk has many
+            self._history = history = History()
+            for kind, body in self._log.records:
+                history.add(kind, body)
+            self._log.records.clear()  # a large disk has many
+            self.resumed = history.subject is not None
+            first: list[tuple[int, bytes]] = []
+            if not self.resumed:
+                begin = {"format": _FORMAT, "subject": asdict(subject), "draft_key": draft_key}
+                first.append((Kind.BEGIN, _json(begin)))
+            first.append((Kind.OPENED, _json({"boot": boot_id()})))
+            if not self.resumed:
+                first.extend((Kind.TAKEN, body) for body in encode_ranges(taken))
+            for kind, body in first:
+                history.add(kind, body)
+            if history.subject != subject:
+                self._check(history, subject)
+                first.append((Kind.ADOPTED, _json(asdict(subject))))
+                history.adopt(subject)
+            self._log.append(*first)
             self.leaves = Leaves(path / "leaves")
         except BaseException:
             self._log.close()
             raise
+        self.counters = history.counters
+        self._cover = history.durable.copy()
 
-    def _replay(self, records: Iterable[Record], subject: Subject) -> None:
-        for kind, body in records:
-            if kind == Kind.BEGIN:
-                begin = json.loads(body)
-                if begin["format"] != _FORMAT or begin["subject"] != asdict(subject):
-                    raise Conflict("the journal is of another cycle", code="journal-mismatch", found=begin["subject"])
-                self.draft_key = str(begin["draft_key"])
-            elif kind == Kind.DURABLE:
-                for start, stop in decode_ranges(body):
-                    self.durable.add(start, stop)
-            elif kind == Kind.MARK:
-                self.counters = Counters(**json.loads(body))
-            elif kind == Kind.COPIED:
-                self.copied = Copied(**json.loads(body))
-            elif kind == Kind.SEALED:
-                self.sealed = Sealed(**json.loads(body))
-            elif kind == Kind.LOST:
-                self._forget()
+    @staticmethod
+    def _check(history: History, subject: Subject) -> None:
+        """Refuse a journal that cannot be adopted."""
+        found = history.subject
+        if (
+            history.format != _FORMAT
+            or found is None
+            or not found.passes_to(subject)
+            or not history.exact
+            or history.sealed
+        ):
+            raise Conflict(
+                "the journal is of another cycle",
+                code="journal-mismatch",
+                found=asdict(found) if found is not None else None,
+                exact=history.exact,
+            )
 
-    def _forget(self) -> None:
-        self.generation += 1
-        self.durable.clear()
-        self.copied = None
-        self.sealed = None
+    @property
+    def draft_key(self) -> str:
+        """The draft's name at the target."""
+        return self._history.draft_key
+
+    @property
+    def generation(self) -> int:
+        """How many drafts there were under that name."""
+        return self._history.generation
+
+    @property
+    def durable(self) -> RangeSet:
+        """Ranges of the subject's content that were durable when the journal was opened, or proven since."""
+        return self._history.durable
+
+    @property
+    def held(self) -> RangeSet:
+        """Ranges that are durable with an earlier content, or by another's word."""
+        return self._history.held
+
+    @property
+    def dirty(self) -> RangeSet:
+        """Ranges that have to be written whatever the source calls changed."""
+        return self._history.dirty
+
+    @property
+    def adopted(self) -> bool:
+        """Whether the draft was begun for another source point."""
+        return self._history.adopted
+
+    @property
+    def copied(self) -> Copied | None:
+        """How the whole disk became durable; None while it is not."""
+        return self._history.copied
+
+    @property
+    def sealed(self) -> Sealed | None:
+        """The point that the draft became."""
+        return self._history.sealed
+
+    def touch(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Note that ``ranges`` may be written from now on. Outlives the process, not a power cut; see ``exact``."""
+        with self._lock:
+            self._log.append(*((int(Kind.TOUCHED), body) for body in encode_ranges(ranges)), sync=False)
 
     def mark(self, ranges: RangeSet, counters: Counters) -> None:
         """Record ``ranges`` as durable. The caller has flushed the draft since it wrote them.
@@ -146,41 +164,84 @@ class DraftState:
         """
         self.leaves.sync()
         bodies = [(int(Kind.DURABLE), body) for body in encode_ranges(ranges)]
-        self._log.append(*bodies, (Kind.MARK, json.dumps(asdict(counters)).encode()))
+        with self._lock:
+            self._log.append(*bodies, (Kind.MARK, _json(asdict(counters))))
+            for start, stop in ranges:
+                self._cover.add(start, stop)
+            if len(self._cover) > 4 * COVER_RANGES:
+                self._cover = _largest(self._cover, COVER_RANGES)
         self.counters = counters
+
+    def cover(self, max_ranges: int = COVER_RANGES) -> list[tuple[int, int]]:
+        """Return at most ``max_ranges`` ranges, all of them durable: the largest, where there are more."""
+        with self._lock:
+            return list(_largest(self._cover, max_ranges))
+
+    def prove(self, equal: RangeSet) -> None:
+        """Settle what is held: ``equal``, a part of it, is the subject's content; the rest is dirty.
+
+        Called before anything of the subject is written, for the leaf file tells the earlier content until then.
+        """
+        bodies = [(int(Kind.DURABLE), body) for body in encode_ranges(equal)]
+        self.leaves.sync()
+        with self._lock:
+            self._record(*bodies, (int(Kind.COMPARED), b""))
+            self._cover = self.durable.copy()
 
     def lost(self) -> int:
         """Record that the draft is gone and begin a new generation; return how many bytes were lost with it."""
-        bytes_lost = self.durable.total()
-        self._log.append((Kind.LOST, b""))
-        self._forget()
+        bytes_lost = self.durable.total() + self.held.total()
+        self.leaves.clear()
+        with self._lock:
+            self._record((Kind.LOST, b""))
+            self._cover.clear()
         self.counters = replace(self.counters, resent_bytes=self.counters.resent_bytes + bytes_lost)
         return bytes_lost
 
     def finish(self, copied: Copied) -> None:
         """Record that the whole disk is durable, before the draft is sealed."""
-        self._log.append((Kind.COPIED, json.dumps(asdict(copied)).encode()))
-        self.copied = copied
+        with self._lock:
+            self._record((Kind.COPIED, _json(asdict(copied))))
 
     def seal(self, sealed: Sealed) -> None:
         """Record the point that the draft became."""
-        self._log.append((Kind.SEALED, json.dumps(asdict(sealed)).encode()))
-        self.sealed = sealed
+        with self._lock:
+            self._record((Kind.SEALED, _json(asdict(sealed))))
+
+    def _record(self, *records: tuple[int, bytes]) -> None:
+        self._log.append(*records)
+        for kind, body in records:
+            self._history.add(kind, body)
 
     def close(self) -> None:
-        """Close the files."""
-        self._log.close()
-        self.leaves.close()
+        """Close the files. Nothing that was written is missing from the journal then, if it can still be written."""
+        with self._lock:
+            if self._log.takes_more:
+                with contextlib.suppress(OSError):
+                    self._log.append((Kind.CLOSED, b""))
+            self._log.close()
+            self.leaves.close()
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
+
+
+def _largest(ranges: RangeSet, count: int) -> RangeSet:
+    if len(ranges) <= count:
+        return ranges.copy()
+    return RangeSet(sorted(nlargest(count, ranges, key=lambda one: one[1] - one[0])))
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a journal says without being opened for work."""
+    """What a journal says without being opened for work. ``exact``: it may be adopted (see :class:`History`)."""
 
     subject: Subject
     draft_key: str
     copied: bool
     sealed: Sealed | None
+    exact: bool = False
 
 
 def read_subject(path: Path) -> Known | None:
@@ -189,64 +250,11 @@ def read_subject(path: Path) -> Known | None:
         data = (path / "journal").read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    subject: dict[str, Any] | None = None
-    draft_key, copied, sealed = "", False, None
+    history = History()
     for (kind, body), _ in decode(data):
-        if kind == Kind.BEGIN:
-            begin = json.loads(body)
-            subject, draft_key = begin["subject"], str(begin["draft_key"])
-        elif kind == Kind.COPIED:
-            copied = True
-        elif kind == Kind.SEALED:
-            sealed = Sealed(**json.loads(body))
-        elif kind == Kind.LOST:
-            copied, sealed = False, None
-    return Known(Subject(**subject), draft_key, copied, sealed) if subject else None
-
-
-def encode_ranges(ranges: Iterable[tuple[int, int]]) -> Iterator[bytes]:
-    """Yield record bodies that hold ascending ranges: for each a varint gap since the last, and a varint length.
-
-    Each body counts from 0 again, so it can be read by itself.
-    """
-    body = bytearray()
-    count = at = 0
-    for start, stop in ranges:
-        _varint(body, start - at)
-        _varint(body, stop - start)
-        at = stop
-        count += 1
-        if count == _RANGES_MAX:
-            yield bytes(body)
-            body.clear()
-            count = at = 0
-    if body:
-        yield bytes(body)
-
-
-def decode_ranges(body: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of one record body."""
-    at = position = 0
-    while position < len(body):
-        gap, position = _read_varint(body, position)
-        length, position = _read_varint(body, position)
-        yield at + gap, at + gap + length
-        at += gap + length
-
-
-def _varint(out: bytearray, value: int) -> None:
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-
-
-def _read_varint(body: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = body[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
+        if not history.opened or kind not in {Kind.DURABLE, Kind.TOUCHED, Kind.MARK}:
+            history.add(kind, body)
+    if history.subject is None:
+        return None
+    exact = history.is_exact_at(boot_id())
+    return Known(history.subject, history.draft_key, history.copied is not None, history.sealed, exact)

@@ -42,7 +42,8 @@ def test_a_journal_goes_on_where_it_was(tmp_path: Path) -> None:
     assert list(again.leaves) == [(3, b"x" * 32)]
     again.seal(Sealed("point-2", "ab" * 32))
     again.close()
-    assert read_subject(tmp_path / "one") == Known(SUBJECT, "draft-1", copied=True, sealed=Sealed("point-2", "ab" * 32))
+    sealed = Sealed("point-2", "ab" * 32)
+    assert read_subject(tmp_path / "one") == Known(SUBJECT, "draft-1", copied=True, sealed=sealed, exact=True)
     assert read_subject(tmp_path / "two") is None
 
 
@@ -65,7 +66,6 @@ def test_a_lost_draft_begins_a_new_generation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        replace(SUBJECT, source_point="pt-3"),
         replace(SUBJECT, base_point=None),
         replace(SUBJECT, size_bytes=512),
         replace(SUBJECT, epoch=2),
@@ -76,6 +76,85 @@ def test_the_journal_of_another_cycle_is_refused(tmp_path: Path, other: Subject)
     with pytest.raises(Conflict) as caught:
         DraftState(tmp_path, other, "draft-1")
     assert caught.value.code == "journal-mismatch"
+
+
+LATER = replace(SUBJECT, checkpoint_id="cp-2", source_point="pt-3")
+
+
+def half_full(path: Path) -> None:
+    """Leave a journal with 0..300 durable and 300..500 touched, as a killed process does."""
+    state = DraftState(path, SUBJECT, "draft-1")
+    state.touch([(0, 100), (200, 300)])
+    state.touch([(300, 350)])
+    state.mark(RangeSet([(0, 100), (200, 300)]), Counters(moved_bytes=200))
+    state.touch([(350, 500)])
+    state._log.close()
+    state.leaves.close()
+
+
+def test_a_journal_passes_to_another_source_point(tmp_path: Path) -> None:
+    half_full(tmp_path)
+    state = DraftState(tmp_path, LATER, "draft-2")
+    assert state.draft_key == "draft-1"
+    assert state.resumed
+    assert state.adopted
+    assert (list(state.durable), list(state.held)) == ([], [(0, 100), (200, 300)])
+    assert list(state.dirty) == [(300, 500)]
+    state.prove(RangeSet([(0, 50)]))
+    for _ in range(2):
+        assert (list(state.durable), list(state.held)) == ([(0, 50)], [])
+        assert list(state.dirty) == [(50, 100), (200, 500)]
+        state.close()
+        state = DraftState(tmp_path, LATER, "draft-2")
+    state.touch([(50, 100)])
+    state.mark(RangeSet([(50, 100)]), state.counters)
+    state.close()
+    state = DraftState(tmp_path, replace(LATER, source_point="pt-4"), "draft-3")
+    assert (list(state.durable), list(state.held), list(state.dirty)) == ([], [(0, 100)], [(200, 500)])
+    assert state.lost() == 100
+    assert (len(state.held), len(state.dirty), state.adopted) == (0, 0, False)
+    state.close()
+
+
+def test_a_journal_that_may_miss_a_write_passes_to_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut nobody knows what was written behind the last mark; after an orderly end it is known."""
+    half_full(tmp_path / "cut")
+    half_full(tmp_path / "ended")
+    DraftState(tmp_path / "ended", SUBJECT, "draft-1").close()
+    monkeypatch.setattr("farshore.journal.state.boot_id", lambda: "another boot")
+    known = read_subject(tmp_path / "cut")
+    assert known is not None
+    assert not known.exact
+    with pytest.raises(Conflict) as caught:
+        DraftState(tmp_path / "cut", LATER, "draft-2")
+    assert caught.value.code == "journal-mismatch"
+    DraftState(tmp_path / "cut", SUBJECT, "draft-1").close()
+    with pytest.raises(Conflict):
+        DraftState(tmp_path / "cut", LATER, "draft-2")
+    DraftState(tmp_path / "ended", LATER, "draft-2").close()
+
+
+def test_what_another_node_called_durable_has_to_be_proven(tmp_path: Path) -> None:
+    state = DraftState(tmp_path, SUBJECT, "draft-of-the-other", taken=[(0, 100), (200, 300)])
+    assert (list(state.durable), list(state.held), state.adopted) == ([], [(0, 100), (200, 300)], False)
+    state.prove(RangeSet([(200, 300)]))
+    assert state.cover() == [(200, 300)]
+    state.close()
+    with pytest.raises(Conflict):  # what else the other one wrote is not known here
+        DraftState(tmp_path, LATER, "draft-2")
+
+
+def test_a_cover_names_nothing_but_what_is_durable(tmp_path: Path) -> None:
+    state = DraftState(tmp_path, SUBJECT, "draft-1")
+    ranges = [(at * 100, at * 100 + 10 + at % 7) for at in range(20_000)]
+    for at in range(0, len(ranges), 500):
+        state.mark(RangeSet(ranges[at : at + 500]), Counters())
+    everything = RangeSet(ranges)
+    assert len(state.cover()) == 4096
+    assert all(everything.covers(*span) for span in state.cover())
+    assert {stop - start for start, stop in state.cover(100)} == {16}, "the largest are kept"
+    assert state.cover() == sorted(state.cover())
+    state.close()
 
 
 def test_a_log_that_failed_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
