@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from farshore.control import tasks
+from farshore.control import integrity, tasks
 from farshore.control.planning import protect
 from farshore.control.store import settings
 from farshore.control.store.database import Transaction
@@ -73,9 +73,10 @@ def scan(tx: Transaction, site: str, occasion: str) -> None:
 
 
 def reconcile(tx: Transaction, site: str, result: dict[str, Any]) -> None:
-    """Record the manifests of ours that a scan has found and the catalogue lacks."""
+    """Record the manifests of ours that a scan has found and the catalogue lacks, and what is known of all of them."""
     ours = settings.catalog_id(tx)
-    for manifest in CatalogScanResult.model_validate(result).manifests:
+    found = CatalogScanResult.model_validate(result)
+    for manifest in found.manifests:
         if manifest.catalog_id != ours or tx.get(Checkpoint, manifest.checkpoint_id) is not None:
             continue
         cycle = tx.scalars(select(Cycle).where(Cycle.checkpoint_id == manifest.checkpoint_id)).first()
@@ -98,3 +99,4 @@ def reconcile(tx: Transaction, site: str, result: dict[str, Any]) -> None:
             continue
         log.warning("checkpoint %s was found at site %s and recorded", manifest.checkpoint_id, site)
         project(tx, manifest, None)
+    integrity.learn(tx, found.addenda)

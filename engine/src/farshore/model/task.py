@@ -276,9 +276,10 @@ class DropCheckpointParams(Report):
 
 
 class CatalogScanResult(Report):
-    """Every live manifest in the site's store."""
+    """Every live manifest in the site's store, and what was found out about them."""
 
     manifests: tuple[Manifest, ...] = ()
+    addenda: tuple[Addendum, ...] = ()
 
 
 PARAMS: dict[str, type[Report]] = {

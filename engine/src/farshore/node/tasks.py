@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, cast
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ValidationError
 
-from farshore.checkpoints import catalog, publish
+from farshore.checkpoints import addenda, catalog, publish
 from farshore.errors import Invalid, NotFound, Permanent
 from farshore.model import task as model
 from farshore.model.base import Report
@@ -223,11 +223,11 @@ def drop_checkpoint(site: Site, params: model.DropCheckpointParams, _call: Call)
 
 
 def catalog_scan(site: Site, _params: model.Empty, _call: Call) -> model.CatalogScanResult:
-    """Return every live manifest of the site's store."""
+    """Return every live manifest of the site's store, and what is known of them."""
     manifests, findings = catalog.scan(site.platform.manifests)
     for finding in findings:
         _log.warning("the catalog has a finding", extra=fields(code=finding.code, subject=finding.subject))
-    return model.CatalogScanResult(manifests=tuple(manifests))
+    return model.CatalogScanResult(manifests=tuple(manifests), addenda=tuple(addenda.load(site.platform.manifests)))
 
 
 LaneName = Literal["replicate", "machine", "quick"]

@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from farshore.model.checkpoint import CycleStats, DiskPoint
+from farshore.model.integrity import Addendum, Integrity
 from farshore.model.machine import DiskFacts, Finding, NetworkFacts, NicFacts, PoolFacts
 from farshore.model.task import ProbeOutcome
 
@@ -208,7 +209,7 @@ class Plan(_Answer):
 
 
 class Checkpoint(_Answer):
-    """A published checkpoint of a group."""
+    """A published checkpoint of a group. ``addenda``: what audits and scrubs have found out about it."""
 
     checkpoint_id: str
     group_id: str
@@ -227,6 +228,8 @@ class Checkpoint(_Answer):
     label: str
     note: str
     in_use_by: list[str]
+    integrity: Integrity
+    addenda: list[Addendum]
     state: Literal["published", "tombstoned"]
     machines: list[str]
     disks: list[DiskPoint]

@@ -71,7 +71,7 @@ def needed_to_replicate(session: Session, name: str, wish: ReplicateWish) -> Nee
     present = []
     now = clock.now()
     for group_id in sorted({row.group_id for row in chosen}):
-        point = newest(session, plan, group_id)
+        point = newest(session, plan, group_id, sound=True)
         if point is not None and wish.max_age_s is not None and now.age_s(ordered(point)) < wish.max_age_s:
             present.append(point.checkpoint_id)
         else:
@@ -111,7 +111,7 @@ def needed_for_checkpoint(session: Session, name: str, label: str, wish: Checkpo
     for group_id in sorted({row.group_id for row in members(session, name)}):
         rows = session.scalars(
             select(Checkpoint)
-            .where(Checkpoint.group_id == group_id, Checkpoint.state == "published")
+            .where(Checkpoint.group_id == group_id, Checkpoint.state == "published", Checkpoint.integrity != "suspect")
             .order_by(Checkpoint.epoch.desc(), Checkpoint.sequence.desc())
         ).all()
         labelled = next((row for row in rows if row.label == label and _reaches(row.level, least)), None)

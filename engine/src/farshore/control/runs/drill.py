@@ -33,10 +33,14 @@ _TO_COME: Final = "x"
 
 
 class DrillWish(Model):
-    """``checkpoint``: ``latest``, an id, or a time. ``keep``: leave it running until the drill is ended."""
+    """``checkpoint``: ``latest``, an id, or a time. ``keep``: leave it running until the drill is ended.
+
+    ``allow_suspect``: take a checkpoint too that an audit or a scrub has found wanting.
+    """
 
     checkpoint: str = selection.LATEST
     keep: bool = False
+    allow_suspect: bool = False
 
 
 def preview_of(session: Session, name: str, wish: DrillWish) -> dict[str, Any]:
@@ -48,7 +52,7 @@ def preview_of(session: Session, name: str, wish: DrillWish) -> dict[str, Any]:
     plan = record(session, name)
     definition = Definition.model_validate(plan.definition)
     require_free(session, plan, "drill")
-    chosen = selection.choose(session, plan, wish.checkpoint)
+    chosen = selection.choose(session, plan, wish.checkpoint, allow_suspect=wish.allow_suspect)
     names = {machine: f"{machine}-drill-{_TO_COME * 6}" for machine in chosen}
     networks = {item.source: f"farshore-drill-{_TO_COME * 8}" for item in definition.networks}
     picks = _choices(session, plan, chosen)
@@ -86,7 +90,7 @@ def request(tx: Transaction, name: str, wish: DrillWish, actor: str) -> Run:
             hint="Start it: `farshore node start --config FILE`.",
             site=definition.target_site,
         )
-    chosen = selection.choose(tx, plan, wish.checkpoint)
+    chosen = selection.choose(tx, plan, wish.checkpoint, allow_suspect=wish.allow_suspect)
     run = ledger.create(tx, "drill", plan, actor, wish.model_dump(), workflow=True)
     suffix = ids.short(6)
     ledger.note(

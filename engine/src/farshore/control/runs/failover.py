@@ -38,12 +38,16 @@ from farshore.units import format_size
 
 
 class FailoverWish(Model):
-    """Active at ``to_site``. ``force`` is recorded; an unplanned failover always says that the source is lost."""
+    """Active at ``to_site``. ``force`` is recorded; an unplanned failover always says that the source is lost.
+
+    ``allow_suspect``: take a checkpoint too that an audit or a scrub has found wanting.
+    """
 
     to_site: Name
     mode: Literal["planned", "unplanned"] = "planned"
     checkpoint: str = selection.LATEST
     force: bool = False
+    allow_suspect: bool = False
 
 
 def is_done(session: Session, name: str, wish: FailoverWish) -> bool:
@@ -242,7 +246,8 @@ def _admit(
             if row.recovered_from is not None
         }
         return chosen, [f"the epoch is {plan.epoch} already; the run goes on from there"]
-    chosen = selection.choose(session, plan, wish.checkpoint)
+    # A planned one comes back from what it syncs last, whatever was published so far.
+    chosen = selection.choose(session, plan, wish.checkpoint, allow_suspect=planned or wish.allow_suspect)
     for row in members(session, plan.name):
         if row.name in chosen and row.machine_id is None:
             raise Conflict(f"machine {row.name!r} was not found at its site", code="machine-unresolved")
@@ -435,7 +440,9 @@ def _quiet(scene: Scene) -> bool:
     if running:
         protect.stop_cycles(tx, scene.plan.name, abandon=True)
         return False
-    chosen = selection.choose(tx, scene.plan, str(run.params["checkpoint"]))
+    chosen = selection.choose(
+        tx, scene.plan, str(run.params["checkpoint"]), allow_suspect=bool(run.params.get("allow_suspect"))
+    )
     requested = Stamp(*run.facts["stamp"])
     ledger.release(tx, run.run_id)
     tx.flush()

@@ -18,16 +18,18 @@ from farshore.recovery.preview import Choice
 LATEST: Final = "latest"
 
 
-def choose(session: Session, plan: Plan, selector: str) -> dict[str, Checkpoint]:
+def choose(session: Session, plan: Plan, selector: str, *, allow_suspect: bool = False) -> dict[str, Checkpoint]:
     """Return a checkpoint for each protected machine, by machine name in the plan's order.
 
     ``selector``: ``latest``, a checkpoint's id, or a time. A plan of several groups has one checkpoint per group: an id
     names one of them, the others come from the time that is nearest to its own: groups are copied one by one, so that
-    the points of one round lie a little before or after each other. A time is never passed.
+    the points of one round lie a little before or after each other. A time is never passed. Suspect checkpoints are
+    passed over, and refused where named, unless ``allow_suspect``.
 
     Raises:
         NotFound: no such checkpoint, or none that old.
-        Conflict: a machine has no checkpoint yet, or none is protected, or the one named is at another site.
+        Conflict: a machine has no checkpoint yet, or none is protected, or the one named is at another site, or
+            suspect.
     """
     rows = [row for row in members(session, plan.name) if row.activity != "inactive"]
     if not rows:
@@ -53,10 +55,20 @@ def choose(session: Session, plan: Plan, selector: str) -> dict[str, Checkpoint]
                     hint=f"List the others: `farshore checkpoint list --plan {plan.name}`.",
                     checkpoint=selector,
                 )
-    return {row.name: _of(session, plan, row, named, until) for row in rows}
+            if named.integrity == "suspect" and not allow_suspect:
+                raise _suspect(named.checkpoint_id, f"checkpoint {selector} is suspect", reason_of(named))
+    return {row.name: _of(session, plan, row, named, until, allow_suspect=allow_suspect) for row in rows}
 
 
-def _of(session: Session, plan: Plan, row: PlanMachine, named: Checkpoint | None, until: float | None) -> Checkpoint:
+def _of(
+    session: Session,
+    plan: Plan,
+    row: PlanMachine,
+    named: Checkpoint | None,
+    until: float | None,
+    *,
+    allow_suspect: bool,
+) -> Checkpoint:
     if named is not None and named.group_id == row.group_id and holds(named, row):
         return named
     query = select(Checkpoint).where(
@@ -71,6 +83,14 @@ def _of(session: Session, plan: Plan, row: PlanMachine, named: Checkpoint | None
         for point in session.scalars(query.order_by(Checkpoint.epoch.desc(), Checkpoint.sequence.desc()))
         if holds(point, row)
     ]
+    doubted = [point for point in points if point.integrity == "suspect" and not allow_suspect]
+    points = [point for point in points if point not in doubted]
+    if not points and doubted:
+        raise _suspect(
+            doubted[0].checkpoint_id,
+            f"every checkpoint of machine {row.name!r} of plan {plan.name!r} that could be taken is suspect",
+            reason_of(doubted[0]),
+        )
     if points and named is not None:
         moment = named.taken_at
         return min(points, key=lambda point: abs(point.taken_at - moment))
@@ -90,6 +110,21 @@ def _of(session: Session, plan: Plan, row: PlanMachine, named: Checkpoint | None
         field="checkpoint",
         hint=f"Make one: `farshore replicate {plan.name}`.",
         machine=row.name,
+    )
+
+
+def reason_of(point: Checkpoint) -> str:
+    """Return why a checkpoint is suspect; empty if it is not."""
+    return next((str(one["reason"]) for one in reversed(point.addenda) if one["verdict"] == "suspect"), "")
+
+
+def _suspect(checkpoint_id: str, message: str, reason: str) -> Conflict:
+    return Conflict(
+        f"{message}: {reason}",
+        code="checkpoint-suspect",
+        field="checkpoint",
+        hint="Take another one, or say that you want it all the same: `--allow-suspect`.",
+        checkpoint=checkpoint_id,
     )
 
 

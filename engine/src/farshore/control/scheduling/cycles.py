@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from farshore import errors
-from farshore.control import catalog, clock, ids, tasks
+from farshore.control import catalog, clock, ids, integrity, tasks
 from farshore.control.clock import iso
 from farshore.control.runs import closing
 from farshore.control.scheduling import due, retention
@@ -102,7 +102,7 @@ def begin_due(tx: Transaction, plan_name: str) -> None:
         return
     now = clock.now()
     for group in tx.scalars(select(Group).where(Group.plan == plan_name)):
-        point = newest(tx, plan, group.group_id)
+        point = newest(tx, plan, group.group_id, sound=True)
         chosen = _chosen(tx, plan, group.group_id)
         last = tx.get(Cycle, point.cycle_id) if point is not None else None
         whole = last is not None and set(last.machines or ()) == {row.machine_id for row in chosen}
@@ -343,6 +343,7 @@ def _replicated(tx: Transaction, cycle: Cycle, task: Task) -> None:
         return
     cycle.stats = result.stats.model_dump(mode="json")
     catalog.project(tx, result.manifest, cycle)
+    integrity.learn(tx, result.addenda)
     _release(tx, cycle, applied=True)
 
 

@@ -204,7 +204,7 @@ class Checkpoint(Base):
     """A projection of a published manifest, with what the catalogue adds: pins, labels, leases.
 
     ``ordered_boot_s`` and ``ordered_boot_id`` are the second clock's reading when the source point was ordered.
-    ``drops`` counts how often it was decided to drop it.
+    ``drops`` counts how often it was decided to drop it. ``integrity`` is what ``addenda`` say together.
     """
 
     __tablename__ = "checkpoint"
@@ -231,6 +231,8 @@ class Checkpoint(Base):
     stats: Mapped[Json | None]
     state: Mapped[str] = mapped_column(default="published")
     drops: Mapped[int] = mapped_column(default=0)
+    integrity: Mapped[str] = mapped_column(default="audited")
+    addenda: Mapped[list[Json]] = mapped_column(default=list)
     pinned: Mapped[bool] = mapped_column(default=False)
     label: Mapped[str] = mapped_column(default="")
     note: Mapped[str] = mapped_column(Text, default="")

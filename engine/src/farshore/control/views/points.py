@@ -47,23 +47,22 @@ def no_checkpoint(session: Session, wrong: str, field: str = "checkpoint_id", pl
     return unknown("checkpoint", wrong, newest, field=field, hint="List them: `farshore checkpoint list`.")
 
 
-def newest(session: Session, plan: Plan, group_id: str) -> Checkpoint | None:
+def newest(session: Session, plan: Plan, group_id: str, *, sound: bool = False) -> Checkpoint | None:
     """Return a group's newest published checkpoint of the plan's epoch, between the plan's sites.
 
-    What was copied between other sites before the plan was moved is neither a base nor of use at the target.
+    What was copied between other sites before the plan was moved is neither a base nor of use at the target. ``sound``:
+    one that is suspect does not count; it may be the base of a cycle, but nobody wants to recover from it.
     """
-    return session.scalars(
-        select(Checkpoint)
-        .where(
-            Checkpoint.group_id == group_id,
-            Checkpoint.epoch == plan.epoch,
-            Checkpoint.source_site == plan.definition["source_site"],
-            Checkpoint.target_site == plan.definition["target_site"],
-            Checkpoint.state == "published",
-        )
-        .order_by(Checkpoint.sequence.desc())
-        .limit(1)
-    ).first()
+    query = select(Checkpoint).where(
+        Checkpoint.group_id == group_id,
+        Checkpoint.epoch == plan.epoch,
+        Checkpoint.source_site == plan.definition["source_site"],
+        Checkpoint.target_site == plan.definition["target_site"],
+        Checkpoint.state == "published",
+    )
+    if sound:
+        query = query.where(Checkpoint.integrity != "suspect")
+    return session.scalars(query.order_by(Checkpoint.sequence.desc()).limit(1)).first()
 
 
 def _names(row: Checkpoint) -> set[str]:
@@ -95,6 +94,8 @@ def _checkpoint(session: Session, row: Checkpoint) -> dict[str, Any]:
         "label": row.label,
         "note": row.note,
         "in_use_by": list(session.scalars(select(Lease.run_id).where(Lease.checkpoint_id == row.checkpoint_id))),
+        "integrity": row.integrity,
+        "addenda": row.addenda,
         "state": "published" if row.state in {"published", "dropping"} else "tombstoned",
         "machines": [called.get(item["machine_id"], item["name"]) for item in row.manifest["machines"]],
         "disks": row.manifest["disks"],

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from farshore.control import clock
+from farshore.control import clock, integrity
 from farshore.control.clock import Stamp, iso
 from farshore.control.nearby import unknown
 from farshore.control.scheduling import due
@@ -59,7 +59,7 @@ def rpo_s(session: Session, row: Plan, member: PlanMachine) -> float | None:
     """Return how much data, as time, a disaster would cost a machine now. None if nothing is kept, or not protected."""
     if member.state not in _PROTECTING or row.state in {"failed-over", "failing-over"}:
         return None
-    checkpoint = newest(session, row, member.group_id)
+    checkpoint = newest(session, row, member.group_id, sound=True)
     if checkpoint is None or all(item["machine_id"] != member.machine_id for item in checkpoint.manifest["machines"]):
         return None
     return round(clock.now().age_s(ordered(checkpoint)), 3)
@@ -135,7 +135,7 @@ def next_cycle_at(session: Session, row: Plan, definition: Definition, group: Gr
     if row.activity != "active" or row.state not in _PROTECTING:
         return None
     now = clock.now()
-    checkpoint = newest(session, row, group.group_id)
+    checkpoint = newest(session, row, group.group_id, sound=True)
     age_s = now.age_s(ordered(checkpoint)) if checkpoint else None
     wait_s = due.wait_s(definition.rpo, age_s, group.last_seconds)
     return max(now.wall_s + wait_s, group.not_before)
@@ -150,6 +150,8 @@ def conditions(session: Session, row: Plan, definition: Definition, ages: list[f
         found.append("paused")
     if row.last_error is not None:
         found.append("replication-failing")
+    if integrity.any_suspect(session, row.name):
+        found.append("suspect")
     if session.scalars(
         select(Run.run_id).where(Run.plan == row.name, Run.kind == "drill", Run.state.in_(("pending", "running")))
     ).first():
