@@ -102,7 +102,7 @@ def replicate(
         began = time.monotonic()
         existing = find(manifests, head)
         if existing is not None:
-            resume.forget(folder)
+            resume.leave(target, folder, existing)
             return ReplicateResult(
                 manifest=existing, stats=_no_stats(existing), addenda=tuple(addenda.load(manifests, head.group_id))
             )
@@ -126,7 +126,7 @@ def replicate(
             if error.code not in _RESUMABLE:
                 _discard(target, folder, error)
             raise
-        resume.forget(folder)
+        resume.leave(target, folder, manifest)
         return ReplicateResult(
             manifest=manifest,
             stats=stats.model_copy(update={"seconds": round(time.monotonic() - began, 3)}),

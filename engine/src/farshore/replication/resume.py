@@ -21,10 +21,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from farshore import durable
-from farshore.checkpoints.manifest import GROUPS, is_refusal, parse_key
+from farshore.checkpoints.manifest import GROUPS, decode, is_refusal, parse_key
 from farshore.checkpoints.publish import finish_withdrawals
 from farshore.errors import Conflict, NoSpace, NotFound
 from farshore.journal.state import Known, Subject, read_subject
+from farshore.model.checkpoint import Manifest
 from farshore.platforms.contract import ManifestStore, Target
 
 log = logging.getLogger(__name__)
@@ -97,15 +98,31 @@ def discard(target: Target, folder: Path) -> None:
     forget(folder)
 
 
-def _drop_unrecorded(target: Target, known: Known) -> None:
-    """Drop the point of a draft that was sealed just before its process died, if it was."""
+def leave(target: Target, folder: Path, manifest: Manifest) -> None:
+    """Remove the journals of a published checkpoint. Another node may have published it: then our drafts go too."""
+    named = {disk.point for disk in manifest.disks}
+    for path in sorted(folder.iterdir()):
+        known = read_subject(path)
+        if known is None:
+            continue
+        target.abandon(known.draft_key)
+        if known.sealed is not None:
+            if known.sealed.point not in named:
+                target.drop(known.sealed.point)
+        elif known.copied:
+            _drop_unrecorded(target, known, named)
+    forget(folder)
+
+
+def _drop_unrecorded(target: Target, known: Known, named: Collection[str] = ()) -> None:
+    """Drop the point of a draft that was sealed just before its process died, if it was and nobody has named it."""
     subject, name = known.subject, f"draft:{known.draft_key}"
     try:
         draft = target.open(subject.disk_key, subject.size_bytes, subject.base_point, known.draft_key)
     except (NotFound, NoSpace, Conflict):
         return  # it would have to be made anew, so there is none
     try:
-        if name not in target.points():
+        if name not in target.points() and draft.seal() not in named:
             target.drop(draft.seal())
     finally:
         draft.close()
@@ -143,8 +160,9 @@ def _retire(target: Target, manifests: ManifestStore, folder: Path) -> bool:
     try:
         with held(folder):
             group_id = _group_of(folder)
-            if group_id is not None and folder.name in published(manifests, group_id):
-                forget(folder)
+            manifest = published(manifests, group_id, folder.name) if group_id is not None else None
+            if manifest is not None:
+                leave(target, folder, manifest)
             else:
                 log.info("removing what is left of checkpoint %s", folder.name)
                 discard(target, folder)
@@ -153,17 +171,17 @@ def _retire(target: Target, manifests: ManifestStore, folder: Path) -> bool:
     return True
 
 
-def published(manifests: ManifestStore, group_id: str) -> set[str]:
-    """Return the ids of a group's published checkpoints; a refused one never will be."""
-    found = set()
+def published(manifests: ManifestStore, group_id: str, checkpoint_id: str) -> Manifest | None:
+    """Return a group's checkpoint if it is published; a refused one never will be."""
     for key in manifests.list(f"{GROUPS}{group_id}/"):
         parsed = parse_key(key)
-        if parsed is None:
+        if parsed is None or parsed[2] != checkpoint_id:
             continue
         with contextlib.suppress(NotFound):  # withdrawn between the two calls
-            if not is_refusal(manifests.get(key)):
-                found.add(parsed[2])
-    return found
+            data = manifests.get(key)
+            if not is_refusal(data):
+                return decode(data, key)
+    return None
 
 
 def _folders(journal_dir: Path) -> list[Path]:
