@@ -1,7 +1,7 @@
 # Farshore: the commands of its developers. Each begins by installing what is missing.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo demo-down figures clean
+.PHONY: help setup check test demo demo-down bench figures clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -24,8 +24,13 @@ demo: ## two private sites on this machine, protected, rehearsed, failed over (r
 demo-down: ## stop the demo and leave nothing of it
 	@scripts/demo_down.sh
 
-figures: ## print the figures of the last demo
-	@scripts/figures.sh
+bench: ## measure the data path beside other tools: SIZE=quick to try it, SCRATCH=folder (root)
+	@scripts/setup.sh bench
+	@SIZE='$(SIZE)' SCRATCH='$(SCRATCH)' scripts/bench.sh
+
+figures: ## measure what the data path is held to: ONLY=ID for one, ONLY=demo prints the last demo's (root)
+	@scripts/setup.sh $(if $(filter demo,$(ONLY)),venv,bench)
+	@ONLY='$(ONLY)' SIZE='$(SIZE)' SCRATCH='$(SCRATCH)' scripts/figures.sh
 
 clean: ## remove what was built; keeps .venv and downloads
 	@scripts/clean.sh

@@ -1,5 +1,13 @@
 #!/usr/bin/env bash
-# Print the figures of the last demo.
+# Measure what the data path is held to and put it into build/figures.json. By the environment:
+#   ONLY     ids, with commas (all of them if empty); "demo" prints the figures of the last demo instead
+#   SIZE     full or quick
+#   SCRATCH  folder for images and copies, .cache/bench if empty
 source "$(dirname "$0")/common.sh"
-[[ -f build/demo.json ]] || die "build/demo.json is not there; first: make demo"
-exec "$VENV/bin/python" playbooks/files/figures.py build/demo.json
+if [[ ${ONLY:-} == demo ]]; then
+    [[ -f build/demo.json ]] || die "build/demo.json is not there; first: make demo"
+    exec "$VENV/bin/python" playbooks/files/figures.py build/demo.json
+fi
+((EUID == 0)) || die "the measurements make network namespaces, which needs root"
+PYTHONPATH=engine exec "$VENV/bin/python" -m benchmarks figures --only "${ONLY:-}" --size "${SIZE:-full}" \
+    --scratch "${SCRATCH:-$CACHE/bench}"

@@ -27,9 +27,9 @@ class Workshop:
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        self._scratch = folder
+        self._scratch = folder.resolve()
         self.say = say
-        self._run = folder / f"run-{os.getpid()}"
+        self._run = self._scratch / f"run-{os.getpid()}"
         self._memory: Path | None = None
 
     def __enter__(self) -> Self:

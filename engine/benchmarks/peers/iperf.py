@@ -17,7 +17,7 @@ _ALLOWED: Final = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
 
 @dataclass(frozen=True, slots=True)
 class LinkRate:
-    """What the receiver got, in bytes of payload per second."""
+    """What the receiver got, in bytes of payload per second; ``steady`` without the first fifth of the time."""
 
     rate: float
     steady: float
@@ -50,17 +50,16 @@ class Iperf:
         control = "bbr" if "bbr" in _ALLOWED.read_text().split() else "cubic"
         host = place.address("target")
         whole = max(2, math.ceil(seconds))
-        server = ["iperf3", "-s", "-1", "-B", host, "-p", str(PORT)]
-        client = ["iperf3", "-c", host, "-p", str(PORT), "-P", str(flows), "-t", str(whole), "-C", control, "-J"]
-        log = folder / "iperf.log"
-        with Running(place.argv("target", server), folder / "iperf-server.log", env=environment()) as far:
+        server = ["iperf3", "-s", "-1", "-B", host, "-p", str(PORT), "-J"]
+        client = ["iperf3", "-c", host, "-p", str(PORT), "-P", str(flows), "-t", str(whole), "-C", control]
+        log = folder / "iperf-server.log"
+        with Running(place.argv("target", server), log, env=environment()) as far:
             listening(far, PORT)
-            with Running(place.argv("source", client), log, env=environment()) as near:
+            with Running(place.argv("source", client), folder / "iperf.log", env=environment()) as near:
                 near.wait(whole + 30)
-        found = json.loads(log.read_text())
+            far.wait(30)
+        found = json.loads(log.read_text())  # the receiver's, since a sender counts what it has only handed over
         received = found["end"]["sum_received"]
-        rates = [one["sum"]["bits_per_second"] / 8 for one in found["intervals"]]
-        late = sorted(rates[len(rates) // 5 :] or rates)
-        return LinkRate(
-            received["bits_per_second"] / 8, late[len(late) // 2], flows, float(received["seconds"]), control
-        )
+        late = [one["sum"] for one in found["intervals"][whole // 5 :]]
+        steady = sum(one["bytes"] for one in late) / sum(one["seconds"] for one in late)
+        return LinkRate(received["bits_per_second"] / 8, steady, flows, float(received["seconds"]), control)

@@ -1,0 +1,320 @@
+"""The figures that the data path is held to, each measured by a function of its own.
+
+All copies are compared bit by bit with their sources; see :mod:`benchmarks.workshop`. Rates are bytes of data per
+second from the first attempt to connect until the copy is flushed, verified and published, as ``farshore linktest``
+counts.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from benchmarks.ceiling import jain, steady_rate
+from benchmarks.images import Changed, Disk, Full
+from benchmarks.links import Loopback, Place, Shape, Wan
+from benchmarks.peers.base import Outcome, Peer
+from benchmarks.peers.farshore import Farshore
+from benchmarks.peers.iperf import Iperf, LinkRate
+from benchmarks.peers.nbd import Nbdcopy
+from benchmarks.peers.pipe import Pipe
+from benchmarks.peers.rsync import RsyncDaemon, RsyncSsh
+from benchmarks.results import Check, Figure
+from benchmarks.workshop import Workshop
+
+MIB: Final = 1 << 20
+GBIT: Final = 1e9
+#: Farshore chooses the number of connections itself.
+AUTO: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is moved. ``quick`` is for trying; the bounds belong to ``full``."""
+
+    name: str
+    full_mib: int
+    loopback_mib: int
+    disk_mib: int
+    fragments_mib: int
+    memory_mib: int
+    peer_mib: int
+    rounds: int
+    loopback_rounds: int
+    kills: int
+
+
+SIZES: Final = {
+    one.name: one
+    for one in (
+        Size("full", 4096, 2048, 48, 4096, 960, 1024, 3, 5, 30),
+        Size("quick", 512, 512, 8, 512, 320, 256, 1, 3, 4),
+    )
+}
+
+
+def _median(outcomes: Sequence[Outcome], of: Callable[[Outcome], float]) -> float:
+    return statistics.median(of(one) for one in outcomes)
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome for the details: what Farshore reports without its samples."""
+    row = outcome.row()
+    if "detail" in row:
+        row["detail"] = {key: value for key, value in row["detail"].items() if key not in {"samples", "disks"}}
+    return row
+
+
+def _steady(outcome: Outcome) -> float | None:
+    return steady_rate(outcome.detail.get("samples", []))
+
+
+def _ceiling_of(place: Place) -> float:
+    if place.ceiling is None:
+        raise ValueError(f"{place.name} has no rate")
+    return place.ceiling
+
+
+class _Missing:
+    """Collects what could not be compared with."""
+
+    def __init__(self, shop: Workshop, figure: Figure) -> None:
+        self._shop = shop
+        self._figure = figure
+
+    def there(self, peer: Peer | Iperf) -> bool:
+        """Tell whether a tool can run; say so where it can not."""
+        reason = peer.missing()
+        if reason:
+            self._figure.details.setdefault("not_measured", {})[peer.name] = reason
+            self._shop.say(f"{peer.name} is not measured: {reason}")
+        return reason is None
+
+
+def full_copy(figure_id: str, shape: Shape, bound: float, steady: float | None = None) -> Measured:
+    """A full copy over a link, beside its payload ceiling."""
+
+    def measure(shop: Workshop, size: Size) -> Figure:
+        figure = Figure(figure_id)
+        disk, runs, links = shop.disk(Full(size.full_mib * MIB)), list[Outcome](), list[LinkRate]()
+        with Wan(shape, shop.run) as place:
+            iperf = _Missing(shop, figure).there(Iperf())
+            for _ in range(size.rounds):
+                runs.append(shop.copy(Farshore(), place, [disk], connections=AUTO))
+                if iperf:
+                    links.append(_link(shop, place, runs[-1]))
+            ceiling = _ceiling_of(place)
+        figure.checks.append(
+            Check("rate", _median(runs, lambda one: one.own_rate) / ceiling, ">=", bound, "of the payload ceiling")
+        )
+        if steady is not None:
+            rates = [rate for one in runs if (rate := _steady(one)) is not None]
+            value = statistics.median(rates) / ceiling if rates else None
+            figure.checks.append(Check("steady state", value, ">=", steady, "of the payload ceiling"))
+        figure.details |= _link_details(ceiling, runs, links)
+        return figure
+
+    return measure
+
+
+def best_of(figure_id: str, shape: Shape) -> Measured:
+    """A full copy over a link where no tool reaches the ceiling, beside the best of them."""
+
+    def measure(shop: Workshop, size: Size) -> Figure:
+        figure = Figure(figure_id)
+        disk, smaller = shop.disk(Full(size.full_mib * MIB)), shop.disk(Full(size.peer_mib * MIB))
+        runs, links, others = list[Outcome](), list[LinkRate](), list[Outcome]()
+        with Wan(shape, shop.run) as place:
+            missing = _Missing(shop, figure)
+            iperf, nbdcopy = missing.there(Iperf()), missing.there(Nbdcopy(tls=False))
+            for _ in range(size.rounds):
+                runs.append(shop.copy(Farshore(), place, [disk], connections=AUTO))
+                if iperf:
+                    links.append(_link(shop, place, runs[-1]))
+                if nbdcopy:
+                    others.append(shop.copy(Nbdcopy(tls=False), place, [smaller], connections=_connections(runs[-1])))
+            ceiling = _ceiling_of(place)
+        rate = _median(runs, lambda one: one.own_rate)
+        rivals = [statistics.median(one.rate for one in found) for found in (links, others) if found]
+        best = max(rivals) if iperf and nbdcopy else None
+        figure.checks.append(
+            Check("rate", rate / best if best else None, ">=", 0.95, "of the better of iperf3 and nbdcopy")
+        )
+        figure.details |= _link_details(ceiling, runs, links)
+        figure.details["share_of_shaped_rate"] = round(rate * 8 / shape.rate_bit_s, 4)
+        figure.details["nbdcopy"] = [_told(one) for one in others]
+        return figure
+
+    return measure
+
+
+def _link(shop: Workshop, place: Place, run: Outcome) -> LinkRate:
+    """Measure the link as long and with as many flows as the run had."""
+    rate = Iperf().measure(place, shop.run, flows=_connections(run), seconds=run.own_seconds or run.seconds)
+    shop.say(f"{'iperf3':24s} {place.name:24s} {rate.rate / MIB:.1f} MiB/s, steady {rate.steady / MIB:.1f} MiB/s")
+    return rate
+
+
+def _connections(run: Outcome) -> int:
+    return int(run.detail.get("connections") or 8)
+
+
+def _link_details(ceiling: float, runs: Sequence[Outcome], links: Sequence[LinkRate]) -> dict[str, Any]:
+    steady = [rate for one in runs if (rate := _steady(one)) is not None]
+    return {
+        "payload_ceiling_mib_per_s": round(ceiling / MIB, 2),
+        "share_of_ceiling": round(_median(runs, lambda one: one.own_rate) / ceiling, 4),
+        "share_of_ceiling_by_process_time": round(_median(runs, lambda one: one.rate) / ceiling, 4),
+        "steady_mib_per_s": round(statistics.median(steady) / MIB, 2) if steady else None,
+        "iperf3": [one.row() for one in links],
+        "runs": [_told(one) for one in runs],
+    }
+
+
+def many_disks(shop: Workshop, size: Size) -> Figure:
+    """80 disks of a node, half of each changed in fragments of 64 KiB."""
+    figure, budget = Figure("dp-80-disks"), 512 * MIB
+    shop.say("80 disks")
+    disks = [
+        shop.disk(Changed(Full(size.disk_mib * MIB, whole=True, seed=100 + number), 65536, 0.5, seed=100 + number))
+        for number in range(80)
+    ]
+    with Wan(Shape(100, 500e6), shop.run) as place:
+        run = shop.copy(Farshore(options=("--node-window", "512MiB")), place, disks, connections=AUTO)
+        links = [_link(shop, place, run)] if _Missing(shop, figure).there(Iperf()) else []
+        ceiling = _ceiling_of(place)
+    each = run.detail["disks"]
+    in_flight = run.detail["peak_in_flight_bytes"]
+    figure.checks += [
+        Check("rate", run.own_rate / ceiling, ">=", 0.95, "of the payload ceiling"),
+        Check("fairness", jain([one["bytes"] / one["seconds"] for one in each]), ">=", 0.95, "by Jain's index"),
+        Check("in flight at most", in_flight / budget, "<=", 1.0, "of the node's budget"),
+    ]
+    seconds = sorted(one["seconds"] for one in each)
+    figure.details |= _link_details(ceiling, [run], links)
+    figure.details["disk_seconds"] = {"first": seconds[0], "median": seconds[40], "last": seconds[-1]}
+    return figure
+
+
+def fragments(shop: Workshop, size: Size) -> Figure:
+    """A disk of which 5 % changed in extents of 4 KiB, beside rsync's delta."""
+    figure = Figure("dp-fragments")
+    disk = shop.disk(Changed(Full(size.fragments_mib * MIB, whole=True), 4096, 0.05))
+    rivals: list[Peer] = [RsyncDaemon(), RsyncSsh(), RsyncDaemon(4096)]
+    with Wan(Shape(80, GBIT), shop.run) as place:
+        missing = _Missing(shop, figure)
+        runs = [shop.copy(Farshore(), place, [disk], connections=AUTO) for _ in range(size.rounds)]
+        others = [shop.copy(one, place, [disk]) for one in rivals if missing.there(one)]
+    wire = statistics.median(one.detail["wire_bytes"] for one in runs)
+    seconds = _median(runs, lambda one: one.own_seconds or one.seconds)
+    best = min((one.seconds for one in others), default=None)
+    figure.checks += [
+        Check("wire bytes", wire / disk.data_bytes, "<=", 1.03, "of the changed bytes"),
+        Check("speed", best / seconds if best else None, ">=", 4.0, "times rsync's best delta"),
+    ]
+    figure.details |= {
+        "changed_bytes": disk.data_bytes,
+        "wire_bytes": int(wire),
+        "source_read_bytes": runs[-1].detail.get("source_read_bytes"),
+        "seconds": round(seconds, 3),
+        "process_seconds": round(_median(runs, lambda one: one.seconds), 3),
+        "runs": [_told(one) for one in runs],
+        "rsync": [_told(one) for one in others],
+    }
+    return figure
+
+
+def loopback(shop: Workshop, size: Size) -> Figure:
+    """Loopback, in memory where there is room: what the processors allow."""
+    figure = Figure("dp-loopback")
+    disk = shop.in_memory(shop.disk(Full(size.loopback_mib * MIB)))
+    missing = _Missing(shop, figure)
+    peers: list[Peer] = [peer for peer in (Farshore(), Pipe(), Nbdcopy(tls=True)) if missing.there(peer)]
+    runs: dict[str, list[Outcome]] = {peer.name: [] for peer in peers}
+    with Loopback() as place:
+        for _ in range(size.loopback_rounds):
+            for peer in peers:
+                runs[peer.name].append(shop.copy(peer, place, [disk]))
+    ours, pipe, nbdcopy = runs["farshore"], runs["python tls pipe"], runs.get("nbdcopy tls", [])
+    rate = _median(ours, lambda one: one.own_rate)
+    rival = _median(nbdcopy, lambda one: one.own_rate) if nbdcopy else None
+    figure.checks += [
+        Check("rate", rate / rival if rival else None, ">=", 2.2, "times nbdcopy over TLS"),
+        Check("rate", rate / _median(pipe, lambda one: one.own_rate), ">=", 0.8, "of a bare Python TLS pipe"),
+    ]
+    for place_in_pair, end in enumerate(("source", "target")):
+        for own in (True, False):
+            cost, bare = (
+                statistics.median(one.cpu_per_gib(own=own)[place_in_pair] for one in found) for found in (ours, pipe)
+            )
+            if own:
+                figure.checks.append(Check(f"CPU per GiB, {end}", cost / bare, "<=", 1.35, "of the pipe's"))
+            figure.details[f"cpu_s_per_gib_{end}{'' if own else '_with_start_up'}"] = {
+                "farshore": round(cost, 3),
+                "pipe": round(bare, 3),
+                "ratio": round(cost / bare, 3),
+            }
+    figure.details["by_process_time"] = {
+        "times_nbdcopy_tls": round(_median(ours, lambda one: one.rate) / rival, 3) if rival else None,
+        "of_pipe": round(_median(ours, lambda one: one.rate) / _median(pipe, lambda one: one.rate), 3),
+    }
+    figure.details["runs"] = {name: [_told(one) for one in found] for name, found in runs.items()}
+    return figure
+
+
+def memory(shop: Workshop, size: Size) -> Figure:
+    """What a node keeps in memory: 1, 8 and 80 disks, budgets of 64 and 512 MiB."""
+    figure, worst = Figure("dp-memory"), 0.0
+    rows = []
+    with Wan(Shape(80, GBIT), shop.run) as place:
+        for count in (1, 8, 80):
+            each = size.memory_mib // count * MIB
+            disks: list[Disk] = [shop.disk(Full(each, seed=200 + number)) for number in range(count)]
+            for budget in (64, 512):
+                peer = Farshore(options=("--node-window", f"{budget}MiB"))
+                run = shop.copy(peer, place, disks, connections=AUTO)
+                in_flight = run.detail["peak_in_flight_bytes"]
+                bound = 80 * MIB + 1.1 * in_flight + 2 * MIB * _connections(run)
+                shares = [usage.peak_rss_bytes / bound for usage in (run.source, run.target)]
+                worst = max(worst, *shares)
+                rows.append(
+                    {
+                        "disks": count,
+                        "budget_mib": budget,
+                        "peak_in_flight_mib": round(in_flight / MIB, 1),
+                        "bound_mib": round(bound / MIB, 1),
+                        "source_rss_mib": round(run.source.peak_rss_bytes / MIB, 1),
+                        "target_rss_mib": round(run.target.peak_rss_bytes / MIB, 1),
+                        "ok": max(shares) <= 1.0,
+                        "run": _told(run),
+                    }
+                )
+                figure.checks.append(
+                    Check(
+                        f"in flight, {count} disks, {budget} MiB",
+                        in_flight / (budget * MIB),
+                        "<=",
+                        1.0,
+                        "of the budget",
+                    )
+                )
+    bound_text = "of 80 MiB + 1.1 in flight + 2 MiB a connection"
+    figure.checks.insert(0, Check("memory", worst, "<=", 1.0, bound_text))
+    figure.details["runs"] = rows
+    return figure
+
+
+Measured = Callable[[Workshop, Size], Figure]
+
+FIGURES: Final[dict[str, Measured]] = {
+    "dp-full-80": full_copy("dp-full-80", Shape(80, GBIT), 0.96, 0.98),
+    "dp-full-20": full_copy("dp-full-20", Shape(20, GBIT), 0.97),
+    "dp-full-200": best_of("dp-full-200", Shape(200, GBIT)),
+    "dp-loss": best_of("dp-loss", Shape(80, GBIT, 0.001)),
+    "dp-80-disks": many_disks,
+    "dp-fragments": fragments,
+    "dp-loopback": loopback,
+    "dp-memory": memory,
+}
