@@ -42,10 +42,10 @@ class RogueSource:
         with contextlib.suppress(OSError, EOFError, FarshoreError):
             connection = self._identity.server.wrap_socket(plain, server_side=True)
             self._sockets.append(connection)
-            receive_frame(connection, head, meta, memoryview(b""))
+            receive_frame(connection, head, meta)
             connection.sendall(self._hello)
             while True:
-                header = receive_frame(connection, head, meta, memoryview(b""))
+                header = receive_frame(connection, head, meta)
                 for part in self._reply(header, bytes(meta[: header.meta_size])):
                     connection.sendall(part)
 

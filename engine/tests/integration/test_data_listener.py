@@ -67,7 +67,7 @@ def port_of(folder: Path, **options: float) -> contextlib.AbstractContextManager
 def answer(connection: ssl.SSLSocket) -> frames.Hello | FarshoreError:
     """Return what the other side says to a greeting."""
     meta = memoryview(bytearray(frames.MAX_META))
-    header = receive_frame(connection, memoryview(bytearray(28)), meta, memoryview(b""))
+    header = receive_frame(connection, memoryview(bytearray(28)), meta)
     if header.type is frames.Type.ERROR:
         return frames.decode_error(meta[: header.meta_size])
     return frames.Hello.decode(meta[: header.meta_size])

@@ -36,6 +36,7 @@ from farshore.replication.serve import SourceService
 from farshore.testing.faults import FailingTarget, Plan
 from farshore.testing.pki import TestAuthority
 from farshore.transport import frames
+from farshore.transport.buffers import Lent
 from farshore.transport.links import Link, Links
 from farshore.transport.session import Session
 from farshore.transport.tls import NodeTls, Peer, load
@@ -100,8 +101,9 @@ def read(session: Session, *ranges: tuple[int, int], disk: int = 0) -> bytes:
     done = threading.Event()
     found: list[bytes | FarshoreError] = []
 
-    def on_data(_data: frames.Data, payload: memoryview) -> None:
-        found.append(bytes(payload))
+    def on_data(_data: frames.Data, lent: Lent) -> None:
+        found.append(bytes(lent.view))
+        lent.release()
         done.set()
 
     def on_error(error: FarshoreError) -> None:

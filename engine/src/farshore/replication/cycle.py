@@ -29,6 +29,7 @@ from farshore.replication.audit import DiskAuditor, Missed, RidingAudit
 from farshore.replication.flow import DiskWindow
 from farshore.replication.verify import differing
 from farshore.transport import frames
+from farshore.transport.buffers import Lent
 from farshore.transport.session import Session
 from farshore.units import CHUNK_SIZE, LEAF_SIZE
 
@@ -348,11 +349,15 @@ class DiskCycle:
                 self._window.abort(error)
                 self._window.failed(credit)
 
-        def on_data(data: frames.Data, payload: memoryview) -> None:
-            self._write(draft, data, payload)
+        def on_data(data: frames.Data, lent: Lent) -> None:
+            size = lent.view.nbytes
+            try:
+                self._write(draft, data, lent.view)
+            finally:
+                lent.release()
             self._keep_digests(chunk, data)
             with self._lock:
-                self._note(chunk, moved=payload.nbytes)
+                self._note(chunk, moved=size)
                 settle(None)
 
         self._session.read(self._index, chunk.ranges, chunk.size_bytes, on_data, settle)

@@ -497,7 +497,7 @@ class _Connection:
         """
         connection = self._connection
         while True:
-            header = receive_frame(connection, self._head, self._meta, self._nothing)
+            header = receive_frame(connection, self._head, self._meta)
             meta = self._meta[: header.meta_size]
             payload = self._nothing
             try:

@@ -1,7 +1,7 @@
 """One connection of a link, and the thread that does all reading and writing on it.
 
 A TLS connection must not be used by two threads at once, so whoever wants something sent puts it into the outbox and
-wakes the thread. The buffers are taken once.
+wakes the thread. Payloads are received into buffers that are lent to whoever asked for them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Final
 
 from farshore.errors import FarshoreError, Permanent, Reconnect
 from farshore.transport import frames
+from farshore.transport.buffers import NOTHING, Lent
 from farshore.transport.dialing import check_answer, dial, pause_s, refusal
-from farshore.transport.sockets import Wire, hang_up, receive_frame, wire_of
+from farshore.transport.sockets import Wire, hang_up, receive, receive_frame, receive_head, wire_of
 
 if TYPE_CHECKING:
     from farshore.transport.links import Link
@@ -40,24 +41,34 @@ _REFUSED_PAUSE_S: Final = 5.0
 #: A connection that broke sooner than this counts as an attempt that failed.
 _SHORT_S: Final = 1.0
 
-OnAnswer = Callable[[frames.Header, memoryview, memoryview], None]
+OnAnswer = Callable[[frames.Header, memoryview, Lent], None]
 OnError = Callable[[FarshoreError], None]
 
 
 class Request:
     """A question that waits for its answer.
 
-    ``on_answer`` and ``on_error`` are called once in all, from a connection's thread; the views that ``on_answer`` gets
-    are valid only during the call. ``weight`` is the bytes that the answer is expected to bring.
+    ``on_answer`` and ``on_error`` are called once in all, from a connection's thread. The meta part that ``on_answer``
+    gets is valid only during the call; the payload is for it to keep, and to release. ``weight`` is the bytes that the
+    answer is expected to bring, ``keeps`` says that it may bring a payload at all.
     """
 
-    __slots__ = ("abandoned", "build", "frame", "number", "on_answer", "on_error", "times_sent", "weight")
+    __slots__ = ("abandoned", "build", "frame", "keeps", "number", "on_answer", "on_error", "times_sent", "weight")
 
-    def __init__(self, build: Callable[[int], bytes], on_answer: OnAnswer, on_error: OnError, weight: int = 0) -> None:
+    def __init__(
+        self,
+        build: Callable[[int], bytes],
+        on_answer: OnAnswer,
+        on_error: OnError,
+        weight: int = 0,
+        *,
+        keeps: bool = False,
+    ) -> None:
         self.build = build
         self.on_answer = on_answer
         self.on_error = on_error
         self.weight = weight
+        self.keeps = keeps
         self.number = 0
         self.frame = b""
         self.times_sent = 0
@@ -93,7 +104,6 @@ class Connection(threading.Thread):
         self._outstanding_bytes = 0
         self._head = memoryview(bytearray(frames.HEADER.size))
         self._meta = memoryview(bytearray(frames.MAX_META))
-        self._payload = memoryview(bytearray(frames.MAX_PAYLOAD))
 
     def wake(self) -> None:
         """Make the thread look at its outbox."""
@@ -200,7 +210,7 @@ class Connection(threading.Thread):
         connection.settimeout(GREETING_TIMEOUT_S)
         connection.sendall(frames.Hello().encode())
         self._send_waiting(connection)
-        header = self._receive_frame(connection)
+        header = receive_frame(connection, self._head, self._meta)
         check_answer(header, self._meta[: header.meta_size], answers=True, peer=self._link.peer)
         self._link.greeted(self)
 
@@ -228,9 +238,9 @@ class Connection(threading.Thread):
                     elif time.monotonic() - heard > ANSWER_TIMEOUT_S:
                         raise Reconnect("no answer came in time", code="peer-silent")
                     continue
-            header = self._receive_frame(connection)
+            header = receive_head(connection, self._head, self._meta)
+            self._handle(connection, header)
             heard = time.monotonic()
-            self._handle(header)
 
     def _send_waiting(self, connection: ssl.SSLSocket) -> None:
         batch = []
@@ -247,25 +257,37 @@ class Connection(threading.Thread):
         if batch:
             connection.sendall(b"".join(batch))
 
-    def _handle(self, header: frames.Header) -> None:
-        meta, payload = self._meta[: header.meta_size], self._payload[: header.payload_size]
+    def _handle(self, connection: ssl.SSLSocket, header: frames.Header) -> None:
+        """Find whom a frame answers, and receive its payload for them."""
+        meta = self._meta[: header.meta_size]
         # What can fail comes first: until it is taken out, a request goes to another connection.
         failure = frames.decode_error(meta) if header.type is frames.Type.ERROR else None
-        request = self._outstanding.pop(header.request, None)
+        request = self._outstanding.get(header.request)
         if request is None:
             if failure is not None and header.request == 0:
                 raise failure
             raise Reconnect("the peer answered what was not asked", code="protocol-error")
+        lent = self._receive_payload(connection, header.payload_size, request)
+        del self._outstanding[header.request]
         self._outstanding_bytes -= len(request.frame)
         with self._link.lock:
             self.load -= request.weight + len(request.frame)
         if request.abandoned:
-            return
-        if failure is not None:
+            lent.release()
+        elif failure is not None:
             request.on_error(failure)
         else:
-            request.on_answer(header, meta, payload)
+            request.on_answer(header, meta, lent)
 
-    def _receive_frame(self, connection: ssl.SSLSocket) -> frames.Header:
-        """Receive one frame into the thread's own buffers."""
-        return receive_frame(connection, self._head, self._meta, self._payload)
+    def _receive_payload(self, connection: ssl.SSLSocket, size_bytes: int, request: Request) -> Lent:
+        if not size_bytes:
+            return NOTHING
+        if not request.keeps:
+            raise Reconnect("the peer sent data that was not asked for", code="protocol-error")
+        lent = self._link.buffers.take(size_bytes)
+        try:
+            receive(connection, lent.view)
+        except BaseException:
+            lent.release()
+            raise
+        return lent

@@ -221,7 +221,7 @@ class _Caller(threading.Thread):
             connection.sendall(frames.Hello(features=frames.ROLE_SOURCE).encode())
             meta = memoryview(bytearray(ANSWER_META_BYTES))
             try:
-                header = receive_frame(connection, memoryview(bytearray(frames.HEADER.size)), meta, memoryview(b""))
+                header = receive_frame(connection, memoryview(bytearray(frames.HEADER.size)), meta)
             except ssl.SSLError as error:  # with TLS 1.3 the verdict on our certificate comes after the handshake
                 raise refusal(error, self._peer) from error
             check_answer(header, meta[: header.meta_size], answers=False, peer=self._peer)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from farshore.errors import FarshoreError, Forbidden, Reconnect, Unavailable
+from farshore.transport.buffers import BufferPool
 from farshore.transport.connection import Connection, Request
 from farshore.transport.sockets import parse_address
 from farshore.transport.tls import NodeTls, Peer
@@ -86,6 +87,11 @@ class Link:
     def identity(self) -> NodeTls:
         """Who we are, with the newest certificate."""
         return self._links.identity
+
+    @property
+    def buffers(self) -> BufferPool:
+        """Where the buffers of payloads come from."""
+        return self._links.buffers
 
     @property
     def address(self) -> tuple[str, int]:
@@ -355,6 +361,7 @@ class Links:
 
     def __init__(self, identity: NodeTls, *, give_up_s: float = GIVE_UP_S) -> None:
         self.identity = identity
+        self.buffers = BufferPool()
         self._give_up_s = give_up_s
         self._lock = threading.Lock()
         self._closed = False

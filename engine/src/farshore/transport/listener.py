@@ -221,7 +221,7 @@ class DataListener:
     def _greet(self, connection: ssl.SSLSocket) -> bool:
         """Exchange greetings and return whether the peer asks."""
         meta = memoryview(bytearray(_META_BYTES))
-        header = receive_frame(connection, memoryview(bytearray(frames.HEADER.size)), meta, memoryview(b""))
+        header = receive_frame(connection, memoryview(bytearray(frames.HEADER.size)), meta)
         if header.type is not frames.Type.HELLO:
             raise Reconnect("it did not greet", code="protocol-error")
         hello = frames.Hello.decode(meta[: header.meta_size])

@@ -14,7 +14,8 @@ from typing import Any, Final, TypeVar
 
 from farshore.errors import Corruption, FarshoreError, Fenced, Reconnect, RestartFromCheckpoint, Retry
 from farshore.transport import frames
-from farshore.transport.connection import Request
+from farshore.transport.buffers import Lent
+from farshore.transport.connection import OnAnswer, OnError, Request
 from farshore.transport.frames import Type
 from farshore.transport.links import Link
 from farshore.transport.packing import Unpacker
@@ -27,8 +28,7 @@ CORRUPT_TRIES: Final = 3
 CLOSE_TIMEOUT_S: Final = 5.0
 
 T = TypeVar("T")
-OnData = Callable[[frames.Data, memoryview], None]
-OnError = Callable[[FarshoreError], None]
+OnData = Callable[[frames.Data, Lent], None]
 
 
 class Session:
@@ -116,49 +116,65 @@ class Session:
     ) -> None:
         """Ask for a chunk. Exactly one of the callbacks is called, once, from a link's thread.
 
-        ``on_data`` gets pieces that passed the wire digest and tile ``ranges``; the payload is valid during the call.
-        What it raises goes to ``on_error``.
+        ``on_data`` gets pieces that passed the wire digest and tile ``ranges``, and the buffer with their data, to
+        release when it is used, also if it raises. What it raises goes to ``on_error``.
         """
         question = frames.Read(self.number, disk, tuple(ranges))
         tries = 0
 
-        def on_answer(header: frames.Header, meta: memoryview, payload: memoryview) -> None:
+        def on_answer(header: frames.Header, meta: memoryview, lent: Lent) -> None:
             nonlocal tries
-            self.received_bytes += payload.nbytes
+            self.received_bytes += header.payload_size
             try:
-                data, payload = self._checked(header, meta, payload, disk, ranges)
+                data, lent = self._checked(header, meta, lent, disk, ranges)
             except Corruption:
                 tries += 1
                 self.corrupt += 1
                 if tries < CORRUPT_TRIES:
-                    self._submit(question.encode, on_answer, on_error, size_bytes)
+                    self._submit(question.encode, on_answer, on_error, size_bytes, keeps=True)
                     return
                 raise
-            on_data(data, payload)
+            on_data(data, lent)
 
-        self._submit(question.encode, on_answer, on_error, size_bytes)
+        self._submit(question.encode, on_answer, on_error, size_bytes, keeps=True)
 
     def _checked(
-        self,
-        header: frames.Header,
-        meta: memoryview,
-        payload: memoryview,
-        disk: int,
-        ranges: Sequence[tuple[int, int]],
-    ) -> tuple[frames.Data, memoryview]:
-        """Return a chunk that is what was asked for, and whole, with its payload as it was before compression."""
-        if header.type not in {Type.DATA, Type.ZERO}:
-            raise Reconnect("the peer answered with something else", code="protocol-error")
-        data = frames.Data.decode(meta, payload.nbytes, compressed=header.compressed)
+        self, header: frames.Header, meta: memoryview, lent: Lent, disk: int, ranges: Sequence[tuple[int, int]]
+    ) -> tuple[frames.Data, Lent]:
+        """Return a chunk that is what was asked for, and whole, with its payload as it was before compression.
+
+        ``lent`` is released where another buffer is returned, or none.
+        """
+        try:
+            data = self._described(header, meta, disk)
+            if header.compressed:
+                lent = self._unpacked(lent, data.size_bytes)
+            data.check(self._epoch, lent.view)
+            data.check_tiles(ranges)
+        except BaseException:
+            lent.release()
+            raise
+        return data, lent
+
+    def _described(self, header: frames.Header, meta: memoryview, disk: int) -> frames.Data:
+        """Return what a frame says of its payload."""
+        if header.type not in {Type.DATA, Type.ZERO} or (header.compressed and not self._question.compress):
+            raise Reconnect("the peer answered with something else than was asked for", code="protocol-error")
+        data = frames.Data.decode(meta, header.payload_size, compressed=header.compressed)
         if (data.session, data.disk) != (self.number, disk):
             raise Corruption("a chunk is of another session or disk", code="misplaced-data", disk=data.disk)
-        if header.compressed:
-            if not self._question.compress:
-                raise Reconnect("the peer compressed what it was not asked to", code="protocol-error")
-            payload = _unpack(payload, data.size_bytes)
-        data.check(self._epoch, payload)
-        data.check_tiles(ranges)
-        return data, payload
+        return data
+
+    def _unpacked(self, packed: Lent, size_bytes: int) -> Lent:
+        """Return what was compressed, and give ``packed`` back."""
+        whole = self._link.buffers.take(size_bytes)
+        try:
+            _unpacking.unpacker.unpack(packed.view, whole.view)
+        except BaseException:
+            whole.release()
+            raise
+        packed.release()
+        return whole
 
     def abort(self, error: FarshoreError) -> None:
         """Fail everything that waits, now and from now on, with ``error``."""
@@ -188,7 +204,7 @@ class Session:
             return
         told: Future[dict[str, Any]] = Future()
 
-        def closed(header: frames.Header, meta: memoryview, _payload: memoryview) -> None:
+        def closed(header: frames.Header, meta: memoryview, _lent: Lent) -> None:
             _settle(told, frames.decode_closed(meta)[1] if header.type is Type.CLOSED else {})
 
         self._link.submit(
@@ -206,7 +222,7 @@ class Session:
         """Submit a question whose answer is small, and return its future."""
         future: Future[T] = Future()
 
-        def on_answer(header: frames.Header, meta: memoryview, _payload: memoryview) -> None:
+        def on_answer(header: frames.Header, meta: memoryview, _lent: Lent) -> None:
             if header.type is not answer:
                 raise Reconnect("the peer answered with something else", code="protocol-error")
             _settle(future, decode(meta))
@@ -217,16 +233,25 @@ class Session:
         self._submit(build, on_answer, on_error, 0)
         return future
 
-    def _submit(self, build: Callable[[int], bytes], on_answer: Any, on_error: OnError, weight: int) -> None:
-        request = Request(build, _unset, _unset_error, weight)
+    def _submit(
+        self,
+        build: Callable[[int], bytes],
+        on_answer: OnAnswer,
+        on_error: OnError,
+        weight: int,
+        *,
+        keeps: bool = False,
+    ) -> None:
+        request = Request(build, _unset, _unset_error, weight, keeps=keeps)
 
-        def answered(header: frames.Header, meta: memoryview, payload: memoryview) -> None:
+        def answered(header: frames.Header, meta: memoryview, lent: Lent) -> None:
             if not self._take(request):
+                lent.release()
                 return
             if request.times_sent > 1:
-                self.resent_bytes += payload.nbytes
+                self.resent_bytes += header.payload_size
             try:
-                on_answer(header, meta, payload)
+                on_answer(header, meta, lent)
             except FarshoreError as error:
                 on_error(error)
             except Exception as error:  # a bug, or an OSError that nobody named: it ends the cycle and is shown
@@ -286,7 +311,7 @@ class Session:
         self._link.submit(opening)
         return True
 
-    def _reopened(self, header: frames.Header, meta: memoryview, _payload: memoryview) -> None:
+    def _reopened(self, header: frames.Header, meta: memoryview, _lent: Lent) -> None:
         if header.type is not Type.OPENED:
             self._not_reopened(Reconnect("the peer answered with something else", code="protocol-error"))
             return
@@ -322,17 +347,9 @@ class _Unpacking(threading.local):
 
     def __init__(self) -> None:
         self.unpacker = Unpacker()
-        self.payload = memoryview(bytearray(frames.MAX_PAYLOAD))
 
 
 _unpacking = _Unpacking()
-
-
-def _unpack(packed: memoryview, size_bytes: int) -> memoryview:
-    """Return what was compressed; the view is valid until the thread's next call."""
-    payload = _unpacking.payload[:size_bytes]
-    _unpacking.unpacker.unpack(packed, payload)
-    return payload
 
 
 def _settle(future: Future[T], value: T) -> None:
@@ -345,7 +362,7 @@ def _fail(future: Future[T], error: FarshoreError) -> None:
         future.set_exception(error)
 
 
-def _unset(_header: frames.Header, _meta: memoryview, _payload: memoryview) -> None:
+def _unset(_header: frames.Header, _meta: memoryview, _lent: Lent) -> None:
     raise AssertionError("the request was submitted before it was whole")
 
 

@@ -82,24 +82,32 @@ def hang_up(connection: socket.socket) -> None:
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
-def receive_frame(connection: ssl.SSLSocket, head: memoryview, meta: memoryview, payload: memoryview) -> frames.Header:
-    """Receive one frame into buffers that are reused, its parts only where there is room for them.
+def receive_frame(connection: ssl.SSLSocket, head: memoryview, meta: memoryview) -> frames.Header:
+    """Receive a frame that has no payload, into buffers that are reused.
 
     Raises:
         EOFError: the peer closed the connection between two frames.
-        Reconnect: what came is no frame, or the connection ended inside of one.
+        Reconnect: what came is no such frame, or the connection ended inside of it.
     """
-    _receive(connection, head, at_start=True)
-    header = frames.decode_header(head)
-    if header.meta_size > len(meta) or header.payload_size > len(payload):
+    header = receive_head(connection, head, meta)
+    if header.payload_size:
         raise Reconnect("the peer sent data that was not asked for", code="protocol-error")
-    _receive(connection, meta[: header.meta_size])
-    frames.check_meta(header, meta[: header.meta_size])
-    _receive(connection, payload[: header.payload_size])
     return header
 
 
-def _receive(connection: ssl.SSLSocket, view: memoryview, *, at_start: bool = False) -> None:
+def receive_head(connection: ssl.SSLSocket, head: memoryview, meta: memoryview) -> frames.Header:
+    """Receive the header and the meta part of a frame, as :func:`receive_frame` does; the payload follows."""
+    receive(connection, head, at_start=True)
+    header = frames.decode_header(head)
+    if header.meta_size > len(meta):
+        raise Reconnect("the peer sent more than was asked for", code="protocol-error")
+    receive(connection, meta[: header.meta_size])
+    frames.check_meta(header, meta[: header.meta_size])
+    return header
+
+
+def receive(connection: ssl.SSLSocket, view: memoryview, *, at_start: bool = False) -> None:
+    """Fill ``view``."""
     at, size = 0, len(view)
     while at < size:
         count = connection.recv_into(view[at:])
