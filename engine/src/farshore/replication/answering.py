@@ -1,0 +1,333 @@
+"""One connection at the source: receives questions, has them worked on by the readers, sends the answers.
+
+The connection's own thread does all its reading and writing, for a TLS object must not be used by two at once. It waits
+for nothing but its peer: questions go to the readers, and answers come back in the order in which they are ready.
+
+Memory is bounded. Questions are kept as they came, at most :data:`QUESTIONS_BYTES_MAX` of them; beyond that, none is
+received. While :data:`READY_MAX` answers wait to be sent, no further question is taken up; so a peer that asks and
+does not read holds those, and one more for each thread that was at work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NamedTuple, Protocol
+
+from farshore.blocks.digest import DIGEST_SIZE
+from farshore.errors import FarshoreError, Invalid, Permanent, Reconnect
+from farshore.replication.compression import CompressionLaw, WireRate
+from farshore.replication.readers import Readers
+from farshore.replication.reading import ChunkReader, leaf_digests
+from farshore.replication.sessions import SourceSession
+from farshore.transport import frames
+from farshore.transport.buffers import BufferPool, Lent
+from farshore.transport.frames import Type
+from farshore.transport.listener import Notices
+from farshore.transport.packing import Packer
+from farshore.transport.sockets import receive_frame
+from farshore.transport.tls import Peer
+from farshore.units import CHUNK_SIZE, LEAF_SIZE
+
+log = logging.getLogger(__name__)
+
+#: More than a target of ours has unanswered on one connection.
+QUESTIONS_BYTES_MAX: Final = 128 * 1024
+#: One is sent while the next one is made ready.
+READY_MAX: Final = 2
+#: How often a thread that waits for answers looks after the readers.
+_LOOK_MS: Final = 100
+#: What a question takes beside its bytes, roughly.
+_QUESTION_BYTES: Final = 256
+#: Where session and disk stand in every question about a disk.
+_PLACE_BYTES: Final = 12
+_DISK_QUESTIONS: Final = frozenset({Type.READ, Type.LIST, Type.DIGEST})
+
+
+class Service(Protocol):
+    """What a connection needs of the service that it belongs to."""
+
+    readers: Readers
+    buffers: BufferPool
+    rate: WireRate
+    notices: Notices
+
+    def open(self, question: frames.Open, peer: Peer) -> frames.Opened:
+        """Admit a grant."""
+
+    def session(self, number: int, peer: Peer) -> SourceSession:
+        """Return an open session of ``peer``."""
+
+    def end(self, number: int, peer: Peer) -> dict[str, object]:
+        """Close a session of ``peer``; return what it took."""
+
+
+class _Question(NamedTuple):
+    """A question as it came. ``lane``: the disk whose storage it may have to wait for."""
+
+    type: Type
+    request: int
+    meta: bytes
+    lane: bytes | int
+
+
+class _Answer(NamedTuple):
+    """What goes back for ``question``. ``lent`` holds ``payload``, until it is sent. ``broken`` ends the connection."""
+
+    question: _Question
+    head: bytes
+    payload: memoryview | bytes = b""
+    lent: Lent | None = None
+    law: CompressionLaw | None = None
+    broken: FarshoreError | None = None
+
+
+class _Tools(threading.local):
+    """What each thread that works on questions has for itself."""
+
+    def __init__(self) -> None:
+        self.chunks = ChunkReader()
+        self.packer = Packer()
+
+
+_tools = _Tools()
+
+
+class Answering:
+    """Answers what one peer asks on one connection."""
+
+    def __init__(self, service: Service, connection: ssl.SSLSocket, peer: Peer) -> None:
+        self._service = service
+        self._connection = connection
+        self._peer = peer
+        self._head = memoryview(bytearray(frames.HEADER.size))
+        self._meta = memoryview(bytearray(frames.MAX_META))
+        self._lock = threading.Lock()
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._asleep = False
+        self._closed = False
+        self._asked_bytes = 0
+        self._asked: deque[_Question] = deque()
+        self._ready: deque[_Answer] = deque()
+        self._answer: dict[Type, Callable[[_Question], _Answer]] = {
+            Type.READ: self._read,
+            Type.LIST: self._list,
+            Type.DIGEST: self._digest,
+            Type.OPEN: self._open,
+            Type.CLOSE: self._close,
+        }
+
+    def run(self) -> None:
+        """Answer until the peer goes.
+
+        Raises:
+            EOFError: the peer went, between two frames.
+            FarshoreError, OSError: the connection is of no more use.
+        """
+        connection, fd = self._connection, self._connection.fileno()
+        poll = select.poll()
+        poll.register(self._event, select.POLLIN)
+        listening = False
+        try:
+            while True:
+                self._send_ready()
+                self._take_up()
+                room = self._asked_bytes < QUESTIONS_BYTES_MAX
+                if room is not listening:
+                    poll.register(fd, select.POLLIN if room else 0)
+                    listening = room
+                if not (room and connection.pending()):
+                    seen = self._wait(poll).get(fd, 0)
+                    if not seen:
+                        continue
+                    if not room:
+                        raise EOFError("the peer went without reading its answers")
+                self._receive()
+        finally:
+            with self._lock:
+                self._closed = True
+                os.close(self._event)
+            self._asked.clear()
+            self._drop_ready()
+
+    # In the connection's thread -------------------------------------------------------------------------------------
+
+    def _wait(self, poll: select.poll) -> dict[int, int]:
+        """Sleep until there is something to do; return what happened on which file."""
+        self._asleep = True
+        if self._ready or (self._asked and len(self._ready) < READY_MAX):
+            self._asleep = False
+            return {}
+        seen = dict(poll.poll(_LOOK_MS if self._asked_bytes else None))
+        self._asleep = False
+        if self._event in seen:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._event)
+        if self._asked_bytes:
+            self._service.readers.look()
+        return seen
+
+    def _receive(self) -> None:
+        header = receive_frame(self._connection, self._head, self._meta)
+        if header.type not in self._answer:
+            raise Reconnect(f"a source does not answer {header.type.name}", code="protocol-error")
+        meta = bytes(self._meta[: header.meta_size])
+        lane = meta[:_PLACE_BYTES] if header.type in _DISK_QUESTIONS else id(self)
+        self._asked_bytes += len(meta) + _QUESTION_BYTES
+        self._asked.append(_Question(header.type, header.request, meta, lane))
+
+    def _take_up(self) -> None:
+        """Hand questions to the readers, as long as few answers wait."""
+        while self._asked and len(self._ready) < READY_MAX:
+            with contextlib.suppress(IndexError):
+                question = self._asked.popleft()
+                self._service.readers.submit(question.lane, partial(self._work, question))
+
+    def _send_ready(self) -> None:
+        connection, service = self._connection, self._service
+        while self._ready:
+            answer = self._ready.popleft()
+            if answer.broken is not None:
+                raise answer.broken
+            size = len(answer.head) + len(answer.payload)
+            began, cpu_began = time.monotonic(), time.thread_time()
+            try:
+                connection.sendall(answer.head)
+                if answer.payload:
+                    connection.sendall(answer.payload)
+            finally:
+                if answer.lent is not None:
+                    answer.lent.release()
+            now = time.monotonic()
+            service.rate.add(size, now)
+            if answer.law is not None and answer.payload:
+                answer.law.sent(size, max(now - began - (time.thread_time() - cpu_began), 0.0))
+            self._asked_bytes -= len(answer.question.meta) + _QUESTION_BYTES
+            self._take_up()
+
+    def _drop_ready(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                answer = self._ready.popleft()
+                if answer.lent is not None:
+                    answer.lent.release()
+
+    # In a reader's thread -------------------------------------------------------------------------------------------
+
+    def _work(self, question: _Question) -> None:
+        """Answer one question; whatever happens, it is answered, or the target would ask for ever."""
+        if len(self._ready) < READY_MAX:
+            self._ready.append(self._answered(question))
+        else:
+            self._asked.append(question)  # no memory for another answer until the peer has read these
+        with self._lock:
+            closed = self._closed
+            if self._asleep and not closed:
+                self._asleep = False
+                os.eventfd_write(self._event, 1)
+        if closed:
+            self._drop_ready()
+
+    def _answered(self, question: _Question) -> _Answer:
+        try:
+            return self._answer[question.type](question)
+        except FarshoreError as error:
+            if error.code == "protocol-error":
+                return _Answer(question, b"", broken=error)
+            failure = error
+        except OSError as error:
+            failure = Permanent(f"the source could not be read: {error}", code="source-read", errno=error.errno)
+        except Exception as error:
+            log.exception("a question of type %s could not be answered", question.type.name)
+            failure = Permanent("the source met an error of its own", code="internal", kind=type(error).__name__)
+        if self._service.notices.news(f"{self._peer} {question.lane!r}", failure.code):
+            log.warning("%s of %s is refused: %s", question.type.name, self._peer, failure)
+        return _Answer(question, frames.encode_error(question.request, failure))
+
+    def _open(self, question: _Question) -> _Answer:
+        opened = self._service.open(frames.Open.decode(question.meta), self._peer)
+        return _Answer(question, opened.encode(question.request))
+
+    def _close(self, question: _Question) -> _Answer:
+        number = frames.decode_close(question.meta)
+        stats = self._service.end(number, self._peer)
+        return _Answer(question, frames.encode_closed(question.request, number, stats))
+
+    def _read(self, question: _Question) -> _Answer:
+        asked = frames.Read.decode(question.meta)
+        session = self._service.session(asked.session, self._peer)
+        size = session.size(asked.disk)
+        last = asked.ranges[-1]
+        if last[0] + last[1] > size:
+            raise Invalid("READ reaches over the end of the disk", code="read-range", disk=asked.disk)
+        lent = self._service.buffers.take(sum(length for _, length in asked.ranges))
+        try:
+            with session.reading(asked.disk) as reader:
+                pieces, digests, filled = _tools.chunks.read(reader, size, asked.ranges, session.zero_block, lent.view)
+        except BaseException:
+            lent.release()
+            raise
+        payload = lent.view[:filled]
+        law = session.law(asked.disk)
+        packed = _pack(law, payload) if law is not None else None
+        head = frames.Data.encode(
+            question.request,
+            session.number,
+            asked.disk,
+            session.grant.epoch,
+            pieces,
+            digests,
+            payload,
+            None if packed is None else len(packed),
+        )
+        session.count(filled if packed is None else len(packed), len(digests) // DIGEST_SIZE * LEAF_SIZE)
+        if packed is None:
+            return _Answer(question, head, payload, lent, law)
+        lent.release()
+        return _Answer(question, head, packed, None, law)
+
+    def _list(self, question: _Question) -> _Answer:
+        asked = frames.List.decode(question.meta)
+        session = self._service.session(asked.session, self._peer)
+        size = session.size(asked.disk)
+        if asked.offset > size:
+            raise Invalid("LIST begins behind the end of the disk", code="list-range", disk=asked.disk)
+        rows, more = session.extents(asked.disk, since_base=asked.since_base).page(asked.offset, asked.limit)
+        return _Answer(question, frames.Extents(session.number, asked.disk, more, rows).encode(question.request))
+
+    def _digest(self, question: _Question) -> _Answer:
+        asked = frames.Digests.decode(question.meta, answer=False)
+        session = self._service.session(asked.session, self._peer)
+        size = session.size(asked.disk)
+        start, stop = asked.first * LEAF_SIZE, (asked.first + asked.count) * LEAF_SIZE
+        if stop - LEAF_SIZE >= size:
+            raise Invalid("DIGEST reaches over the end of the disk", code="digest-range", disk=asked.disk)
+        digests: list[bytes] = []
+        lent = self._service.buffers.take(CHUNK_SIZE)
+        try:
+            with session.reading(asked.disk) as reader:
+                for at in range(start, min(stop, size), CHUNK_SIZE):
+                    view = lent.view[: min(CHUNK_SIZE, min(stop, size) - at)]
+                    reader.read_into(at, view)
+                    digests += leaf_digests(view)
+        finally:
+            lent.release()
+        answer = frames.Digests(session.number, asked.disk, asked.first, asked.count, b"".join(digests))
+        return _Answer(question, answer.encode(question.request))
+
+
+def _pack(law: CompressionLaw, payload: memoryview) -> bytes | None:
+    """Return the payload compressed, or None where it is to be sent as it is."""
+    if not law.wants(len(payload), time.monotonic()):
+        return None
+    began = time.thread_time()
+    packed = _tools.packer.pack(payload)
+    return packed if law.packed(len(payload), len(packed), time.thread_time() - began) else None
