@@ -25,12 +25,19 @@ log = logging.getLogger(__name__)
 PREFIX: Final = "addenda/"
 
 
-def put(store: ManifestStore, addendum: Addendum, part: str = "") -> bool:
-    """Keep an addendum, durable on return; False if the same origin has said something about this ``part`` before."""
-    return store.put_if_absent(
-        _key(addendum.group_id, addendum.sequence, addendum.checkpoint_id, addendum.by, addendum.origin, part),
-        json.dumps(addendum.model_dump(mode="json"), sort_keys=True).encode(),
-    )
+def keep(store: ManifestStore, addendum: Addendum, part: str = "") -> Addendum:
+    """Keep an addendum, durable on return; return what the same origin said about this ``part`` first."""
+    digest = sha256(f"{addendum.origin}\n{part}".encode()).hexdigest()[:16]
+    start = f"{PREFIX}{addendum.group_id}/{addendum.sequence:010d}-{addendum.checkpoint_id}."
+    key = f"{start}{addendum.by}-{digest}.json"
+    if store.put_if_absent(key, json.dumps(addendum.model_dump(mode="json"), sort_keys=True).encode()):
+        if addendum.verdict == "suspect":
+            log.error("checkpoint %s is suspect: %s", addendum.checkpoint_id, addendum.reason)
+        return addendum
+    try:
+        return Addendum.model_validate_json(store.get(key))
+    except (NotFound, ValidationError):
+        return addendum  # withdrawn with its checkpoint, or damaged: ours is what there is to say
 
 
 def load(store: ManifestStore, group_id: str | None = None) -> list[Addendum]:
@@ -57,8 +64,3 @@ def withdraw(store: ManifestStore, manifest: Manifest) -> None:
     for key in store.list(start):
         if key.removeprefix(start).count(".") == 1:  # else of another checkpoint, whose name begins with this one's
             store.tombstone(key)
-
-
-def _key(group_id: str, sequence: int, checkpoint_id: str, by: str, origin: str, part: str) -> str:
-    digest = sha256(f"{origin}\n{part}".encode()).hexdigest()[:16]
-    return f"{PREFIX}{group_id}/{sequence:010d}-{checkpoint_id}.{by}-{digest}.json"

@@ -7,7 +7,6 @@ then the digest, which the source made of all of it, is right and the copy is no
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,8 +22,6 @@ from farshore.model.integrity import Addendum, Damage, DiskAudit
 from farshore.platforms.contract import ManifestStore
 from farshore.transport.session import Session
 from farshore.units import CHUNK_SIZE, LEAF_SIZE
-
-log = logging.getLogger(__name__)
 
 #: Questions on their way at once; each has the source read up to 4 MiB.
 _AHEAD: Final = 8
@@ -121,8 +118,7 @@ class DiskAuditor:
                 reason=missed.reason,
                 damages=(damage,),
             )
-            if addenda.put(self._store, addendum, part=self._disk_key):
-                log.error("checkpoint %s is suspect: %s", manifest.checkpoint_id, missed.reason)
+            addenda.keep(self._store, addendum, part=self._disk_key)
 
 
 class RidingAudit:
