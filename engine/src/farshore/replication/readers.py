@@ -82,7 +82,7 @@ class Readers:
             return
         with self._lock:
             self._looked_at = now
-            for thread in self._threads:
+            for thread in list(self._threads):
                 if not thread.stalled and thread.began and now - thread.began > STALL_S:
                     thread.stalled = True
                     self._stalled += 1
