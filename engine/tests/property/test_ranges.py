@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from farshore.blocks.rangeset import RangeSet
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,6 +37,20 @@ def test_it_holds_what_a_set_holds(operations: list[tuple[str, tuple[int, int]]]
     assert ranges.total() == len(model)
     assert bool(ranges) == bool(model)
     assert all((offset in ranges) == (offset in model) for offset in range(LIMIT + 2))
+
+
+@settings(max_examples=400)
+@given(st.lists(st.lists(st.integers(0, LIMIT), unique=True, max_size=20).map(sorted), max_size=6))
+def test_a_batch_does_what_its_ranges_do_one_by_one(batches: list[list[int]]) -> None:
+    together, single = RangeSet(), RangeSet()
+    for bounds in batches:
+        # Touching ranges too: every bound ends one and begins the next where the number of bounds is odd.
+        step = 1 if len(bounds) % 2 else 2
+        pairs = [(start, stop - start) for start, stop in pairwise(bounds)][::step]
+        together.add_all(pairs)
+        for start, length in pairs:
+            single.add(start, start + length)
+    assert together == single
 
 
 @settings(max_examples=400)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -18,21 +19,52 @@ from farshore.blocks.tree import FANOUT, NODE_SIZE
 
 _NONE: Final = bytes(DIGEST_SIZE)
 _EMPTY: Final = bytes(NODE_SIZE)
+#: Runs with fewer leaves than this between them are written at once.
+_NEAR: Final = NODE_SIZE // DIGEST_SIZE
+_SPAN_MAX: Final = 16 * _NEAR
 
 
 class Leaves:
-    """The file ``path``. Safe from several threads: each leaf is written whole by one ``pwrite``."""
+    """The file ``path``. Safe from several threads."""
 
     def __init__(self, path: Path) -> None:
+        # What lies between two runs is read and written again; nobody else may write to it meanwhile.
+        self._lock = threading.Lock()
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         # Always: a process that died between making the file and this would leave it to a power cut.
         durable.fsync_dir(path.parent)
 
     def put(self, first: int, digests: bytes) -> None:
         """Keep the digests of consecutive leaves from ``first``."""
+        with self._lock:
+            self._write(first, digests)
+
+    def _write(self, first: int, digests: bytes | bytearray) -> None:
         at = 0
         while at < len(digests):
             at += os.pwrite(self._fd, digests[at:] if at else digests, first * DIGEST_SIZE + at)
+
+    def put_runs(self, runs: Iterable[tuple[int, int]], digests: bytes) -> None:
+        """Keep the digests of ascending runs of leaves ``(first, stop)``, one behind the other in ``digests``.
+
+        Runs that lie close together are written at once, with what is between them: a chunk of scattered fragments
+        touches hundreds of leaves, and each call of the system costs more than the bytes.
+        """
+        at = 0
+        for span in _spans(runs):
+            low, high = span[0][0], span[-1][1]
+            if len(span) == 1:
+                self.put(low, digests[at : at + (high - low) * DIGEST_SIZE])
+                at += (high - low) * DIGEST_SIZE
+                continue
+            with self._lock:
+                page = bytearray(self.get(low, high))
+                for first, stop in span:
+                    size = (stop - first) * DIGEST_SIZE
+                    place = (first - low) * DIGEST_SIZE
+                    page[place : place + size] = digests[at : at + size]
+                    at += size
+                self._write(low, page)
 
     def get(self, first: int, stop: int) -> bytes:
         """Return the digests of the leaves ``[first, stop)``; 32 zero bytes for each that has none."""
@@ -82,3 +114,15 @@ class Leaves:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def _spans(runs: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Yield runs in groups of such that lie close together."""
+    span: list[tuple[int, int]] = []
+    for run in runs:
+        if span and (run[0] - span[-1][1] >= _NEAR or run[1] - span[0][0] > _SPAN_MAX):
+            yield span
+            span = []
+        span.append(run)
+    if span:
+        yield span

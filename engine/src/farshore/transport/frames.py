@@ -396,7 +396,8 @@ class Data:
     """Answer to READ: pieces ``(offset, length, zero)`` that tile what was asked, and digests of all leaves touched.
 
     Only pieces that are not zero have bytes in the payload, in order. Without any, the frame's type is ZERO. The
-    payload may cross the wire compressed; ``digest`` and ``size_bytes`` are of what it was before.
+    payload may cross the wire compressed; ``digest`` and ``size_bytes`` are of what it was before, ``wire_bytes`` are
+    those of the whole frame as it came.
     """
 
     session: int
@@ -406,6 +407,7 @@ class Data:
     table: bytes
     digest: bytes
     size_bytes: int = 0
+    wire_bytes: int = 0
 
     @staticmethod
     def encode(
@@ -446,7 +448,8 @@ class Data:
         if not 0 < payload_size < size <= MAX_PAYLOAD if compressed else payload_size != size:
             raise _broken("the payload of DATA is not as long as its pieces")
         table = bytes(view[_DATA.size :])
-        return cls(session, disk, pieces, table[split - _DATA.size :], table, digest, size)
+        wire = HEADER.size + view.nbytes + payload_size
+        return cls(session, disk, pieces, table[split - _DATA.size :], table, digest, size, wire)
 
     def check(self, epoch: int, payload: memoryview) -> None:
         """Raise ``Corruption`` unless the payload, unpacked, is what the source read for exactly this place.
