@@ -79,7 +79,7 @@ class Oracle:
         self.sessions: dict[int, dict[str, Any]] = {}
         self.opens: dict[tuple[int, int], dict[str, Any]] = {}
         self.top: dict[tuple[str, int], tuple[int, int]] = {}
-        self.reads: dict[tuple[int, int], tuple[int, int]] = {}
+        self.reads: dict[tuple[int, int], tuple[int, int, int, list[tuple[int, int]]]] = {}
         self.streams: dict[int, bytearray] = {}
         self.stamp = itertools.count(1)
         self.counts: Counter[str] = Counter()
@@ -127,10 +127,18 @@ class Oracle:
             self._read(socket, request, meta)
         elif kind in {7, 8}:
             self._data(socket, request, meta)
+        elif kind == 12:
+            # The source forgets a session that was closed, with its term.
+            grant = self.sessions.get(struct.unpack_from(">Q", meta)[0])
+            if grant is not None:
+                self.top.pop((grant["session_id"], grant["epoch"]), None)
+        elif kind == 13:
+            self._refused(socket, request)
 
     def _read(self, socket: Any, request: int, meta: bytes) -> None:
         session, disk = struct.unpack_from(">QI", meta)
-        self.reads[socket.fd, request] = (next(self.stamp), session)
+        ranges = list(struct.iter_unpack(">QI", meta[12:]))
+        self.reads[socket.fd, request] = (next(self.stamp), session, disk, ranges)
         grant = self.sessions.get(session)
         if grant is None:
             return
@@ -138,7 +146,6 @@ class Oracle:
         attempt = self._attempt(socket.process, grant)
         if attempt is None:
             return
-        ranges = list(struct.iter_unpack(">QI", meta[12:]))
         waiting = attempt.outstanding.setdefault(key, {})
         for offset, length in ranges:
             waiting[offset, length] = bits(offset, length)
@@ -163,6 +170,16 @@ class Oracle:
         for offset, length in struct.iter_unpack(">QI", meta[at : at + count * 12]):
             if length >> 31:
                 self._settle(attempt, key, offset, length & 0x7FFFFFFF)
+
+    def _refused(self, socket: Any, request: int) -> None:
+        """What was answered by an error is not in flight any more."""
+        peer = socket.peer
+        asked = self.reads.get((peer.fd, request)) if peer is not None else None
+        grant = self.sessions.get(asked[1]) if asked is not None else None
+        attempt = self._attempt(peer.process, grant) if grant is not None else None
+        if attempt is not None and asked is not None and grant is not None:
+            for offset, length in asked[3]:
+                self._settle(attempt, grant["disks"][asked[2]]["disk_key"], offset, length)
 
     def _attempt(self, process: Any, grant: dict[str, Any]) -> Attempt | None:
         for attempt in reversed(self.attempts):
@@ -265,6 +282,8 @@ class Oracle:
         if source is None:
             raise Violation(f"the journal of {journal.draft_key} is about no source point")
         if draft is None:
+            if journal.draft_key in self.pool.lost:
+                return  # it is about to find out
             point = self.pool.point_of(journal.draft_key)
             if point not in self.pool.points:
                 raise Violation(f"I2: the journal records what is durable in {journal.draft_key}, which is not there")

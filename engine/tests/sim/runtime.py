@@ -194,7 +194,8 @@ class Hub:
         if waiters is not None:
             waiters.append(task)
         if timeout is not None:
-            self.after(max(0.0, timeout), lambda: self._enqueue(task) if waiting else None)
+            # A real wait ends a little late, never early.
+            self.after(max(0.0, timeout) + 1e-6, lambda: self._enqueue(task) if waiting else None)
         waiting = [True]
         try:
             self._switch(task)
