@@ -22,7 +22,8 @@ from farshore.errors import FarshoreError, Permanent, Reconnect
 from farshore.transport import frames
 from farshore.transport.buffers import NOTHING, Lent
 from farshore.transport.dialing import check_answer, dial, pause_s, refusal
-from farshore.transport.sockets import Wire, hang_up, receive, receive_frame, receive_head, wire_of
+from farshore.transport.sockets import Wire, hang_up, receive_frame, receive_head, wire_of
+from farshore.transport.stream import Stream
 
 if TYPE_CHECKING:
     from farshore.transport.links import Link
@@ -209,20 +210,20 @@ class Connection(threading.Thread):
         """Greet, and send what waits without waiting for the answer: who speaks another version refuses both."""
         connection.settimeout(GREETING_TIMEOUT_S)
         connection.sendall(frames.Hello().encode())
-        self._send_waiting(connection)
+        self._send_waiting(connection.sendall)
         header = receive_frame(connection, self._head, self._meta)
         check_answer(header, self._meta[: header.meta_size], answers=True, peer=self._link.peer)
         self._link.greeted(self)
 
     def _serve(self, connection: ssl.SSLSocket) -> None:
-        connection.settimeout(ANSWER_TIMEOUT_S)
+        stream = Stream(connection, ANSWER_TIMEOUT_S)
         poll = select.poll()
         poll.register(connection, select.POLLIN)
         poll.register(self._event, select.POLLIN)
         heard = time.monotonic()
         retire_at = heard + random.uniform(0.9, 1.0) * AGE_MAX_S  # noqa: S311 - not all at once
         while not self._link.closed:
-            self._send_waiting(connection)
+            self._send_waiting(stream.send)
             if not connection.pending():
                 now = time.monotonic()
                 if now > retire_at and self._link.may_retire(self) and not (self._outstanding or self.outbox):
@@ -238,11 +239,11 @@ class Connection(threading.Thread):
                     elif time.monotonic() - heard > ANSWER_TIMEOUT_S:
                         raise Reconnect("no answer came in time", code="peer-silent")
                     continue
-            header = receive_head(connection, self._head, self._meta)
-            self._handle(connection, header)
+            header = receive_head(stream.receive, self._head, self._meta)
+            self._handle(stream, header)
             heard = time.monotonic()
 
-    def _send_waiting(self, connection: ssl.SSLSocket) -> None:
+    def _send_waiting(self, send: Callable[[bytes], None]) -> None:
         batch = []
         with self._link.lock:
             while self.outbox and (self._outstanding_bytes < REQUEST_BYTES_MAX or not self._outstanding):
@@ -255,9 +256,9 @@ class Connection(threading.Thread):
                 self._outstanding_bytes += len(request.frame)
                 batch.append(request.frame)
         if batch:
-            connection.sendall(b"".join(batch))
+            send(b"".join(batch))
 
-    def _handle(self, connection: ssl.SSLSocket, header: frames.Header) -> None:
+    def _handle(self, stream: Stream, header: frames.Header) -> None:
         """Find whom a frame answers, and receive its payload for them."""
         meta = self._meta[: header.meta_size]
         # What can fail comes first: until it is taken out, a request goes to another connection.
@@ -267,7 +268,7 @@ class Connection(threading.Thread):
             if failure is not None and header.request == 0:
                 raise failure
             raise Reconnect("the peer answered what was not asked", code="protocol-error")
-        lent = self._receive_payload(connection, header.payload_size, request)
+        lent = self._receive_payload(stream, header.payload_size, request)
         del self._outstanding[header.request]
         self._outstanding_bytes -= len(request.frame)
         with self._link.lock:
@@ -279,14 +280,14 @@ class Connection(threading.Thread):
         else:
             request.on_answer(header, meta, lent)
 
-    def _receive_payload(self, connection: ssl.SSLSocket, size_bytes: int, request: Request) -> Lent:
+    def _receive_payload(self, stream: Stream, size_bytes: int, request: Request) -> Lent:
         if not size_bytes:
             return NOTHING
         if not request.keeps:
             raise Reconnect("the peer sent data that was not asked for", code="protocol-error")
         lent = self._link.buffers.take(size_bytes)
         try:
-            receive(connection, lent.view)
+            stream.receive(lent.view)
         except BaseException:
             lent.release()
             raise

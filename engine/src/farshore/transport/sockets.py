@@ -7,10 +7,13 @@ import socket
 import ssl
 import struct
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from pathlib import Path
+from typing import Final, Protocol
 
 from farshore.errors import Invalid, Reconnect
 from farshore.transport import frames
+from farshore.units import MIB, format_size
 
 #: The part of the kernel's struct tcp_info that we read; linux/tcp.h, where new fields come only at the end.
 _RTT_US: Final = struct.Struct("=I")
@@ -21,6 +24,30 @@ _RECEIVED_AT: Final = 128
 _SENT_AT: Final = 200
 _RETRANS_AT: Final = 208
 _TCP_INFO_BYTES: Final = 216
+
+
+#: Connections to a peer where the path decides, and how many from which round trip on: there each connection is slower
+#: to find its rate, and slower to recover it after a loss.
+CONNECTIONS: Final = 8
+CONNECTIONS_LONG: Final = 16
+LONG_RTT_S: Final = 0.150
+#: A link should carry this much over the connections that it has by default, whatever its round trip.
+_RATE_WANTED: Final = 200 * MIB
+_RTT_ASSUMED_S: Final = 0.1
+_CONGESTION: Final = "bbr"
+_SYSCTL: Final = Path("/proc/sys/net/ipv4")
+
+
+class Fill(Protocol):
+    """Fills a view from a connection.
+
+    Raises:
+        EOFError: with ``at_start``: the peer closed the connection before a first byte.
+        Reconnect: the connection ended before the view was full.
+    """
+
+    def __call__(self, view: memoryview, *, at_start: bool = False) -> None:
+        """Fill ``view``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +78,42 @@ def wire_of(connection: socket.socket) -> Wire:
     return Wire(sent - again, received, rtt / 1e6 if rtt else None)
 
 
+def connections_for(rtt_s: float | None) -> int:
+    """Return how many connections a path of this round trip gets by default."""
+    return CONNECTIONS_LONG if rtt_s is not None and rtt_s >= LONG_RTT_S else CONNECTIONS
+
+
+def hints(rtt_s: float | None = None) -> list[str]:
+    """Return what to change in the kernel's settings for long links, one sentence each; none where all is well."""
+    found = []
+    rtt = _RTT_ASSUMED_S if rtt_s is None else rtt_s
+    for name in ("tcp_rmem", "tcp_wmem"):
+        most = int((_setting(name).split() or ["0"])[-1])
+        rate = most // 2 * connections_for(rtt) / max(rtt, 0.001)  # about half of a buffer is the kernel's own
+        if most and rate < _RATE_WANTED:
+            found.append(
+                f"net.ipv4.{name} allows {format_size(most)} per connection, so about {format_size(int(rate))}/s at a "
+                f"round trip of {rtt * 1000:.0f} ms; raise its third number to {64 * MIB}."
+            )
+    if _CONGESTION not in _setting("tcp_available_congestion_control").split():
+        found.append(
+            f"The kernel has no congestion control {_CONGESTION}, so packets that are lost cost more than they must; "
+            "load the module tcp_bbr."
+        )
+        if _setting("tcp_slow_start_after_idle") == "1":
+            found.append(
+                "net.ipv4.tcp_slow_start_after_idle is 1, so kept connections begin each cycle slowly; set it to 0."
+            )
+    return found
+
+
+def _setting(name: str) -> str:
+    try:
+        return (_SYSCTL / name).read_text(encoding="ascii").strip()
+    except OSError:  # another kernel, or a container that hides it
+        return ""
+
+
 def parse_address(text: str, field: str) -> tuple[str, int]:
     """Return host and port of ``host:port`` or ``[v6]:port``.
 
@@ -65,7 +128,13 @@ def parse_address(text: str, field: str) -> tuple[str, int]:
 
 
 def prepare(plain: socket.socket) -> None:
-    """Set what every connection of the data path has, before its TLS handshake."""
+    """Set what every connection of the data path has, before its TLS handshake.
+
+    The sizes of its buffers are left to the kernel: it follows the path, up to what :func:`hints` looks at; a size of
+    our own would be fixed.
+    """
+    with contextlib.suppress(OSError):  # then with what the system has
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _CONGESTION.encode())
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # The kernel finds a dead peer within about half a minute.
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -89,19 +158,22 @@ def receive_frame(connection: ssl.SSLSocket, head: memoryview, meta: memoryview)
         EOFError: the peer closed the connection between two frames.
         Reconnect: what came is no such frame, or the connection ended inside of it.
     """
-    header = receive_head(connection, head, meta)
+    header = receive_head(partial(receive, connection), head, meta)
     if header.payload_size:
         raise Reconnect("the peer sent data that was not asked for", code="protocol-error")
     return header
 
 
-def receive_head(connection: ssl.SSLSocket, head: memoryview, meta: memoryview) -> frames.Header:
-    """Receive the header and the meta part of a frame, as :func:`receive_frame` does; the payload follows."""
-    receive(connection, head, at_start=True)
+def receive_head(fill: Fill, head: memoryview, meta: memoryview) -> frames.Header:
+    """Receive the header and the meta part of a frame, as :func:`receive_frame` does; the payload follows.
+
+    ``fill`` fills a view from the connection: :func:`receive`, or a stream's.
+    """
+    fill(head, at_start=True)
     header = frames.decode_header(head)
     if header.meta_size > len(meta):
         raise Reconnect("the peer sent more than was asked for", code="protocol-error")
-    receive(connection, meta[: header.meta_size])
+    fill(meta[: header.meta_size])
     frames.check_meta(header, meta[: header.meta_size])
     return header
 
