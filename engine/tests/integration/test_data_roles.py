@@ -33,7 +33,8 @@ class TargetListens:
     """Both ends in this process; the target's data port is open, the source has none."""
 
     def __init__(self, folder: Path) -> None:
-        self.sites = Sites(folder, {"db": {"vda": 3 * MIB}})
+        transport = Transport(compression="off", intermediate_checkpoint_window=8 * MIB)
+        self.sites = Sites(folder, {"db": {"vda": 3 * MIB}}, transport)
         self.sites.fill("db", "vda", 1, 20)
         self.service = SourceService(self.sites.alpha.source, self.sites.alpha_tls, self.sites.grant_key)
         self.links = Links(self.sites.beta_tls, give_up_s=0.5)

@@ -13,12 +13,12 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
 from farshore.errors import FarshoreError, Forbidden, Permanent, Reconnect
 from farshore.transport import frames
 from farshore.transport.listener import Notices, Serve
-from farshore.transport.sockets import hang_up, parse_address, prepare, receive_frame
+from farshore.transport.sockets import connections_for, hang_up, parse_address, prepare, receive_frame, wire_of
 from farshore.transport.tls import NodeTls, Peer, peer_of, same_thumbprint
 
 log = logging.getLogger(__name__)
@@ -114,33 +114,49 @@ class Dialer:
     """
 
     def __init__(self, identity: Callable[[], NodeTls], serve: Serve) -> None:
-        self._identity = identity
-        self._serve = serve
+        self.identity = identity
+        self.serve = serve
+        self.notices = Notices()
         self._lock = threading.Lock()
-        self._kept: dict[tuple[str, Peer], list[_Caller]] = {}
-        self._notices = Notices()
+        self._kept: dict[tuple[str, Peer], _Kept] = {}
 
-    def keep(self, address: str, peer: Peer, connections: int) -> None:
+    def keep(self, address: str, peer: Peer, connections: int | Literal["auto"] = "auto") -> None:
         """Have ``connections`` to ``peer`` at ``address``, from now until :meth:`drop`. May be called again.
+
+        ``auto``: as many as the round trip asks for, once it is known.
 
         Raises:
             Invalid: the address is not one.
         """
         parsed = parse_address(address, "address")
         with self._lock:
-            callers = self._kept.setdefault((address, peer), [])
-            surplus = callers[connections:]
-            del callers[connections:]
-            while len(callers) < connections:
-                callers.append(_Caller(self._identity, self._serve, parsed, peer, self._notices))
-                callers[-1].start()
+            kept = self._kept.setdefault((address, peer), _Kept())
+            kept.auto = connections == "auto"
+            surplus = self._fill(kept, parsed, peer, connections_for(kept.rtt_s) if kept.auto else int(connections))
         for caller in surplus:
             caller.end()
+
+    def _fill(self, kept: _Kept, address: tuple[str, int], peer: Peer, connections: int) -> list[_Caller]:
+        """Add callers up to a number, or take away and return those beyond; the lock is held."""
+        surplus = kept.callers[connections:]
+        del kept.callers[connections:]
+        while len(kept.callers) < connections:
+            kept.callers.append(_Caller(self, address, peer, lambda rtt_s: self._measured(kept, address, peer, rtt_s)))
+            kept.callers[-1].start()
+        return surplus
+
+    def _measured(self, kept: _Kept, address: tuple[str, int], peer: Peer, rtt_s: float | None) -> None:
+        """Take a measured round trip into account; called by callers."""
+        with self._lock:
+            if rtt_s is not None and (kept.rtt_s is None or rtt_s < kept.rtt_s):
+                kept.rtt_s = rtt_s
+            if kept.auto and kept.callers:  # else it is to go
+                self._fill(kept, address, peer, max(len(kept.callers), connections_for(kept.rtt_s)))
 
     def drop(self, address: str, peer: Peer) -> None:
         """Close the connections to ``peer`` at ``address``."""
         with self._lock:
-            callers = self._kept.pop((address, peer), [])
+            callers = self._kept.pop((address, peer), _Kept()).take()
         for caller in callers:
             caller.end()
 
@@ -152,18 +168,16 @@ class Dialer:
     def refresh(self) -> None:
         """Open every connection anew, with our newest certificate. Those that are in use go on to their end."""
         with self._lock:
-            renewed = {key: len(callers) for key, callers in self._kept.items()}
-            for callers in self._kept.values():
-                for caller in callers:
-                    caller.retire()
-                callers.clear()
-        for (address, peer), connections in renewed.items():
-            self.keep(address, peer, connections)
+            kept = [(key, one.auto, one.take()) for key, one in self._kept.items()]
+        for (address, peer), auto, callers in kept:
+            for caller in callers:
+                caller.retire()
+            self.keep(address, peer, "auto" if auto else len(callers))
 
     def close(self) -> None:
         """Close all connections and wait for their threads."""
         with self._lock:
-            callers = [caller for group in self._kept.values() for caller in group]
+            callers = [caller for kept in self._kept.values() for caller in kept.take()]
             self._kept.clear()
         for caller in callers:
             caller.end()
@@ -171,19 +185,32 @@ class Dialer:
             caller.join(timeout=10.0)
 
 
+class _Kept:
+    """The connections to one peer; guarded by the dialer's lock."""
+
+    def __init__(self) -> None:
+        self.callers: list[_Caller] = []
+        self.auto = False
+        self.rtt_s: float | None = None
+
+    def take(self) -> list[_Caller]:
+        """Return the callers and forget them."""
+        callers, self.callers = self.callers, []
+        return callers
+
+
 class _Caller(threading.Thread):
     """One connection that is kept."""
 
     def __init__(
-        self, identity: Callable[[], NodeTls], serve: Serve, address: tuple[str, int], peer: Peer, notices: Notices
+        self, dialer: Dialer, address: tuple[str, int], peer: Peer, measured: Callable[[float | None], None]
     ) -> None:
         self._where = f"{address[0]}:{address[1]}"
         super().__init__(name=f"dial-{self._where}", daemon=True)
-        self._identity = identity
-        self._serve = serve
+        self._dialer = dialer
         self._address = address
         self._peer = peer
-        self._notices = notices
+        self._measured = measured
         self._ended = threading.Event()
         self._connection: ssl.SSLSocket | None = None
 
@@ -214,7 +241,7 @@ class _Caller(threading.Thread):
             self._ended.wait(pause_s(attempt))
 
     def _call(self) -> None:
-        with dial(self._identity(), self._address, self._peer) as connection:
+        with dial(self._dialer.identity(), self._address, self._peer) as connection:
             self._connection = connection
             if self._ended.is_set():  # and whoever ended us may have seen no connection yet
                 return
@@ -226,13 +253,14 @@ class _Caller(threading.Thread):
                 raise refusal(error, self._peer) from error
             check_answer(header, meta[: header.meta_size], answers=False, peer=self._peer)
             del meta
-            self._notices.forget(self._where)
+            self._dialer.notices.forget(self._where)
             connection.settimeout(None)
-            self._serve(connection, self._peer)
+            self._measured(wire_of(connection).rtt_s)
+            self._dialer.serve(connection, self._peer)
 
     def _note(self, error: OSError | FarshoreError) -> None:
         if self._ended.is_set():
             return
         code = error.code if isinstance(error, FarshoreError) else "connection-lost"
-        level = logging.WARNING if self._notices.news(self._where, code) else logging.DEBUG
+        level = logging.WARNING if self._dialer.notices.news(self._where, code) else logging.DEBUG
         log.log(level, "no connection to %s at %s [%s]: %s", self._peer, self._where, code, error)

@@ -24,7 +24,7 @@ from typing import Final, Literal
 from farshore.errors import FarshoreError, Forbidden, Reconnect, Unavailable
 from farshore.transport.buffers import BufferPool
 from farshore.transport.connection import Connection, Request
-from farshore.transport.sockets import parse_address
+from farshore.transport.sockets import connections_for, parse_address
 from farshore.transport.tls import NodeTls, Peer
 
 log = logging.getLogger(__name__)
@@ -34,10 +34,6 @@ GIVE_UP_S: Final = 900.0
 #: A request that broke this many connections, or outlived them, is not tried on another one: the peer accepts
 #: connections, but does not answer.
 SENDS_MAX: Final = 10
-#: Connections where the path decides, and from which round trip on it takes the second number.
-CONNECTIONS: Final = 8
-CONNECTIONS_LONG: Final = 16
-LONG_RTT_S: Final = 0.150
 #: Connections that one node may open to us.
 ADOPTED_MAX: Final = 64
 
@@ -145,7 +141,7 @@ class Link:
             if not any(connection.greeted for connection in self._connections):
                 self._down_since = time.monotonic()
             self._auto = self._auto or connections == "auto"
-            self._wanted = max(self._wanted, CONNECTIONS if connections == "auto" else connections)
+            self._wanted = max(self._wanted, connections_for(self._rtt_s) if connections == "auto" else connections)
             self._open_wanted()
             if not self._watched:
                 self._watched = True
@@ -278,8 +274,8 @@ class Link:
         rtt = connection.measure().rtt_s
         if rtt is not None and (self._rtt_s is None or rtt < self._rtt_s):
             self._rtt_s = rtt
-        if self._auto and self._rtt_s is not None and self._rtt_s >= LONG_RTT_S:
-            self._wanted = max(self._wanted, CONNECTIONS_LONG)
+        if self._auto:
+            self._wanted = max(self._wanted, connections_for(self._rtt_s))
             self._open_wanted()
         self._changed.notify_all()
 
