@@ -28,6 +28,7 @@ class ScriptedNode:
         folder.mkdir(parents=True, exist_ok=True)
         self.incarnation = secrets.token_hex(4)
         self.generation = 0
+        self.standing = ""
         self.handlers: dict[str, Handler] = {}
         self.seen: list[Task] = []
         self.running: dict[str, Task] = {}
@@ -77,6 +78,7 @@ class ScriptedNode:
             "data_port": 9101,
             "running": sorted(self.running),
             "generation": self.generation,
+            "standing": self.standing,
             "wait_s": wait_s,
             **changes,
         }
@@ -84,7 +86,10 @@ class ScriptedNode:
     def poll(self, wait_s: float = 0.0, **changes: Any) -> PollReply:
         answer = self.post("/node/v1/poll", self.poll_body(wait_s, **changes))
         answer.raise_for_status()
-        return PollReply.model_validate(answer.json())
+        reply = PollReply.model_validate(answer.json())
+        if reply != PollReply():
+            self.standing = reply.standing
+        return reply
 
     def report(self, task: Task, state: str = "succeeded", **body: Any) -> requests.Response:
         answer = self.post(f"/node/v1/tasks/{task.task_id}/report", {"state": state, "term": task.term, **body})

@@ -106,13 +106,15 @@ def cancel(tx: Transaction, task: Task) -> None:
 
 
 def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *, first: bool) -> PollReply:
-    """Record a node's sign of life and return what it has to begin and to stop.
+    """Record a node's sign of life and return what it has to begin and to stop, and what holds for it.
 
     ``first`` is False when the same poll asks again after a wake-up: then what it was given is not taken for lost.
 
     Raises:
         Fenced: the node has obeyed a newer catalogue generation than ours.
     """
+    from farshore.control.scheduling import dials, rates
+
     now = time.time()
     generation = settings.generation(tx)
     if request.generation > generation:
@@ -128,10 +130,12 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
         tx.changed("node", node.name)
         tx.changed("site", node.site)
     node.last_seen = now
+    restarted = node.incarnation != request.incarnation
     node.incarnation, node.version, node.platform = request.incarnation, request.version, request.platform
     node.data_port, node.generation = request.data_port, request.generation
 
     running = set(request.running)
+    _keep_drafts(tx, node_name, request)
     held = list(tx.scalars(select(Task).where(Task.node == node_name, Task.state == "assigned")))
     give: list[Task] = []
     wanted: set[str] = set()
@@ -175,12 +179,28 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
         delivered = _deliver(tx, ctx, task, node, now)
         if delivered is not None:
             wire.append(delivered)
+    tx.flush()
+    limits = rates.renew(tx, node, request, restarted=restarted, since=ctx.started.wall_s)
+    links = dials.orders(tx, node)
+    node.standing = rates.standing(limits, links)
     return PollReply(
         tasks=tuple(wire),
         cancel=tuple(sorted(running - wanted)),
         generation=generation,
         grant_key=ctx.grant_key_pem,
+        limits=limits,
+        links=links,
+        standing=node.standing,
     )
+
+
+def _keep_drafts(tx: Transaction, node: str, request: PollRequest) -> None:
+    """Keep what a node tells of the drafts of its tasks, for whoever has to take them over."""
+    for cover in request.drafts:
+        task = tx.get(Task, cover.task_id)
+        if task is not None and task.node == node and task.state == "assigned":
+            told = {"draft_key": cover.draft_key, "ranges": [list(pair) for pair in cover.ranges]}
+            task.drafts = {**(task.drafts or {}), cover.disk_key: told}
 
 
 def _differs(node: Node, request: PollRequest) -> bool:

@@ -152,7 +152,8 @@ async def poll(request: Request, body: PollRequest, peer: Peer) -> PollReply:
         reply = await asyncio.to_thread(_poll_once, ctx, peer.name, body, first)
         first = False
         remaining_s = deadline - time.monotonic()
-        if reply.tasks or reply.cancel or remaining_s <= 0 or ctx.bus.closing:
+        news = reply.tasks or reply.cancel or reply.standing != body.standing
+        if news or remaining_s <= 0 or ctx.bus.closing:
             return reply
         if not await ctx.bus.work(peer.site, version, remaining_s):
             return reply

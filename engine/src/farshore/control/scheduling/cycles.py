@@ -376,7 +376,9 @@ def _pause_s(attempt: int) -> float:
 def _again(tx: Transaction, cycle: Cycle, task: Task) -> None:
     """Order the same work as a new task after a pause; nodes find what the first try left by the names in it."""
     _order(tx, cycle, task.kind, task.site, PARAMS[task.kind].model_validate(task.params))
-    tx.get_one(Task, cycle.task_id).not_before = time.time() + _pause_s(cycle.attempt)
+    again = tx.get_one(Task, cycle.task_id)
+    again.not_before = time.time() + _pause_s(cycle.attempt)
+    again.drafts = task.drafts
 
 
 def _release(tx: Transaction, cycle: Cycle, *, applied: bool) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from farshore.control import tasks
 from farshore.control.context import Context
-from farshore.control.scheduling import cycles, fences, retention, untracks, upkeep
+from farshore.control.scheduling import cycles, fences, rates, retention, untracks, upkeep
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Node, Plan, Site, Task
 from farshore.control.views.places import is_online
@@ -55,6 +55,8 @@ class Scheduler:
         self._tidied = float("-inf")
         #: Cycle → rounds in a row that could not take it further.
         self._stuck: dict[str, int] = {}
+        #: The limits that held at the last round, by the names of their resources.
+        self._limits: dict[str, float | None] = {}
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -78,6 +80,7 @@ class Scheduler:
         """Do all that is due now."""
         with self.ctx.store.write() as tx:
             tasks.take_back(tx, self.ctx.started.wall_s)
+            self._limits = rates.watch(tx, self._limits)
             _wake_paused(tx)
             _inventories(tx)
             retention.remove(tx)

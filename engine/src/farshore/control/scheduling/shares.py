@@ -14,8 +14,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-#: How long a share holds without being renewed.
-LEASE_S: Final = 30.0
+#: How long a share holds without being renewed: two long polls, and time to spare.
+LEASE_S: Final = 45.0
 #: How long something is kept free for a holder that was not heard of after its lease.
 KEPT_S: Final = 600.0
 
@@ -25,26 +25,27 @@ class Share:
     """What one holder has of one resource.
 
     Attributes:
-        rate: what it was given last.
-        held: the most that it may be using until ``until``; more than ``rate`` while an answer may have been lost.
-        later: the most that it may be using after ``until``.
-        until: seconds since the epoch.
+        rate: what it was given last, to be used until ``until`` (seconds since the epoch).
+        later: what it was given last to go on with afterwards.
+        held, kept: the most that it may be using until and after ``until``: more than ``rate`` and ``later`` while an
+            answer may have been lost.
     """
 
     rate: float = 0.0
-    held: float = 0.0
     later: float = 0.0
+    held: float = 0.0
+    kept: float = 0.0
     until: float = 0.0
 
     def taken(self, now: float) -> float:
         """Return what others must leave to the holder."""
         if now < self.until:
             return self.held
-        return self.later if now < self.until + KEPT_S else 0.0
+        return self.kept if now < self.until + KEPT_S else 0.0
 
     def confirm(self) -> Share:
         """Return the share of a holder that has said that it holds what it was given last."""
-        return replace(self, held=self.rate)
+        return replace(self, held=self.rate, kept=self.later)
 
 
 def lease(
@@ -66,5 +67,4 @@ def lease(
     # What the holder may be using anyway can be given again, also where a lowered limit is exceeded already.
     rate = max(0.0, min(part, max(limit - others, mine.taken(now))))
     later = rate if members <= 1 else min(rate, float(limit // (2 * members)))
-    held, kept = (mine.held, mine.later) if now < mine.until else (mine.later, mine.later)
-    return Share(rate=rate, held=max(rate, held), later=max(later, kept), until=now + LEASE_S)
+    return Share(rate, later, max(rate, mine.taken(now)), max(later, mine.kept), now + LEASE_S)

@@ -96,8 +96,9 @@ class Share(Base):
     resource: Mapped[str] = mapped_column(primary_key=True)
     node: Mapped[str] = mapped_column(ForeignKey("node.name", ondelete="CASCADE"), primary_key=True)
     rate: Mapped[float]
-    held: Mapped[float]
     later: Mapped[float]
+    held: Mapped[float]
+    kept: Mapped[float]
     until: Mapped[float]
 
 

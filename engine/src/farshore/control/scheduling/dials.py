@@ -1,0 +1,51 @@
+"""Which connections a source node keeps open to target nodes that listen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from farshore.control.store.records import Node, Plan, Task
+from farshore.control.views.places import is_online, link
+from farshore.model.task import DialOrder
+
+
+def orders(session: Session, node: Node) -> tuple[DialOrder, ...]:
+    """Return whom ``node`` has to dial: for cycles that run, and for those that will, so that they need not wait."""
+    if "replication" not in node.roles:
+        return ()
+    found: dict[tuple[str, str], DialOrder] = {}
+
+    def add(order: DialOrder) -> None:
+        found.setdefault((order.address, order.thumbprint), order)
+
+    for task in session.scalars(select(Task).where(Task.kind == "replicate", Task.state == "assigned")):
+        known: dict[str, Any] = task.session or {}
+        if known.get("listens") == "target" and known["source_node"] == node.name and task.node is not None:
+            add(
+                DialOrder(
+                    site=known["target_site"],
+                    node=task.node,
+                    thumbprint=known["target_thumbprint"],
+                    address=known["target_address"],
+                    connections=known["connections"],
+                )
+            )
+    for plan in session.scalars(select(Plan).where(Plan.activity == "active", Plan.active_site == node.site)):
+        source, target = plan.definition["source_site"], plan.definition["target_site"]
+        if source != node.site or link(session, source, target).data_listen != "target":
+            continue
+        for other in session.scalars(select(Node).where(Node.site == target).order_by(Node.name)):
+            if other.thumbprint and "replication" in other.roles and is_online(other):
+                add(
+                    DialOrder(
+                        site=target,
+                        node=other.name,
+                        thumbprint=other.thumbprint,
+                        address=other.data_address,
+                        connections=plan.definition.get("transport", {}).get("connections", "auto"),
+                    )
+                )
+    return tuple(sorted(found.values(), key=lambda order: (order.address, order.thumbprint)))

@@ -1,0 +1,135 @@
+"""Who may send how much now: the limits of links and plans, shared among the nodes that have cycles on them.
+
+A limit is shared by nodes of one site only, that of the target, for these are the ones that pull.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from farshore.control.scheduling import shares
+from farshore.control.store.database import Transaction
+from farshore.control.store.records import Node, Plan, Share, Task
+from farshore.control.views.places import link
+from farshore.model.link import Bandwidth
+from farshore.model.task import DialOrder, PollRequest, RateShare
+
+_LINK: Final = "link"
+_PLAN: Final = "plan"
+
+
+def limit_of(session: Session, resource: str, now: float) -> int | None:
+    """Return the bytes per second that all cycles on ``resource`` together may take; None: no limit."""
+    kind, _, name = resource.partition(":")
+    if kind == _LINK:
+        source, _, target = name.partition("/")
+        return link(session, source, target).bandwidth.limit_at(now)
+    plan = session.get(Plan, name) if kind == _PLAN else None
+    bandwidth = plan.definition.get("transport", {}).get("bandwidth") if plan is not None else None
+    return Bandwidth.model_validate(bandwidth).limit_at(now) if bandwidth else None
+
+
+def renew(tx: Transaction, node: Node, request: PollRequest, *, restarted: bool, since: float) -> tuple[RateShare, ...]:
+    """Return what ``node`` may take of each limit that its cycles are under, and keep that it was given.
+
+    ``since`` is when this process began: that nobody was heard before proves nothing.
+    """
+    now = time.time()
+    rows = {row.resource: row for row in tx.scalars(select(Share).where(Share.node == node.name))}
+    using = _users(tx, node, request)
+    for resource in [name for name in rows if restarted or node.name not in using.get(name, ())]:
+        tx.delete(rows.pop(resource))  # the process that had it is gone, or has no use for it any more
+        tx.wake(node.site)
+    told = []
+    for resource in sorted(name for name, nodes in using.items() if node.name in nodes):
+        limit = limit_of(tx, resource, now)
+        row = rows.get(resource)
+        if limit is None:
+            if row is not None:
+                tx.delete(row)
+            continue
+        out = {
+            other.node: shares.Share(other.rate, other.later, other.held, other.kept, max(other.until, since))
+            for other in tx.scalars(select(Share).where(Share.resource == resource))
+            if not (other.node == node.name and row is None)
+        }
+        if row is not None and request.standing == node.standing:
+            out[node.name] = out[node.name].confirm()
+        share = shares.lease(
+            out, node.name, limit=float(limit), users=using[resource], members=_members(tx, node.site), now=now
+        )
+        if row is None:
+            row = Share(resource=resource, node=node.name, rate=-1.0, held=-1.0)
+            tx.add(row)
+        if (row.rate, row.held) != (share.rate, share.held):
+            tx.wake(node.site)  # the others may have more from now on, or have to do with less
+        row.rate, row.later, row.held, row.kept, row.until = (
+            share.rate,
+            share.later,
+            share.held,
+            share.kept,
+            share.until,
+        )
+        told.append(
+            RateShare(
+                resource=resource,
+                bytes_per_s=share.rate,
+                later_bytes_per_s=share.later,
+                valid_s=shares.LEASE_S,
+            )
+        )
+    tx.flush()
+    return tuple(told)
+
+
+def standing(limits: Sequence[RateShare], links: Sequence[DialOrder]) -> str:
+    """Return a name for what a node is told, the same for the same."""
+    if not limits and not links:
+        return ""
+    body = [[share.resource, share.bytes_per_s, share.later_bytes_per_s] for share in limits]
+    text = json.dumps([body, [order.model_dump(mode="json") for order in links]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def watch(tx: Transaction, before: dict[str, float | None]) -> dict[str, float | None]:
+    """Wake the nodes of sites where a limit has changed since ``before``; return the limits that hold now."""
+    now = time.time()
+    limits: dict[str, float | None] = {}
+    for task in _at_work(tx):
+        for resource in (task.session or {}).get("limits", ()):
+            limits[resource] = limit_of(tx, resource, now)
+            if limits[resource] != before.get(resource, limits[resource]):
+                tx.wake(task.site)
+    return limits
+
+
+def _users(session: Session, node: Node, request: PollRequest) -> dict[str, set[str]]:
+    """Return the nodes with cycles on each resource at the node's site, by resource."""
+    found: dict[str, set[str]] = {}
+
+    def note(tasks: Iterable[Task], name: str | None) -> None:
+        for task in tasks:
+            for resource in (task.session or {}).get("limits", ()):
+                found.setdefault(resource, set()).add(name or str(task.node))
+
+    note(_at_work(session, Task.site == node.site), None)
+    # A cycle that was cancelled, or given to another node, runs until its node has stopped it.
+    held = select(Task).where(Task.task_id.in_(request.running), Task.kind == "replicate")
+    note(session.scalars(held), node.name)
+    return found
+
+
+def _at_work(session: Session, *conditions: object) -> Sequence[Task]:
+    query = select(Task).where(Task.kind == "replicate", Task.state == "assigned")
+    return session.scalars(query.where(*conditions)).all()  # type: ignore[arg-type]
+
+
+def _members(session: Session, site: str) -> int:
+    return sum("replication" in node.roles for node in session.scalars(select(Node).where(Node.site == site)))
