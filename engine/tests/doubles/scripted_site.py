@@ -40,6 +40,9 @@ class ScriptedSite:
         self.applied: list[str] = []
         self.incremental = True
         self.manifests: list[dict[str, Any]] = []
+        self.addenda: list[dict[str, Any]] = []
+        #: Damages that a scrub finds, by checkpoint.
+        self.damages: dict[str, list[dict[str, Any]]] = {}
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.leave_behind: tuple[str, ...] = ()
         #: Fences after which the machine is still on.
@@ -134,7 +137,7 @@ class ScriptedSite:
             "resent_bytes": 0,
             "seconds": 0.1,
         }
-        return {"manifest": manifest, "stats": stats}
+        return {"manifest": manifest, "stats": stats, "addenda": self.addenda}
 
     def release(self, task: Task) -> dict[str, Any]:
         if task.params["applied"]:
@@ -215,7 +218,33 @@ class ScriptedSite:
         return {}
 
     def catalog_scan(self, _task: Task) -> dict[str, Any]:
-        return {"manifests": self.manifests}
+        return {"manifests": self.manifests, "addenda": self.addenda}
+
+    def scrub(self, task: Task) -> dict[str, Any]:
+        wanted, others = task.params["checkpoint_id"], {}
+        self.tagged.setdefault(task.params["tag"], set()).add(f"lease:{wanted}")
+        for manifest in self.manifests:
+            others[manifest["checkpoint_id"]] = {
+                "checkpoint_id": manifest["checkpoint_id"],
+                "group_id": manifest["group_id"],
+                "epoch": manifest["epoch"],
+                "sequence": manifest["sequence"],
+                "by": "scrub",
+                "origin": task.params["tag"],
+                "at": time.time(),
+                "read_bytes": sum(disk["size_bytes"] for disk in manifest["disks"]),
+            }
+        damages = self.damages.get(wanted, [])
+        return {
+            "addenda": [
+                {
+                    **others[wanted],
+                    "verdict": "suspect" if damages else "verified",
+                    "reason": f"disk {damages[0]['disk_key']} at offset {damages[0]['offset']}" if damages else "whole",
+                    "damages": damages,
+                }
+            ]
+        }
 
 
 KINDS = (
@@ -236,6 +265,7 @@ KINDS = (
     "sweep",
     "drop-checkpoint",
     "catalog-scan",
+    "scrub",
 )
 
 

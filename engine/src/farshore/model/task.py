@@ -34,6 +34,7 @@ TaskKind = Literal[
     "sweep",
     "drop-checkpoint",
     "catalog-scan",
+    "scrub",
 ]
 
 
@@ -275,6 +276,20 @@ class DropCheckpointParams(Report):
     checkpoint_id: str
 
 
+class ScrubParams(Report):
+    """Read a checkpoint back and compare it with its manifest. ``tag``, the run, leases its points meanwhile."""
+
+    group_id: str
+    checkpoint_id: str
+    tag: str
+
+
+class ScrubResult(Report):
+    """What was found out: about the checkpoint first, then about others that share its damage."""
+
+    addenda: tuple[Addendum, ...]
+
+
 class CatalogScanResult(Report):
     """Every live manifest in the site's store, and what was found out about them."""
 
@@ -300,6 +315,7 @@ PARAMS: dict[str, type[Report]] = {
     "sweep": SweepParams,
     "drop-checkpoint": DropCheckpointParams,
     "catalog-scan": Empty,
+    "scrub": ScrubParams,
 }
 RESULTS: dict[str, type[Report]] = {
     "inventory": Inventory,
@@ -319,6 +335,7 @@ RESULTS: dict[str, type[Report]] = {
     "sweep": SweepResult,
     "drop-checkpoint": Empty,
     "catalog-scan": CatalogScanResult,
+    "scrub": ScrubResult,
 }
 
 

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ValidationError
 
 from farshore.checkpoints import addenda, catalog, publish
+from farshore.checkpoints import scrub as scrubbing
 from farshore.errors import Invalid, NotFound, Permanent
 from farshore.model import task as model
 from farshore.model.base import Report
@@ -230,6 +231,20 @@ def catalog_scan(site: Site, _params: model.Empty, _call: Call) -> model.Catalog
     return model.CatalogScanResult(manifests=tuple(manifests), addenda=tuple(addenda.load(site.platform.manifests)))
 
 
+def scrub(site: Site, params: model.ScrubParams, call: Call) -> model.ScrubResult:
+    """Read a checkpoint back and compare it with its manifest."""
+    found = scrubbing.scrub(
+        site.platform.manifests,
+        site.platform.target,
+        params.group_id,
+        params.checkpoint_id,
+        params.tag,
+        on_progress=call.progress,
+        check=call.check,
+    )
+    return model.ScrubResult(addenda=tuple(found))
+
+
 LaneName = Literal["replicate", "machine", "quick"]
 
 
@@ -261,6 +276,7 @@ HANDLERS: Final[dict[str, Handler]] = {
     "sweep": Handler("machine", sweep),
     "drop-checkpoint": Handler("quick", drop_checkpoint, "group_id"),
     "catalog-scan": Handler("quick", catalog_scan),
+    "scrub": Handler("machine", scrub, "checkpoint_id"),
 }
 
 

@@ -13,7 +13,7 @@ from farshore.control import views
 from farshore.control.api import schemas
 from farshore.control.api.caller import Answer, Call
 from farshore.control.planning import protect
-from farshore.control.runs import copies
+from farshore.control.runs import copies, scrub
 from farshore.control.runs.copies import CheckpointWish, ReplicateWish
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Cycle, Lease
@@ -170,6 +170,23 @@ def delete_checkpoint(call: Call, checkpoint_id: str) -> Response:
         return Answer(status=204, changed=True, audit={"plan": row.plan, "group_id": row.group_id})
 
     return call.change("delete_checkpoint", checkpoint_id, act)
+
+
+@router.post(
+    "/checkpoints/{checkpoint_id}:scrub",
+    operation_id="scrub_checkpoint",
+    responses=schemas.answers(schemas.Ran, 202),
+    status_code=202,
+)
+def scrub_checkpoint(call: Call, checkpoint_id: str) -> Response:
+    """Read a checkpoint back at its site and compare it with its manifest."""
+
+    def act(tx: Transaction) -> Answer:
+        run, new = scrub.request(tx, checkpoint_id, call.actor)
+        shown = {"run": views.run(tx, run.run_id), "changed": new}
+        return Answer(shown, 202, changed=new, audit={"run": run.run_id, "plan": run.plan})
+
+    return call.change("scrub_checkpoint", checkpoint_id, act)
 
 
 def _published(tx: Transaction, checkpoint_id: str) -> Checkpoint:

@@ -54,6 +54,7 @@ API_ROLES: Final[dict[tuple[str, str], str]] = {
     ("GET", "/api/v1/checkpoints/{checkpoint_id}"): "viewer",
     ("PATCH", "/api/v1/checkpoints/{checkpoint_id}"): "operator",
     ("DELETE", "/api/v1/checkpoints/{checkpoint_id}"): "recovery-admin",
+    ("POST", "/api/v1/checkpoints/{checkpoint_id}:scrub"): "operator",
     ("GET", "/api/v1/runs"): "viewer",
     ("GET", "/api/v1/runs/{run_id}"): "viewer",
     ("POST", "/api/v1/runs/{run_id}:cancel"): "operator",

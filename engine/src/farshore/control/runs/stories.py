@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from farshore.control.runs import drill, failover
+from farshore.control.runs import drill, failover, scrub
 from farshore.control.runs.story import Story
 from farshore.control.store.records import Run
 
@@ -13,6 +13,7 @@ STORIES: Final[dict[str, Story]] = {
     "cleanup": drill.CLEANUP,
     "planned": failover.PLANNED,
     "unplanned": failover.UNPLANNED,
+    "scrub": scrub.STORY,
 }
 
 

@@ -113,9 +113,10 @@ def _progress(session: Session, row: Run, cycles: Any, steps: Any) -> dict[str, 
         return {"done_bytes": 0, "total_bytes": 0, "note": ""}
     done = total = 0
     note = ""
-    for cycle in cycles:
-        task = session.get(Task, cycle.task_id) if cycle.task_id else None
-        if task is not None and task.kind == "replicate" and task.progress:
+    moving = [cycle.task_id for cycle in cycles] + [step.task_id for step in steps if step.state == "running"]
+    for task_id in moving:
+        task = session.get(Task, task_id) if task_id else None
+        if task is not None and task.kind in {"replicate", "scrub"} and task.progress:
             done += int(task.progress.get("done_bytes", 0))
             total += int(task.progress.get("total_bytes", 0))
             note = str(task.progress.get("note", "")) or note
