@@ -20,7 +20,9 @@ from farshore.units import KIB, MIB
 MARK = 8 * MIB
 LEVEL = 4 * MIB
 DISK = 30 * MIB
-TRANSPORT = Transport(connections=3, per_disk_window=LEVEL, intermediate_checkpoint_window=MARK)
+TRANSPORT = Transport(
+    connections=3, per_disk_window=LEVEL, intermediate_checkpoint_window=MARK, compression="off"
+)
 
 
 def filled(folder: Path) -> Sites:

@@ -95,6 +95,20 @@ def _segments(
     yield *align_out(start, stop, granularity, size), False
 
 
+def united(
+    extents: Iterable[tuple[int, int, bool]], ranges: RangeSet, size_bytes: int
+) -> Iterator[tuple[int, int, bool]]:
+    """Yield ascending ``extents``, and between them what of ``ranges`` they do not cover, as data."""
+    at = 0
+    for offset, length, zero in extents:
+        if at < offset:
+            yield from ((start, stop - start, False) for start, stop in ranges.intersect(at, offset))
+        yield offset, length, zero
+        at = offset + length
+    if at < size_bytes:
+        yield from ((start, stop - start, False) for start, stop in ranges.intersect(at, size_bytes))
+
+
 def without(descriptors: Iterable[Descriptor], done: RangeSet) -> Iterator[Descriptor]:
     """Yield the parts of ``descriptors`` that are not in ``done``."""
     for descriptor in descriptors:

@@ -142,6 +142,11 @@ class DraftState:
         return self._history.adopted
 
     @property
+    def begun(self) -> bool:
+        """Whether anything is said of the draft's content."""
+        return bool(self.durable or self.held or self.dirty or self.adopted or self.copied)
+
+    @property
     def copied(self) -> Copied | None:
         """How the whole disk became durable; None while it is not."""
         return self._history.copied
