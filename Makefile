@@ -26,11 +26,11 @@ demo-down: ## stop the demo and leave nothing of it
 
 bench: ## measure the data path beside other tools: SIZE=quick to try it, SCRATCH=folder (root)
 	@scripts/setup.sh bench
-	@SIZE='$(SIZE)' SCRATCH='$(SCRATCH)' scripts/bench.sh
+	@SIZE='$(SIZE)' ROUNDS='$(ROUNDS)' SCRATCH='$(SCRATCH)' scripts/bench.sh
 
 figures: ## measure what the data path is held to: ONLY=ID for one, ONLY=demo prints the last demo's (root)
 	@scripts/setup.sh $(if $(filter demo,$(ONLY)),venv,bench)
-	@ONLY='$(ONLY)' SIZE='$(SIZE)' SCRATCH='$(SCRATCH)' scripts/figures.sh
+	@ONLY='$(ONLY)' SIZE='$(SIZE)' ROUNDS='$(ROUNDS)' SCRATCH='$(SCRATCH)' scripts/figures.sh
 
 clean: ## remove what was built; keeps .venv and downloads
 	@scripts/clean.sh

@@ -2,6 +2,7 @@
 # Measure what the data path is held to and put it into build/figures.json. By the environment:
 #   ONLY     ids, with commas (all of them if empty); "demo" prints the figures of the last demo instead
 #   SIZE     full or quick
+#   ROUNDS   how often each is measured, by the size if empty
 #   SCRATCH  folder for images and copies, .cache/bench if empty
 source "$(dirname "$0")/common.sh"
 if [[ ${ONLY:-} == demo ]]; then
@@ -10,4 +11,4 @@ if [[ ${ONLY:-} == demo ]]; then
 fi
 ((EUID == 0)) || die "the measurements make network namespaces, which needs root"
 PYTHONPATH=engine exec "$VENV/bin/python" -m benchmarks figures --only "${ONLY:-}" --size "${SIZE:-full}" \
-    --scratch "${SCRATCH:-$CACHE/bench}"
+    --scratch "${SCRATCH:-$CACHE/bench}" ${ROUNDS:+--rounds "$ROUNDS"}
