@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import signal
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,13 +30,16 @@ from farshore.node.identity import Catalog, load_grant_key, of
 from farshore.node.log import fields
 from farshore.node.marks import Marks
 from farshore.node.spool import Owed, Spool
+from farshore.node.standing import Standing
 from farshore.node.tasks import Site, execute, lane_of
 from farshore.node.worker import KeyedLocks, Lane, Worker
 from farshore.platforms import registry
 from farshore.replication.flow import NodeWindow
 from farshore.replication.serve import SourceService
 from farshore.transport import tls
+from farshore.transport.dialing import Dialer
 from farshore.transport.links import Links
+from farshore.transport.listener import DataListener
 from farshore.window.budget import node_budget
 
 _log = logging.getLogger(__name__)
@@ -86,11 +90,20 @@ class Node:
         lanes = {name: Lane(name, limit) for name, limit in limits.model_dump().items()}
         self._worker = Worker(lambda call: execute(site, call), lanes, lane_of, Spool(config.state_dir / "tasks"))
         self._data_port = 0
+        service = self._service
+        # Connections come in and go out for both sides: who listens and who asks are two questions.
+        self._listener = DataListener(
+            lambda: service.identity,
+            serve=service.serve_connection,
+            adopt=self._adopt,
+        )
+        self._dialer = Dialer(lambda: service.identity, service.serve_connection)
+        self._standing = Standing(site.window.limit, self._dialer)
 
     def run(self) -> None:
         """Work until :meth:`end`."""
         interrupted = self._worker.recover()
-        host, port = self._service.start(self.config.data_listen)
+        host, port = self._listener.start(self.config.data_listen)
         self._data_port = port
         _log.info(
             "node runs",
@@ -144,6 +157,8 @@ class Node:
         # A last chance for reports; what is not taken now is on disk for the next start.
         _within(LAST_WORDS_S, self._deliver_owed)
         # Peers that are mute in the middle of a frame must not hold us: the kernel closes what is left.
+        _within(LAST_WORDS_S, self._listener.stop)
+        _within(LAST_WORDS_S, self._dialer.close)
         _within(LAST_WORDS_S, self._service.stop)
         _within(LAST_WORDS_S, self._site.links.close)
         _log.info("node stopped")
@@ -157,6 +172,7 @@ class Node:
         while not self._ending.is_set():
             try:
                 self._renew(control)
+                asked_at = time.monotonic()
                 reply = control.poll(self._request())
             except FarshoreError as error:
                 # Said once per kind of trouble, not once per try.
@@ -171,7 +187,7 @@ class Node:
                 _log.info("the control plane answers again")
             trouble = ""
             pause.reset()
-            if not self._obey(reply):
+            if not self._obey(reply, asked_at):
                 self._ending.wait(POLL_PAUSE_CAP_S)
             elif not self._take(reply) and (reply.tasks or reply.cancel):
                 # Nothing new: a task that still has to stop, or one that we refuse. The next poll would not wait.
@@ -187,6 +203,7 @@ class Node:
             data_port=self._data_port,
             running=self._worker.held(),
             generation=self._catalog.generation,
+            standing=self._standing.name,
             wait_s=self.config.poll_wait,
         )
 
@@ -203,6 +220,7 @@ class Node:
             _log.warning("certificate not renewed", extra=fields(code=error.code, reason=error.message))
             return
         self._service.identity = identity
+        self._dialer.refresh()
         # A grant names our certificate's thumbprint, and connections that are open show the old one: new sessions need
         # new connections. What runs keeps the old ones to its end.
         old, self._site.links = self._site.links, Links(identity)
@@ -210,12 +228,15 @@ class Node:
         threading.Thread(target=self._retire, args=(old, running), name="farshore-links", daemon=True).start()
         _log.info("certificate renewed")
 
+    def _adopt(self, connection: ssl.SSLSocket, peer: tls.Peer) -> None:
+        self._site.links.adopt(connection, peer)  # those of now: they are others after each renewal
+
     def _retire(self, links: Links, tasks: set[str]) -> None:
         while tasks & {call.task.task_id for call in self._worker.calls()} and not self._ending.wait(PROGRESS_EVERY_S):
             pass
         links.close()
 
-    def _obey(self, reply: PollReply) -> bool:
+    def _obey(self, reply: PollReply, asked_at: float) -> bool:
         """Say whether the reply comes from the control plane that the node obeys; keep what is new in it."""
         known = self._catalog
         if reply == PollReply():
@@ -232,6 +253,8 @@ class Node:
                 self._keep(Catalog(known.catalog_id, reply.generation, key_pem))
             except Permanent as error:
                 _log.error("the control plane's grant key is refused", extra=fields(reason=error.message))
+        # Before its tasks begin: they find their limits set.
+        self._standing.obey(reply, asked_at)
         return True
 
     def _raise_generation(self, generation: int) -> None:
@@ -312,6 +335,7 @@ class Node:
     def _tell_loop(self) -> None:
         control = ControlClient(self.config.control_url, self._identity)
         while not self._ending.wait(PROGRESS_EVERY_S):
+            self._standing.tick(time.monotonic())
             for call in self._worker.calls():
                 progress = call.unsent_progress()
                 if progress is None:
