@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from doubles.datapath import DEADLINE_S, Sites
+from farshore.errors import FarshoreError
 from farshore.model.plan import Transport
 from farshore.platforms.contract import Reader, Snapshot
 from farshore.replication import group
@@ -117,7 +118,7 @@ def test_closing_a_session_with_stalled_reads_closes_their_reader_afterwards(sta
     both = stall.sites
     params = both.params(both.point())
     cancel = threading.Event()
-    failed: list[BaseException] = []
+    failed: list[FarshoreError] = []
 
     def copy() -> None:
         try:
@@ -129,7 +130,7 @@ def test_closing_a_session_with_stalled_reads_closes_their_reader_afterwards(sta
                 journal_dir=both.journals,
                 cancel=cancel,
             )
-        except BaseException as error:
+        except FarshoreError as error:
             failed.append(error)
 
     thread = threading.Thread(target=copy)
