@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -139,9 +139,9 @@ def lacking(*programs: str) -> str | None:
 
 
 def serve_and_pull(
-    peer: str, place: Place, job: Job, serve: Sequence[str], pull: Sequence[str], *, port: int | None = PORT
+    peer: str, place: Place, job: Job, serve: Sequence[str], pull: Sequence[str], *, ends: bool = False
 ) -> Outcome:
-    """Start the source's end, wait until it listens, run the target's end, stop the source's.
+    """Start the source's end, wait until it listens on :data:`PORT`, run the target's end, stop the source's.
 
     Args:
         peer: the tool's name.
@@ -149,37 +149,19 @@ def serve_and_pull(
         job: what.
         serve: the command of the source's end.
         pull: the command of the target's end.
-        port: where the source's end listens.
+        ends: the source's end ends by itself when the target's has.
+
+    Raises:
+        ProgramFailed: an end failed.
     """
-    return measured(
-        peer,
-        place,
-        job,
-        serve=lambda: Running(place.argv("source", serve), log(job, peer, "source"), env=environment()),
-        pull=lambda: Running(place.argv("target", pull), log(job, peer, "target"), env=environment()),
-        port=port,
-        command=list(pull),
-    )
-
-
-def measured(
-    peer: str,
-    place: Place,
-    job: Job,
-    *,
-    serve: Callable[[], Running],
-    pull: Callable[[], Running],
-    port: int | None,
-    command: list[str],
-) -> Outcome:
-    """Do the same with processes that the caller starts."""
-    with serve() as source:
-        if port is not None:
-            listening(source, port)
+    with Running(place.argv("source", serve), log(job, peer, "source"), env=environment()) as source:
+        listening(source, PORT)
         before = place.wire_bytes()
-        with pull() as target:
+        with Running(place.argv("target", pull), log(job, peer, "target"), env=environment()) as target:
             target.wait(TIMEOUT_S)
         after = place.wire_bytes()
+        if ends:
+            source.wait(30)
         source.stop()
         return Outcome(
             peer=peer,
@@ -188,7 +170,7 @@ def measured(
             seconds=target.seconds,
             source=source.usage,
             target=target.usage,
-            command=command,
+            command=list(pull),
             wire_bytes=after - before if before is not None and after is not None else None,
         )
 

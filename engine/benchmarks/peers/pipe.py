@@ -29,6 +29,7 @@ class Pipe:
             job,
             python("benchmarks.bare", "serve", *words, str(disk.source)),
             python("benchmarks.bare", "pull", *words, str(job.target(disk))),
+            ends=True,
         )
         source, target = (json.loads(log(job, self.name, end).read_text()) for end in ENDS)
         outcome.own_seconds = target["seconds"]
