@@ -12,6 +12,7 @@ version_added: 0.1.0
 description:
   - Ensures that a plan has a checkpoint with a label, and that it is pinned or not. Runs a cycle of replication only where needed.
   - A pinned checkpoint is not removed by retention.
+  - With O(state=verified), reads it back at its site and compares every byte with its manifest, unless that was done.
 author:
   - Farshore contributors (@farshore)
 options:
@@ -40,12 +41,14 @@ options:
     description:
       - A checkpoint that exists and is younger than this may get the label, instead of a new one.
         Such as V(90s), V(15m), V(4h) or seconds.
+      - With O(state=verified), it is read back again if that was done longer ago than this.
     type: str
   state:
     description:
       - Whether a checkpoint with that label is to be there.
+      - V(verified) needs one that is there. Damage fails the task, and is named by disk and offset in the run.
     type: str
-    choices: [present, absent]
+    choices: [present, absent, verified]
     default: present
 extends_documentation_fragment:
   - farshore.dr.connection
@@ -73,6 +76,12 @@ EXAMPLES = r"""
     label: before-upgrade
     pin: false
     state: absent
+
+- name: Prove that it is whole
+  farshore.dr.checkpoint:
+    plan: shop
+    label: before-upgrade
+    state: verified
 """
 
 RETURN = r"""
@@ -87,16 +96,25 @@ checkpoint:
     level: group
     label: before-upgrade
     pinned: true
+    integrity: audited
     state: published
     published_at: "2026-01-31T12:00:00Z"
 run:
-  description: The run that makes it; null where none was needed.
+  description: The run that makes it, or reads it back; null where none was needed.
   returned: success
   type: dict
+runs:
+  description: All runs that read checkpoints of the label back; a plan of several groups has one of each.
+  returned: with O(state=verified)
+  type: list
+  elements: dict
 """
+
+import datetime
 
 from ansible_collections.farshore.dr.plugins.module_utils.client import Answer, segment
 from ansible_collections.farshore.dr.plugins.module_utils.durations import seconds
+from ansible_collections.farshore.dr.plugins.module_utils.errors import BadParameter
 from ansible_collections.farshore.dr.plugins.module_utils.module import given, outcome, run
 from ansible_collections.farshore.dr.plugins.module_utils.runs import conclude
 from ansible_collections.farshore.dr.plugins.module_utils.waiting import wait_argument_spec
@@ -159,8 +177,46 @@ def absent(module, client):
     return result
 
 
+def is_verified(checkpoint, max_age_s):
+    """Say whether a checkpoint was read back, and found whole, no longer than max_age_s ago (None: ever)."""
+    if checkpoint.get("integrity") != "verified":
+        return False
+    if max_age_s is None:
+        return True
+    times = [one["at"] for one in checkpoint.get("addenda") or () if one.get("verdict") == "verified"]
+    newest = datetime.datetime.fromisoformat(max(times).replace("Z", "+00:00"))
+    return (datetime.datetime.now(datetime.timezone.utc) - newest).total_seconds() < max_age_s
+
+
+def verified(module, client):
+    params = module.params
+    max_age_s = None if params["max_age"] is None else seconds(params["max_age"], "max_age")
+    found = labelled(client, params)
+    if not found:
+        client.get(f"/plans/{segment(params['plan'])}")  # a plan that is unknown is the first thing to say
+        raise BadParameter(
+            f"plan {params['plan']!r} has no checkpoint with label {params['label']!r}",
+            field="label",
+            hint="Make it first: state present.",
+        )
+    result = dict(changed=False, checkpoint=found[0], run=None, runs=[])
+    for one in found:
+        if is_verified(one, max_age_s):
+            continue
+        before = dict(described(one), integrity=one.get("integrity"))
+        guess = Answer(True, None, before=before, after=dict(before, integrity="verified"))
+        path = f"/checkpoints/{segment(one['checkpoint_id'])}"
+        answer = client.write("POST", path + ":scrub", {}, guess=guess)
+        answer.changed = True
+        result.update(conclude(module, client, answer))
+        result["runs"].extend([result["run"]] if result["run"] else [])
+    if result["changed"] and not client.check_mode:
+        result["checkpoint"] = labelled(client, params)[0]
+    return result
+
+
 def ensure(module, client):
-    return present(module, client) if module.params["state"] == "present" else absent(module, client)
+    return dict(present=present, absent=absent, verified=verified)[module.params["state"]](module, client)
 
 
 def main():
@@ -173,7 +229,7 @@ def main():
             pin=dict(type="bool"),
             consistency=dict(type="str", choices=["machine", "group", "application"]),
             max_age=dict(type="str"),
-            state=dict(type="str", choices=["present", "absent"], default="present"),
+            state=dict(type="str", choices=["present", "absent", "verified"], default="present"),
         ),
     )
 

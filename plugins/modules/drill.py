@@ -31,6 +31,11 @@ options:
       - Whether the machines of the drill go on until a task with O(state=absent) ends it.
     type: bool
     default: false
+  allow_suspect:
+    description:
+      - Whether a checkpoint may be taken that an audit or a scrub has found wanting. V(latest) and a time pass over such
+        ones otherwise, and one that is named is refused.
+    type: bool
   max_age:
     description:
       - No drill is run where one succeeded within this time. Such as V(90s), V(15m), V(30d) or seconds.
@@ -99,7 +104,7 @@ import datetime
 
 from ansible_collections.farshore.dr.plugins.module_utils.client import Answer, segment
 from ansible_collections.farshore.dr.plugins.module_utils.durations import seconds
-from ansible_collections.farshore.dr.plugins.module_utils.module import run
+from ansible_collections.farshore.dr.plugins.module_utils.module import given, run
 from ansible_collections.farshore.dr.plugins.module_utils.runs import conclude
 from ansible_collections.farshore.dr.plugins.module_utils.waiting import wait_argument_spec
 
@@ -125,7 +130,7 @@ def present(module, client):
     answer = client.write(
         "POST",
         path + ":drill",
-        {"checkpoint": params["checkpoint"], "keep": params["keep"]},
+        given(params, "checkpoint", "keep", "allow_suspect"),
         preview=path + ":drill-preview",
         idempotency_key=params["idempotency_key"],
     )
@@ -155,6 +160,7 @@ def main():
             plan=dict(type="str", required=True),
             checkpoint=dict(type="str", default="latest"),
             keep=dict(type="bool", default=False),
+            allow_suspect=dict(type="bool"),
             max_age=dict(type="str"),
             state=dict(type="str", choices=["present", "absent"], default="present"),
         ),

@@ -43,6 +43,11 @@ options:
       - Only with O(mode=unplanned). Go on although the source still answers. This is recorded.
     type: bool
     default: false
+  allow_suspect:
+    description:
+      - Only with O(mode=unplanned). Whether a checkpoint may be taken that an audit or a scrub has found wanting. V(latest) and a time pass over such
+        ones otherwise, and one that is named is refused.
+    type: bool
 extends_documentation_fragment:
   - farshore.dr.connection
   - farshore.dr.wait
@@ -107,7 +112,7 @@ from ansible_collections.farshore.dr.plugins.module_utils.waiting import wait_ar
 def ensure(module, client):
     params = module.params
     if params["mode"] == "planned":
-        for name in ("checkpoint", "force"):
+        for name in ("checkpoint", "force", "allow_suspect"):
             if params[name]:
                 raise BadParameter(
                     f"{name} goes with an unplanned failover only",
@@ -118,7 +123,7 @@ def ensure(module, client):
     answer = client.write(
         "POST",
         path + ":failover",
-        given(params, "to_site", "mode", "checkpoint", "force"),
+        given(params, "to_site", "mode", "checkpoint", "force", "allow_suspect"),
         preview=path + ":failover-preview",
         idempotency_key=params["idempotency_key"],
     )
@@ -135,6 +140,7 @@ def main():
             mode=dict(type="str", choices=["planned", "unplanned"], default="planned"),
             checkpoint=dict(type="str"),
             force=dict(type="bool", default=False),
+            allow_suspect=dict(type="bool"),
         ),
     )
 

@@ -255,6 +255,11 @@ class Double:
                 raise Problem(404, "not-found", f"checkpoint {parts[1]!r} does not exist")
             if method == "PATCH":
                 found[0]["pinned"] = body["pin"]
+            if verb == "scrub":
+                run = state.start("scrub", found[0]["plan"])
+                found[0]["integrity"] = "verified"
+                found[0]["addenda"] = [{"verdict": "verified", "at": "2026-01-01T00:00:00Z"}]
+                return 202, {"run": shown(run), "changed": True}, {}
             if method == "DELETE":
                 if found[0]["pinned"]:
                     raise Problem(

@@ -127,6 +127,8 @@ def checkpoint(number: int, name: str, seconds_ago: float, mode: str, moved: int
         "label": None,
         "note": None,
         "in_use_by": [],
+        "integrity": "audited",
+        "addenda": [],
         "state": "published",
         "machines": [name],
         "disks": [],

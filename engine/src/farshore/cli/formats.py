@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _GOOD: Final = frozenset(
-    {"online", "enrolled", "protected", "succeeded", "active", "published", "green", "on", "ok", "info"}
+    {"online", "enrolled", "protected", "succeeded", "active", "published", "green", "on", "ok", "info", "verified"}
 )
 _BUSY: Final = frozenset({"running", "starting", "seeding", "pending", "failing-over", "reprotecting", "assigned"})
 _WARN: Final = frozenset(

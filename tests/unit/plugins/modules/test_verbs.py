@@ -119,6 +119,28 @@ def test_a_pinned_checkpoint_goes_only_when_unpinned(ok, bad, double):
     assert not ok("checkpoint", plan="shop", label="x", state="absent", pin=False)["changed"]
 
 
+def test_a_checkpoint_is_read_back_once_or_when_that_was_long_ago(ok, bad, double):
+    assert bad("checkpoint", plan="shop", label="x", state="verified")["field"] == "label"
+    ok("checkpoint", plan="shop", label="x", **FAST)
+    foreseen = ok("checkpoint", plan="shop", label="x", state="verified", check=True, diff=True)
+    assert foreseen["changed"]
+    assert foreseen["diff"]["after"]["integrity"] == "verified"
+    assert "integrity" not in double.state.checkpoints[0]
+    first = ok("checkpoint", plan="shop", label="x", state="verified", **FAST)
+    assert (first["changed"], first["run"]["kind"], first["run"]["state"]) == (True, "scrub", "succeeded")
+    assert first["checkpoint"]["integrity"] == "verified"
+    assert not ok("checkpoint", plan="shop", label="x", state="verified", **FAST)["changed"]
+    assert not ok("checkpoint", plan="shop", label="x", state="verified", max_age="1000000h", **FAST)["changed"]
+    assert ok("checkpoint", plan="shop", label="x", state="verified", max_age="1h", **FAST)["changed"]
+
+
+def test_suspect_checkpoints_are_asked_for_by_name(ok, bad, double):
+    ok("drill", plan="shop", allow_suspect=True, **FAST)
+    orders = [entry[2] for entry in double.log if entry[0] == "POST" and entry[1].endswith(":drill")]
+    assert orders[-1]["allow_suspect"] is True
+    assert bad("failover", plan="shop", to_site="beta", allow_suspect=True)["field"] == "allow_suspect"
+
+
 def test_a_drill_of_late_will_do(ok):
     assert ok("drill", plan="shop", max_age="1d", **FAST)["changed"]
     again = ok("drill", plan="shop", max_age="1d")

@@ -23,7 +23,19 @@ PlanName = Annotated[str, typer.Argument(metavar="PLAN", help="Name of the plan.
 def table(items: list[dict[str, Any]], title: str = "") -> RenderableType:
     """Return checkpoints as a table, in the order given."""
     return grid(
-        ("checkpoint", "machines", "published", ">age", "level", "mode", ">moved", ">disk size", ">share", "kept"),
+        (
+            "checkpoint",
+            "machines",
+            "published",
+            ">age",
+            "level",
+            "integrity",
+            "mode",
+            ">moved",
+            ">disk size",
+            ">share",
+            "kept",
+        ),
         (
             (
                 item["checkpoint_id"],
@@ -31,6 +43,7 @@ def table(items: list[dict[str, Any]], title: str = "") -> RenderableType:
                 formats.clock(item["published_at"]),
                 formats.ago(item["ordered_at"]).removesuffix(" ago"),
                 item["level"],
+                formats.state(item["integrity"]),
                 (item["stats"] or {}).get("mode", "—"),
                 formats.size((item["stats"] or {}).get("moved_bytes")),
                 formats.size((item["stats"] or {}).get("disk_bytes")),
@@ -87,6 +100,7 @@ def show(ctx: typer.Context, checkpoint: Identifier) -> None:
                     ("group", item["group_id"]),
                     ("machines", ", ".join(item["machines"])),
                     ("level", item["level"]),
+                    ("integrity", formats.state(item["integrity"])),
                     ("epoch, sequence", f"{item['epoch']}, {item['sequence']}"),
                     ("ordered", formats.clock(item["ordered_at"])),
                     ("taken", formats.clock(item["taken_at"])),
@@ -111,9 +125,51 @@ def show(ctx: typer.Context, checkpoint: Identifier) -> None:
                 ),
                 title="\ndisks",
             ),
+            *_findings(item),
         ]
 
     here.out.show(item, render)
+
+
+def _findings(item: dict[str, Any]) -> list[RenderableType]:
+    """Return what audits and scrubs have found out, with the places."""
+    if not item["addenda"]:
+        return []
+    rows: list[tuple[Any, ...]] = []
+    for addendum in item["addenda"]:
+        head = (formats.clock(addendum["at"]), addendum["by"], formats.state(addendum["verdict"]))
+        rows.append((*head, addendum["origin"], "", "", addendum["reason"]))
+        rows.extend(
+            ("", "", "", damage["disk_key"], damage["offset"], formats.size(damage["length"]), damage["kind"])
+            for damage in addendum["damages"]
+        )
+        if addendum["more"]:
+            rows.append(("", "", "", f"and {addendum['more']} more", "", "", ""))
+    columns = ("at", "by", "verdict", "found by, disk", ">offset", ">length", "what")
+    return [grid(columns, rows, title="\nfindings")]
+
+
+@app.command()
+def scrub(
+    ctx: typer.Context,
+    checkpoint: Identifier,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the scrub to its end.")] = True,
+) -> None:
+    """Read a checkpoint back at its site and compare every byte with its manifest.
+
+    Exit status 0: it is verified. Damage is named by disk and offset; the checkpoint is then suspect, and neither drill
+    nor failover takes it unless told to.
+    """
+    from farshore.cli.remote.client import segment
+
+    here = shell(ctx)
+    answer = here.client.post(f"/checkpoints/{segment(checkpoint)}:scrub", {}).body
+    run = answer["run"]["run_id"]
+    if not wait:
+        here.out.show(answer, lambda: f"run {run} reads it back; follow with 'farshore run watch {run}'")
+        return
+    here.out.say(f"run {run} reads checkpoint {checkpoint} back; page {here.page(answer['run']['url'])}")
+    settle(here, run)
 
 
 @app.command()

@@ -24,6 +24,9 @@ Check = Annotated[bool, typer.Option("--check", help="Only show what would be do
 Selector = Annotated[
     str | None, typer.Option("--checkpoint", help="latest, an id, or a time such as 2026-01-31T08:00:00Z.")
 ]
+AllowSuspect = Annotated[
+    bool, typer.Option("--allow-suspect", help="Take a checkpoint too that an audit or a scrub has found wanting.")
+]
 
 
 class Mode(StrEnum):
@@ -153,12 +156,15 @@ def drill_start(
     plan: PlanName,
     checkpoint: Selector = "latest",
     keep: Annotated[bool, typer.Option("--keep", help="Leave the machines up until 'drill end'.")] = False,
+    allow_suspect: AllowSuspect = False,
     wait: Wait = True,
     check: Check = False,
 ) -> None:
     """Boot the plan's machines from a checkpoint, isolated; probe them; clean up. Replication goes on."""
     here = shell(ctx)
-    body = {"checkpoint": checkpoint or "latest", "keep": keep}
+    body: dict[str, Any] = {"checkpoint": checkpoint or "latest", "keep": keep}
+    if allow_suspect:
+        body["allow_suspect"] = True
     if check:
         preview = _verb(here, plan, "drill-preview", body)
         here.out.show(preview, lambda: preview_table(preview))
@@ -182,6 +188,7 @@ def failover(
     mode: Annotated[Mode, typer.Option(help="unplanned makes no call at all to the source site.")] = Mode.PLANNED,
     checkpoint: Selector = None,
     force: Annotated[bool, typer.Option("--force", help="Go on where a check would stop it; audited.")] = False,
+    allow_suspect: AllowSuspect = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask on a terminal.")] = False,
     wait: Wait = True,
     check: Check = False,
@@ -193,6 +200,8 @@ def failover(
         body["checkpoint"] = checkpoint
     if force:
         body["force"] = True
+    if allow_suspect:
+        body["allow_suspect"] = True
     if check:
         preview = _verb(here, plan, "failover-preview", body)
         here.out.show(preview, lambda: preview_table(preview))

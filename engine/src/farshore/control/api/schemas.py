@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from farshore.model.checkpoint import CycleStats, DiskPoint
-from farshore.model.integrity import Addendum, Integrity
+from farshore.model.integrity import Damage, Integrity
 from farshore.model.machine import DiskFacts, Finding, NetworkFacts, NicFacts, PoolFacts
 from farshore.model.task import ProbeOutcome
 
@@ -206,6 +206,19 @@ class Plan(_Answer):
     created_at: str | None
     changed_at: str | None
     warnings: list[str] = []
+
+
+class Addendum(_Answer):
+    """What an audit or a scrub has found out about a checkpoint; ``origin`` is the checkpoint or run that found it."""
+
+    verdict: Literal["verified", "suspect"]
+    by: Literal["audit", "scrub"]
+    origin: str
+    at: str | None
+    reason: str
+    damages: list[Damage]
+    more: int
+    read_bytes: int
 
 
 class Checkpoint(_Answer):

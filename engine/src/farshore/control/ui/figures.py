@@ -27,7 +27,7 @@ ENDED: Final = frozenset({"succeeded", "partial", "failed", "cancelled"})
 KINDS: Final = {"replicate": "replication", "cleanup": "clean-up"}
 #: How a state is shown; what is not here is neutral.
 TONES: Final[dict[str, str]] = {
-    **dict.fromkeys(("online", "protected", "succeeded", "active", "green", "on"), "good"),
+    **dict.fromkeys(("online", "protected", "succeeded", "active", "green", "on", "verified"), "good"),
     **dict.fromkeys(("running", "starting", "seeding", "failing-over", "reprotecting", "drilling", "enrolled"), "busy"),
     **dict.fromkeys(("paused", "partial", "no-node", "new", "warning", "failed-over", "skipped"), "warn"),
     **dict.fromkeys(

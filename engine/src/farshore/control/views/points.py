@@ -95,7 +95,13 @@ def _checkpoint(session: Session, row: Checkpoint) -> dict[str, Any]:
         "note": row.note,
         "in_use_by": list(session.scalars(select(Lease.run_id).where(Lease.checkpoint_id == row.checkpoint_id))),
         "integrity": row.integrity,
-        "addenda": row.addenda,
+        "addenda": [
+            {
+                **{key: one[key] for key in ("verdict", "by", "origin", "reason", "damages", "more", "read_bytes")},
+                "at": iso(one["at"]),
+            }
+            for one in row.addenda
+        ],
         "state": "published" if row.state in {"published", "dropping"} else "tombstoned",
         "machines": [called.get(item["machine_id"], item["name"]) for item in row.manifest["machines"]],
         "disks": row.manifest["disks"],
