@@ -3,38 +3,40 @@
 Reads top to bottom in the order of docs/architecture.md: identify, describe, schedule, stream, write, mark, finalize.
 
 Threads: the disk's own thread runs :meth:`DiskCycle.run`, which asks for chunks. The link's threads bring them, checked
-by the session, and write them. The two meet under one lock, where what is written but not durable is kept.
+by the session, and hand them over to :class:`Landing`, whose threads write them and make the marks.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
-import threading
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 from farshore.blocks import tree
-from farshore.blocks.descriptors import Chunk, Descriptor, describe, gather, leaf_runs, without
-from farshore.blocks.digest import DIGEST_SIZE, ZERO_LEAF, leaf_digest
-from farshore.blocks.rangeset import RangeSet
+from farshore.blocks.descriptors import Chunk, Descriptor, describe, gather, leaf_runs, united, without
+from farshore.blocks.digest import leaf_digest
 from farshore.checkpoints.trees import TreeStore
-from farshore.errors import Corruption, FarshoreError, NoSpace, NotFound, Permanent, Retry
+from farshore.errors import Conflict, Corruption, FarshoreError, Fenced, NotFound, Permanent, Retry
 from farshore.journal.state import Copied, Counters, DraftState, Sealed
+from farshore.model.checkpoint import DiskStats, LevelChange
 from farshore.model.integrity import DiskAudit
 from farshore.model.task import ReplicateDisk
 from farshore.platforms.contract import Draft, Target
+from farshore.replication.adopt import prove
 from farshore.replication.audit import DiskAuditor, Missed, RidingAudit
 from farshore.replication.flow import DiskWindow
+from farshore.replication.landing import Landing
 from farshore.replication.verify import differing
-from farshore.transport import frames
-from farshore.transport.buffers import Lent
 from farshore.transport.session import Session
 from farshore.units import CHUNK_SIZE, LEAF_SIZE
 
 log = logging.getLogger(__name__)
 
+#: Changes of a window that are told; older ones are in the log.
+LEVEL_CHANGES_MAX: Final = 50
 Mode = Literal["incremental", "verify", "full"]
 #: From the narrowest to the widest.
 MODES: Final[tuple[Mode, ...]] = ("incremental", "verify", "full")
@@ -66,11 +68,11 @@ class DiskCycle:
         state: DraftState,
         window: DiskWindow,
         auditor: DiskAuditor,
+        landing: Landing,
     ) -> None:
         self.disk = disk
         self.state = state
         self.described_bytes = 0
-        self.done_bytes = state.durable.total()
         self.plan: Plan | None = None
         self.tree: tree.Tree | None = None
         self._index = index
@@ -81,10 +83,8 @@ class DiskCycle:
         self._auditor = auditor
         self._audit: RidingAudit | None = None
         self._draft: Draft | None = None
-        self._lock = threading.Lock()
-        self._written = RangeSet()
-        self._counters = state.counters
-        self._error: FarshoreError | None = None
+        self._landing = landing
+        self._began = self._ended = 0.0
 
     def run(self) -> None:
         """Copy the disk; all of it is durable and recorded on return, and its digest tree is stored.
@@ -92,6 +92,11 @@ class DiskCycle:
         Raises:
             FarshoreError: by the duty of who called.
         """
+        self._began = time.monotonic()
+        self._run()
+        self._ended = time.monotonic()
+
+    def _run(self) -> None:
         if self.state.copied is not None and self._copied_before():
             return
         if not self._session.disks:
@@ -104,8 +109,12 @@ class DiskCycle:
         self._check_journal()
         self.plan = plan = self._choose()
         draft = self._draft = self._open_draft(plan)
+        if self.state.held:
+            readable = draft if self._target.caps.reads_unsealed else None
+            prove(self._session, self._index, self.disk.size_bytes, self.state, readable)
+            self._landing.begin_again()
         try:
-            self._copy(draft, plan)
+            self._copy(plan)
             self.tree = self._grow(plan.tree)
         except Corruption as error:
             if error.code != "tree-damaged" or plan.tree is None or plan.base is None:
@@ -116,25 +125,20 @@ class DiskCycle:
             plan = self.plan = Plan(
                 "verify", "the base's digests were damaged", plan.base, self._rebuild_base(plan.base)
             )
-            self._copy(draft, plan)
+            self._copy(plan)
             self.tree = self._grow(plan.tree)
         plan = self.plan = self._audited(draft, plan)
         self.state.finish(Copied(self.tree.root.hex(), plan.mode, plan.reason))
 
-    def _copy(self, draft: Draft, plan: Plan) -> None:
+    def _copy(self, plan: Plan) -> None:
         """Copy what ``plan`` finds; all of it is durable on return."""
-        descriptors = self._describe(self._identify(plan))
-        for chunk in gather(descriptors, unit=max(LEAF_SIZE, self._target.caps.granularity_bytes)):
+        extents = united(self._identify(plan), self.state.dirty, self.disk.size_bytes)
+        for chunk in gather(self._describe(extents), unit=max(LEAF_SIZE, self._target.caps.granularity_bytes)):
             if chunk.zero:
-                self._zero(draft, chunk, skip=plan.base is None)
-                continue
-            credit = self._window.acquire(chunk.size_bytes)
-            while credit is None:
-                self._mark(draft)
-                credit = self._window.acquire(chunk.size_bytes)
-            self._request(draft, chunk, credit)
-        self._window.drain()
-        self._mark(draft)
+                self._landing.zero(chunk)
+            else:
+                self._request(chunk)
+        self._landing.finish()
 
     def _audited(self, draft: Draft, plan: Plan) -> Plan:
         """End the audit; where change tracking has lied, hold the whole disk against the source."""
@@ -153,7 +157,7 @@ class DiskCycle:
         # What the draft holds, not what its digests say: they come from the source, which named a part of a leaf only.
         held = self._rebuild(draft.read_into) if self._target.caps.reads_unsealed else self.tree
         plan = Plan("verify", reason, plan.base, held)
-        self._copy(draft, plan)
+        self._copy(plan)
         self.tree = self._grow(held)
         return plan
 
@@ -185,8 +189,7 @@ class DiskCycle:
     def _begin_again(self, what: str) -> None:
         lost = self.state.lost()
         log.warning("%s of %s is gone with %d bytes; beginning again", what, self.disk.disk_key, lost)
-        self.done_bytes = 0
-        self._counters = self.state.counters
+        self._landing.begin_again()
 
     def _copied_before(self) -> bool:
         """Take up a disk that is whole in its draft, or sealed, since an earlier attempt; False if that is lost."""
@@ -221,9 +224,32 @@ class DiskCycle:
         return sealed
 
     def close(self) -> None:
-        """Give back what is held; the draft stays."""
+        """Give back what is held; the draft stays, with all that was written to it where that can be said."""
+        self._landing.close()
         if self._draft is not None:
             self._draft.close()
+
+    def stats(self) -> DiskStats:
+        """Return what the disk took, once :meth:`run` has returned."""
+        counters, window = self.counters, self._window
+        return DiskStats(
+            disk_key=self.disk.disk_key,
+            mode=self.plan.mode if self.plan else "incremental",
+            moved_bytes=counters.moved_bytes,
+            resent_bytes=counters.resent_bytes,
+            retries=self._landing.retries.total(),
+            seconds=round(self._ended - self._began, 3),
+            level_bytes=window.level,
+            level_changes=tuple(
+                LevelChange(
+                    at_s=round(change.at - self._began, 3),
+                    from_bytes=change.from_bytes,
+                    to_bytes=change.to_bytes,
+                    reason=change.reason,
+                )
+                for change in window.changes[-LEVEL_CHANGES_MAX:]
+            ),
+        )
 
     def abort(self, error: FarshoreError) -> None:
         """Make :meth:`run` end with ``error`` if it still runs."""
@@ -232,8 +258,12 @@ class DiskCycle:
     @property
     def counters(self) -> Counters:
         """Bytes of the cycle so far, all attempts together."""
-        with self._lock:
-            return self._counters
+        return self._landing.counters
+
+    @property
+    def done_bytes(self) -> int:
+        """Bytes that are in the draft, also by earlier attempts."""
+        return self._landing.done_bytes
 
     # 1. identify ----------------------------------------------------------------------------------------------------
 
@@ -328,115 +358,27 @@ class DiskCycle:
             raise Corruption(
                 f"the source's extents of disk {self.disk.disk_key} make no sense: {error}", code="extents"
             ) from error
-        with self._lock:
-            self._counters = replace(self._counters, changed_bytes=self.described_bytes)
+        self._landing.count_changed(self.described_bytes)
 
-    # 3. to 5. schedule, stream, write -------------------------------------------------------------------------------
+    # 3. to 6. schedule, stream, write, mark -------------------------------------------------------------------------
 
-    def _request(self, draft: Draft, chunk: Chunk, credit: int) -> None:
-        """Ask for a chunk whose credit is held. What comes is written, and the credit returns, in a link's thread."""
-        if self.state.resumed and all(self.state.leaves.has(*run) for run in leaf_runs(chunk.ranges)):
-            with self._lock:  # it came before, but was not durable when the process died
-                resent = self._counters.resent_bytes + chunk.size_bytes
-                self._counters = replace(self._counters, resent_bytes=resent)
-
-        def settle(error: FarshoreError | None) -> None:
-            # The one place where a chunk's credit returns, written or not.
-            if error is None:
-                self._window.written(credit)
-            else:
-                # In this order: with its last credit back and no error yet, the disk would pass for copied.
-                self._window.abort(error)
-                self._window.failed(credit)
-
-        def on_data(data: frames.Data, lent: Lent) -> None:
-            size = lent.view.nbytes
-            try:
-                self._write(draft, data, lent.view)
-            finally:
-                lent.release()
-            self._keep_digests(chunk, data)
-            with self._lock:
-                self._note(chunk, moved=size)
-                settle(None)
-
-        self._session.read(self._index, chunk.ranges, chunk.size_bytes, on_data, settle)
-
-    def _write(self, draft: Draft, data: frames.Data, payload: memoryview) -> None:
-        """Write a chunk's pieces, neighbours joined."""
-        at = 0
-        limit = self._target.caps.max_io_bytes
-        start, length, is_zero = data.pieces[0][0], 0, data.pieces[0][2]
-        for offset, size, zero in (*data.pieces, (-1, 0, False)):
-            if zero is is_zero and offset == start + length and (zero or length + size <= limit):
-                length += size
-                continue
-            if is_zero:
-                self._write_zeroes(draft, start, length)
-            else:
-                draft.write(start, payload[at : at + length])
-                at += length
-            start, length, is_zero = offset, size, zero
-
-    def _write_zeroes(self, draft: Draft, offset: int, length: int) -> None:
-        # A draft without a base is all zero, and nothing else is ever written to these places.
-        if self.plan is None or self.plan.base is not None:
-            draft.write_zeroes(offset, length)
-
-    def _keep_digests(self, chunk: Chunk, data: frames.Data) -> None:
-        """Put the digests of all leaves that the chunk touches into the leaf file."""
-        at = 0
-        for first, stop in leaf_runs(chunk.ranges):
-            size = (stop - first) * DIGEST_SIZE
-            digests = data.leaf_digests[at : at + size]
-            if len(digests) != size:
-                break
-            try:
-                self.state.leaves.put(first, digests)
-            except OSError as error:
-                raise journal_error(error) from error
-            at += size
-        else:
-            if at == len(data.leaf_digests):
-                return
-        raise Corruption("a chunk came with another number of leaf digests", code="leaf-digests", disk=data.disk)
-
-    def _zero(self, draft: Draft, chunk: Chunk, *, skip: bool) -> None:
-        """Write a zero range, which crosses no link."""
-        (offset, length), *_ = chunk.ranges
-        if not skip:
-            draft.write_zeroes(offset, length)
-        first, stop = offset // LEAF_SIZE, -(-(offset + length) // LEAF_SIZE)
-        self.state.leaves.put(first, ZERO_LEAF * (stop - first))
-        with self._lock:
-            self._note(chunk, moved=0)
-
-    def _note(self, chunk: Chunk, moved: int) -> None:
-        """Add a chunk to what is written but not durable; the lock is held."""
-        for offset, length in chunk.ranges:
-            self._written.add(offset, offset + length)
-        self.done_bytes += chunk.size_bytes
-        self._counters = replace(
-            self._counters,
-            moved_bytes=self._counters.moved_bytes + moved,
-            zero_bytes=self._counters.zero_bytes + chunk.size_bytes - moved,
+    def _request(self, chunk: Chunk) -> None:
+        """Wait for the credit of a chunk and ask for it. The credit returns where the chunk lands."""
+        credit = self._window.acquire(chunk.size_bytes, len(chunk.ranges))
+        if (
+            self.state.resumed
+            and all(self.state.leaves.has(*run) for run in leaf_runs(chunk.ranges))
+            and not any(True for at, size in chunk.ranges for _ in self.state.dirty.intersect(at, at + size))
+        ):
+            self._landing.count_resent(chunk.size_bytes)
+        self._landing.touch(chunk)
+        self._session.read(
+            self._index,
+            chunk.ranges,
+            chunk.size_bytes,
+            partial(self._landing.take, chunk, credit),
+            partial(self._landing.refuse, credit),
         )
-
-    # 6. mark --------------------------------------------------------------------------------------------------------
-
-    def _mark(self, draft: Draft) -> None:
-        """Make what is written durable and record it. Only writes that had returned before the flush count."""
-        with self._lock:
-            written, self._written = self._written, RangeSet()
-            counters = self._counters
-            covered = self._window.begin_mark()
-        if written:
-            draft.flush()
-            try:
-                self.state.mark(written, counters)
-            except OSError as error:
-                raise journal_error(error) from error
-        self._window.durable(covered)
 
     # Drafts ---------------------------------------------------------------------------------------------------------
 
@@ -445,20 +387,24 @@ class DiskCycle:
         state, target = self.state, self._target
         name = f"draft:{state.draft_key}"
         was_there = name in target.points()
-        draft = target.open(self.disk.disk_key, self.disk.size_bytes, plan.base, state.draft_key)
-        if not was_there and name in target.points() and (state.durable or state.copied):
+        if was_there and not state.resumed and not state.held:
+            raise Fenced(
+                f"draft {state.draft_key} is there and has another journal", code="draft-taken", draft=state.draft_key
+            )
+        try:
+            draft = target.open(self.disk.disk_key, self.disk.size_bytes, plan.base, state.draft_key)
+        except Conflict as error:
+            if error.code != "draft-mismatch":
+                raise
+            target.abandon(state.draft_key)  # it was begun in another mode: its base had gone, or has come back
+            was_there = False
+            draft = target.open(self.disk.disk_key, self.disk.size_bytes, plan.base, state.draft_key)
+        if not was_there and name in target.points() and state.begun:
             self._begin_again("the draft")
+        self._landing.into(draft, based=plan.base is not None)
         return draft
 
 
 def _mode(text: str) -> Mode:
     """Return the mode that a journal names; a name that this code does not know counts as the widest."""
     return next((mode for mode in MODES if mode == text), "full")
-
-
-def journal_error(error: OSError) -> FarshoreError:
-    """Return the error that a failed write of the node's own files means."""
-    message = f"the journal could not be written: {error.strerror or error}"
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return NoSpace(message, code="journal-full", hint="Free space in the node's state directory.")
-    return Permanent(message, code="journal-io")

@@ -32,28 +32,28 @@ from farshore.errors import (
     Retry,
 )
 from farshore.journal.state import DraftState, Sealed, Subject
-from farshore.model.checkpoint import CycleStats, DiskPoint, Manifest
+from farshore.model.checkpoint import CycleStats, DiskPoint, Manifest, SourceStats
 from farshore.model.grant import Grant, GrantDisk, verify
 from farshore.model.task import Progress, ReplicateParams, ReplicateResult
 from farshore.platforms.contract import ManifestStore, Target
 from farshore.replication import resume
 from farshore.replication.audit import DiskAuditor
-from farshore.replication.cycle import MODES, DiskCycle, Mode, journal_error
+from farshore.replication.cycle import MODES, DiskCycle, Mode
 from farshore.replication.flow import NodeWindow
+from farshore.replication.landing import Landing, journal_error
 from farshore.transport.frames import ZERO_BLOCK
 from farshore.transport.links import Links
 from farshore.transport.session import Session
 from farshore.transport.tls import Peer
 from farshore.units import format_size
 from farshore.window.budget import node_budget
-from farshore.window.levels import fixed_level
 
 log = logging.getLogger(__name__)
 
 #: Progress is told this often.
 PROGRESS_INTERVAL_S: Final = 0.5
-#: After these the drafts are of use: the same cycle goes on from its journal.
-_RESUMABLE: Final = frozenset({"session-gone", "grant-expired"})
+#: After these the drafts are of use: the same cycle goes on from its journal, or the next one takes them over.
+_RESUMABLE: Final = frozenset({"session-gone", "grant-expired", "source-point-gone", "base-unknown"})
 
 OnProgress = Callable[[Progress], None]
 
@@ -88,8 +88,9 @@ def replicate(
 
     Raises:
         Retry, Reconnect: what is durable is kept; call again.
-        RestartFromCheckpoint: ``session-gone`` and ``grant-expired`` keep what is durable and need a fresh grant; with
-            any other code the source point is gone, and with it the drafts.
+        RestartFromCheckpoint: ``session-gone`` and ``grant-expired`` need a fresh grant, ``source-point-gone`` and
+            ``base-unknown`` a new checkpoint from a new point; it goes on in the same drafts. With any other code the
+            drafts are gone.
         NoSpace, Corruption: the drafts are removed, nothing is published.
         Fenced: somebody else owns the group now; nothing was touched.
     """
@@ -106,9 +107,7 @@ def replicate(
             return ReplicateResult(
                 manifest=existing, stats=_no_stats(existing), addenda=tuple(addenda.load(manifests, head.group_id))
             )
-        resume.retire_older(target, manifests, journal_dir, head.group_id, head.checkpoint_id)
-        if not resume.continues(folder, _subjects(params, grant)):
-            resume.discard(target, folder)
+        resume.take_up(target, manifests, journal_dir, folder, _subjects(params, grant))
         try:
             with ExitStack() as stack:
                 group = _Group(params, grant, target, manifests, folder, stack)
@@ -167,7 +166,8 @@ class _Group:
         peer = Peer(grant.source_site, grant.source_node, grant.source_thumbprint)
         link = links.to(params.address, peer) if params.address else links.from_peer(peer)
         zero_block = max(ZERO_BLOCK, self._target.caps.granularity_bytes)
-        session = Session(link, params.grant, grant.epoch, zero_block)
+        compress = params.transport.compression == "auto"
+        session = Session(link, params.grant, grant.epoch, zero_block, compress=compress)
         self._stack.callback(session.close)
         if not all(self._is_copied(state) for state in self._states):
             link.use(params.transport.connections)
@@ -178,18 +178,35 @@ class _Group:
         known = addenda.load(self._manifests, params.manifest.group_id)
         for disk, state in zip(params.disks, self._states, strict=True):
             trees = TreeStore(self._manifests, state.draft_key)
-            level = fixed_level(params.transport.per_disk_window)
-            disk_window = window.disk(level, params.transport.intermediate_checkpoint_window)
+            disk_window = window.disk(
+                params.transport.window_levels,
+                params.transport.per_disk_window,
+                params.transport.intermediate_checkpoint_window,
+                writers_max=self._target.caps.max_parallel,
+                limits=params.limits,
+                name=disk.disk_key,
+            )
+            landing = Landing(
+                disk.disk_key,
+                state,
+                disk_window,
+                self._target.caps,
+                window.writers,
+                read_back=grant.epoch if params.read_back else None,
+            )
             auditor = DiskAuditor(
                 self._manifests, history, known, params.manifest, disk.disk_key, params.transport.audit_fraction
             )
-            cycle = DiskCycle(disk, order[disk.disk_key], session, self._target, trees, state, disk_window, auditor)
+            cycle = DiskCycle(
+                disk, order[disk.disk_key], session, self._target, trees, state, disk_window, auditor, landing
+            )
             self._cycles.append(cycle)
             self._stack.callback(disk_window.close)
             self._stack.callback(cycle.close)
         # Callbacks run last first: the session ends before the windows and drafts that its answers would touch.
         self._stack.callback(session.close)
         self._run(session, on_progress, cancel)
+        session.close()
         return self._stats(session)
 
     def _is_copied(self, state: DraftState) -> bool:
@@ -285,6 +302,7 @@ class _Group:
 
     def _stats(self, session: Session) -> CycleStats:
         counters = [cycle.counters for cycle in self._cycles]
+        disks = [cycle.stats() for cycle in self._cycles]
         reasons = {cycle.plan.reason for cycle in self._cycles if cycle.plan and cycle.plan.reason}
         return CycleStats(
             mode=_widest(self._cycles),
@@ -296,6 +314,9 @@ class _Group:
             audited_bytes=sum(cycle.audited_bytes for cycle in self._cycles),
             seconds=0.0,
             reason="; ".join(sorted(reasons)),
+            retries=sum(one.retries for one in disks) + session.corrupt,
+            source=SourceStats.model_validate(session.source_stats) if session.source_stats else None,
+            disks=tuple(disks),
         )
 
 

@@ -6,7 +6,8 @@
 
 A journal is made durable before its draft is made, so every draft of ours has one; and it is removed after the manifest
 is published or the draft is gone. A draft is continued only by who finds its journal and gets the lock: the node whose
-process wrote it, after that process has ended.
+process wrote it, after that process has ended. A later checkpoint of the group takes an earlier one's journals into its
+own folder.
 """
 
 from __future__ import annotations
@@ -65,53 +66,36 @@ def held(folder: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def continues(folder: Path, subjects: Iterable[Subject]) -> bool:
-    """Say whether the journals of a checkpoint are about ``subjects``; those that are not there yet do not matter.
-
-    The same checkpoint may be ordered again from another point or onto another base: then what is there is of no use.
-    """
-    wanted = {disk_folder(subject.disk_key): subject for subject in subjects}
-    for path in folder.iterdir():
-        known = read_subject(path)
-        if known is not None and known.subject != wanted.get(path.name):
-            return False
-    return True
-
-
 def forget(folder: Path) -> None:
-    """Remove a checkpoint's journals; its drafts are points or gone."""
+    """Remove a checkpoint's journals, or one disk's; its drafts are points or gone."""
     shutil.rmtree(folder, ignore_errors=True)
     durable.fsync_dir(folder.parent)
 
 
 def discard(target: Target, folder: Path) -> None:
     """Remove the drafts, and the points that were sealed but never published, then the journals of a checkpoint."""
-    for path in sorted(folder.iterdir()):
-        known = read_subject(path)
-        if known is None:
-            continue
-        target.abandon(known.draft_key)
-        if known.sealed is not None:
-            target.drop(known.sealed.point)
-        elif known.copied:
-            _drop_unrecorded(target, known)
+    for path in _disks(folder):
+        _discard_disk(target, path)
     forget(folder)
 
 
 def leave(target: Target, folder: Path, manifest: Manifest) -> None:
     """Remove the journals of a published checkpoint. Another node may have published it: then our drafts go too."""
-    named = {disk.point for disk in manifest.disks}
-    for path in sorted(folder.iterdir()):
-        known = read_subject(path)
-        if known is None:
-            continue
-        target.abandon(known.draft_key)
-        if known.sealed is not None:
-            if known.sealed.point not in named:
-                target.drop(known.sealed.point)
-        elif known.copied:
-            _drop_unrecorded(target, known, named)
+    for path in _disks(folder):
+        _discard_disk(target, path, {disk.point for disk in manifest.disks})
     forget(folder)
+
+
+def _discard_disk(target: Target, path: Path, named: Collection[str] = ()) -> None:
+    """Remove a disk's draft or point, if that is not ``named``, and then its journal."""
+    known = read_subject(path)
+    if known is not None:
+        target.abandon(known.draft_key)
+        if known.sealed is None and known.copied:
+            _drop_unrecorded(target, known, named)
+        elif known.sealed is not None and known.sealed.point not in named:
+            target.drop(known.sealed.point)
+    forget(path)
 
 
 def _drop_unrecorded(target: Target, known: Known, named: Collection[str] = ()) -> None:
@@ -129,13 +113,45 @@ def _drop_unrecorded(target: Target, known: Known, named: Collection[str] = ()) 
         target.abandon(known.draft_key)
 
 
-def retire_older(
-    target: Target, manifests: ManifestStore, journal_dir: Path, group_id: str, checkpoint_id: str
+def take_up(
+    target: Target, manifests: ManifestStore, journal_dir: Path, folder: Path, subjects: Iterable[Subject]
 ) -> None:
-    """Remove what earlier checkpoints of a group left unfinished: the control plane has ordered another one."""
-    for folder in _folders(journal_dir):
-        if folder.name != checkpoint_id and _group_of(folder) == group_id:
-            _retire(target, manifests, folder)
+    """Settle what the group left unfinished: what the checkpoint in ``folder`` can go on with goes on there.
+
+    A draft of an earlier checkpoint, whose source point is gone or was given up, is as good as one of this checkpoint
+    while it stands on the same base; see docs/internals/journal.md. The rest is removed: the control plane has ordered
+    another one.
+    """
+    wanted = {disk_folder(subject.disk_key): subject for subject in subjects}
+    groups = {subject.group_id for subject in wanted.values()}
+    for path in _disks(folder):
+        if not _goes_on(target, path, wanted.get(path.name)):
+            _discard_disk(target, path)
+    others = [other for other in _folders(journal_dir) if other != folder and _group_of(other) in groups]
+    for other in sorted(others, key=lambda one: one.stat().st_mtime, reverse=True):
+        with contextlib.suppress(Conflict), held(other):
+            for path in _disks(other):
+                place = folder / path.name
+                if not place.exists() and _goes_on(target, path, wanted.get(path.name)):
+                    log.info("the draft of %s goes on as one of %s", other.name, folder.name)
+                    path.rename(place)
+                    durable.fsync_dir(folder)
+                    durable.fsync_dir(other)
+        _retire(target, manifests, other)
+
+
+def _goes_on(target: Target, path: Path, subject: Subject | None) -> bool:
+    """Say whether the draft that the journal in ``path`` speaks of can become one of ``subject``."""
+    known = read_subject(path)
+    if known is None or known.subject == subject:
+        return known is not None
+    return (
+        subject is not None
+        and known.subject.passes_to(subject)
+        and known.exact
+        and known.sealed is None
+        and f"draft:{known.draft_key}" in target.points()  # else it is sealed, or gone
+    )
 
 
 def sweep(target: Target, manifests: ManifestStore, journal_dir: Path, keep: Collection[str]) -> list[str]:
@@ -190,8 +206,13 @@ def _folders(journal_dir: Path) -> list[Path]:
     return sorted(path for path in journal_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
+def _disks(folder: Path) -> list[Path]:
+    """Return the folders of a checkpoint's disks."""
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
 def _group_of(folder: Path) -> str | None:
-    for path in sorted(folder.iterdir()):
+    for path in _disks(folder):
         known = read_subject(path)
         if known is not None:
             return known.subject.group_id
