@@ -7,7 +7,10 @@ import logging
 import queue
 import socket
 import ssl
+import struct
+import threading
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import pytest
 from farshore.errors import FarshoreError
 from farshore.testing.pki import TestAuthority
 from farshore.transport import frames
-from farshore.transport.listener import DataListener
+from farshore.transport.listener import GREETING_MAX, DataListener
 from farshore.transport.sockets import receive_frame
 from farshore.transport.tls import NodeTls, Peer
 
@@ -84,7 +87,7 @@ def await_codes(log: pytest.LogCaptureFixture, *codes: str) -> None:
     deadline = time.monotonic() + 20
     while len(log.messages) < len(codes) and time.monotonic() < deadline:
         time.sleep(0.01)
-    found = [message.partition("[")[2].partition("]")[0] for message in log.messages]
+    found = [message.rpartition("[")[2].partition("]")[0] for message in log.messages]
     assert sorted(found) == sorted(codes), log.messages
 
 
@@ -148,3 +151,74 @@ def test_drops_that_come_one_by_one_do_not_win_time(tmp_path: Path, warnings: py
                 client.sendall(bytes((byte,)))
                 time.sleep(0.1)
         await_codes(warnings, "greeting-timeout")
+
+
+def header(kind: int = 1, *, magic: bytes = b"FSH1", meta: int = 0, payload: int = 0) -> bytes:
+    """Return a header that is right but for what it says."""
+    guarded = struct.pack(">4sBBHIIII", magic, kind, 0, 0, 0, meta, payload, 0)
+    return guarded + struct.pack(">I", zlib.crc32(guarded))
+
+
+BAD_FIRST_WORDS = {
+    "not-a-frame": b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n",
+    "frame-damaged": frames.Hello().encode()[:10] + b"\xff" + frames.Hello().encode()[11:],
+    "protocol-version": frames.Hello(7, 9).encode(),
+    "frame-too-large": header(meta=0xFFFF_FFFF),
+    "not-greeted": frames.Read(1, 0, ((0, 512),)).encode(1),
+    "protocol-error": header(kind=99),
+}
+
+
+@pytest.mark.parametrize("code", sorted(BAD_FIRST_WORDS))
+def test_bad_first_words_have_a_name_each_and_are_logged_once(
+    tmp_path: Path, code: str, warnings: pytest.LogCaptureFixture
+) -> None:
+    with port_of(tmp_path) as port:
+        for _ in range(3):
+            client = port.dial()
+            client.sendall(BAD_FIRST_WORDS[code])
+            with contextlib.suppress(OSError):
+                while client.recv(4096):
+                    pass
+        await_codes(warnings, code)
+        greeted = port.dial()
+        greeted.sendall(frames.Hello().encode())
+        assert isinstance(answer(greeted), frames.Hello)
+
+
+def test_who_speaks_no_tls_at_all_is_named_once(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
+    with port_of(tmp_path) as port:
+        for _ in range(3):
+            client = port.plain()
+            client.sendall(b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n")
+            with contextlib.suppress(OSError):
+                while client.recv(4096):
+                    pass
+        await_codes(warnings, "not-tls")
+
+
+def test_who_has_no_certificate_of_ours_is_named_once(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
+    stranger = TestAuthority(tmp_path / "elsewhere", "other").load("beta", "beta-1")
+    with port_of(tmp_path / "here") as port:
+        stranger.client.load_verify_locations(port.authority.ca)
+        for _ in range(2):
+            with contextlib.suppress(OSError):
+                client = port.dial(stranger)
+                client.sendall(frames.Hello().encode())
+                client.recv(1)
+        await_codes(warnings, "certificate-refused")
+
+
+def test_a_crowd_that_says_nothing_does_not_keep_others_out(tmp_path: Path) -> None:
+    with port_of(tmp_path, timeout_s=60.0) as port:
+        crowd = [port.plain() for _ in range(GREETING_MAX + 20)]
+        greeted = port.dial()
+        greeted.sendall(frames.Hello().encode())
+        assert isinstance(answer(greeted), frames.Hello)
+        gone = 0
+        for client in crowd[:10]:
+            with contextlib.suppress(ConnectionError):
+                gone += client.recv(1) == b""
+        assert gone
+        waiting = sum(thread.name == "data-connection" for thread in threading.enumerate())
+        assert waiting <= GREETING_MAX + 2

@@ -22,6 +22,7 @@ from farshore.errors import FarshoreError, Permanent, Reconnect
 from farshore.transport import frames
 from farshore.transport.buffers import NOTHING, Lent
 from farshore.transport.dialing import check_answer, dial, pause_s, refusal
+from farshore.transport.listener import code_of, named
 from farshore.transport.sockets import Wire, hang_up, receive_frame, receive_head, wire_of
 from farshore.transport.stream import Stream
 
@@ -41,6 +42,8 @@ AGE_MAX_S: Final = 3600.0
 _REFUSED_PAUSE_S: Final = 5.0
 #: A connection that broke sooner than this counts as an attempt that failed.
 _SHORT_S: Final = 1.0
+#: After one that lived for so long, the next trouble is news again.
+_PROVEN_S: Final = 60.0
 
 OnAnswer = Callable[[frames.Header, memoryview, Lent], None]
 OnError = Callable[[FarshoreError], None]
@@ -159,7 +162,7 @@ class Connection(threading.Thread):
             link.refuse(error)
             link.pause(_REFUSED_PAUSE_S)
         except (OSError, EOFError, FarshoreError) as error:
-            link.not_connected(str(error) or type(error).__name__)
+            link.not_connected(self._note(error))
         except Exception as error:  # a thread that ended would take its connection away for good
             log.exception("connecting to %s met an error of our own", link.peer)
             link.not_connected(repr(error))
@@ -173,6 +176,7 @@ class Connection(threading.Thread):
         self.greeted = greeted
         reason = "closed"
         refused: FarshoreError | None = None
+        began = time.monotonic()
         link.came_up(self)
         try:
             if not greeted:
@@ -188,8 +192,7 @@ class Connection(threading.Thread):
                 error = Reconnect(f"{link.peer} did not greet in time", code="greeting-timeout")
             if not self.greeted and isinstance(error, Permanent):
                 refused = error
-            reason = str(error) or type(error).__name__
-            log.info("connection to %s broke: %s", link.peer, reason)
+            reason = self._note(error)
         except Exception as error:  # a bug of ours: what was asked goes to another connection, and is shown
             reason = repr(error)
             log.exception("connection to %s was given up", link.peer)
@@ -201,10 +204,19 @@ class Connection(threading.Thread):
             self._outstanding.clear()
             self._outstanding_bytes = 0
             link.went_down(self, owed, reason)
+            if time.monotonic() - began > _PROVEN_S:
+                link.notices.forget(str(link))
         if refused is not None:
             link.refuse(refused)
             link.pause(_REFUSED_PAUSE_S)
         return self.greeted
+
+    def _note(self, error: OSError | EOFError | FarshoreError) -> str:
+        """Log why there is no connection, if that is news, and return it."""
+        if not self._link.closed:
+            level = logging.WARNING if self._link.notices.news(str(self._link), code_of(error)) else logging.DEBUG
+            log.log(level, "no connection to %s: %s", self._link, named(error))
+        return str(error) or type(error).__name__
 
     def _greet(self, connection: ssl.SSLSocket) -> None:
         """Greet, and send what waits without waiting for the answer: who speaks another version refuses both."""

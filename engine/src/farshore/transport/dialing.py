@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from farshore.errors import FarshoreError, Forbidden, Permanent, Reconnect
 from farshore.transport import frames
-from farshore.transport.listener import Notices, Serve
+from farshore.transport.listener import Notices, Serve, code_of, named
 from farshore.transport.sockets import connections_for, hang_up, parse_address, prepare, receive_frame, wire_of
 from farshore.transport.tls import NodeTls, Peer, peer_of, same_thumbprint
 
@@ -84,7 +84,7 @@ def refusal(error: ssl.SSLError, peer: Peer) -> FarshoreError:
             code="certificate-refused",
             hint="Compare the authorities of both nodes, and the validity of their certificates.",
         )
-    return Reconnect(f"the TLS handshake with {peer} failed: {text}", code="handshake")
+    return Reconnect(f"the TLS handshake with {peer} failed: {text}", code="not-tls")
 
 
 def check_answer(header: frames.Header, meta: memoryview, *, answers: bool, peer: Peer) -> None:
@@ -98,7 +98,7 @@ def check_answer(header: frames.Header, meta: memoryview, *, answers: bool, peer
     if header.type is frames.Type.ERROR:
         raise frames.decode_error(meta)
     if header.type is not frames.Type.HELLO:
-        raise Reconnect(f"{peer} did not greet", code="protocol-error")
+        raise Reconnect(f"{peer} did not greet", code="not-greeted")
     hello = frames.Hello.decode(meta)
     hello.agree()
     if hello.answers is not answers:
@@ -261,6 +261,5 @@ class _Caller(threading.Thread):
     def _note(self, error: OSError | FarshoreError) -> None:
         if self._ended.is_set():
             return
-        code = error.code if isinstance(error, FarshoreError) else "connection-lost"
-        level = logging.WARNING if self._dialer.notices.news(self._where, code) else logging.DEBUG
-        log.log(level, "no connection to %s at %s [%s]: %s", self._peer, self._where, code, error)
+        level = logging.WARNING if self._dialer.notices.news(self._where, code_of(error)) else logging.DEBUG
+        log.log(level, "no connection to %s at %s: %s", self._peer, self._where, named(error))

@@ -119,22 +119,25 @@ def decode_header(data: Buffer) -> Header:
     """Return the header in the 28 bytes ``data``.
 
     Raises:
-        Reconnect: not a frame, or larger than allowed.
+        Reconnect: not a frame (``not-a-frame``, ``frame-damaged``), larger than allowed (``frame-too-large``), or none
+            that we know.
     """
     magic, kind, flags, reserved, request, meta_size, payload_size, meta_crc, crc = HEADER.unpack(data)
-    if magic != MAGIC or crc32(memoryview(data)[: _GUARDED.size]) != crc:
-        raise _broken("what came is not a frame")
+    if magic != MAGIC:
+        raise _broken("what came is not a frame", "not-a-frame")
+    if crc32(memoryview(data)[: _GUARDED.size]) != crc:
+        raise _broken("the header of a frame is damaged", "frame-damaged")
     if reserved or kind not in _KINDS or flags not in {0, COMPRESSED} or (flags and kind != Type.DATA):
         raise _broken(f"frame type {kind} with flags {flags} is unknown")
     if meta_size > MAX_META or payload_size > (MAX_PAYLOAD if kind == Type.DATA else 0):
-        raise _broken(f"a frame of {meta_size}+{payload_size} bytes is too large")
+        raise _broken(f"a frame of {meta_size}+{payload_size} bytes is too large", "frame-too-large")
     return Header(Type(kind), request, meta_size, payload_size, meta_crc, bool(flags))
 
 
 def check_meta(header: Header, meta: Buffer) -> None:
     """Raise ``Reconnect`` if ``meta`` is not what the header was made for."""
     if crc32(meta) != header.meta_crc:
-        raise _broken("the meta part of a frame is damaged")
+        raise _broken("the meta part of a frame is damaged", "frame-damaged")
 
 
 # --- greeting -------------------------------------------------------------------------------------------------------
@@ -531,5 +534,5 @@ def _parse(meta: Buffer) -> dict[str, Any]:
     return body
 
 
-def _broken(message: str) -> Reconnect:
-    return Reconnect(f"the peer broke the protocol: {message}", code="protocol-error")
+def _broken(message: str, code: str = "protocol-error") -> Reconnect:
+    return Reconnect(f"the peer broke the protocol: {message}", code=code)

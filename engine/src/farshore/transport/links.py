@@ -24,6 +24,7 @@ from typing import Final, Literal
 from farshore.errors import FarshoreError, Forbidden, Reconnect, Unavailable
 from farshore.transport.buffers import BufferPool
 from farshore.transport.connection import Connection, Request
+from farshore.transport.listener import Notices
 from farshore.transport.sockets import connections_for, parse_address
 from farshore.transport.tls import NodeTls, Peer
 
@@ -34,6 +35,8 @@ GIVE_UP_S: Final = 900.0
 #: A request that broke this many connections, or outlived them, is not tried on another one: the peer accepts
 #: connections, but does not answer.
 SENDS_MAX: Final = 10
+#: Of an absence that was shorter nobody is told that it is over.
+_AWAY_S: Final = 5.0
 #: Connections that one node may open to us.
 ADOPTED_MAX: Final = 64
 
@@ -75,6 +78,7 @@ class Link:
         self._gone_sent = self._gone_received = 0
         self._rtt_s: float | None = None
         self.resent_bytes = 0
+        self.notices = Notices()
 
     def __str__(self) -> str:
         return f"{self.peer} at {self._address[0]}:{self._address[1]}" if self._address else str(self.peer)
@@ -270,6 +274,9 @@ class Link:
             self._note_greeting(connection)
 
     def _note_greeting(self, connection: Connection) -> None:
+        away_s = time.monotonic() - self._down_since if self._down_since is not None and self._users else 0.0
+        if away_s > _AWAY_S:
+            log.info("connected to %s again after %.0f s", self, away_s)
         self._down_since = None
         rtt = connection.measure().rtt_s
         if rtt is not None and (self._rtt_s is None or rtt < self._rtt_s):

@@ -67,6 +67,16 @@ class Notices:
                 del self._said[key]
 
 
+def code_of(error: OSError | EOFError | FarshoreError) -> str:
+    """Return the code of what ended a connection."""
+    return error.code if isinstance(error, FarshoreError) else "connection-lost"
+
+
+def named(error: OSError | EOFError | FarshoreError) -> str:
+    """Return what ended a connection, with its code."""
+    return str(error) if isinstance(error, FarshoreError) else f"{error or type(error).__name__} [{code_of(error)}]"
+
+
 class DataListener:
     """Accepts the data connections of a node.
 
@@ -223,7 +233,7 @@ class DataListener:
         meta = memoryview(bytearray(_META_BYTES))
         header = receive_frame(connection, memoryview(bytearray(frames.HEADER.size)), meta)
         if header.type is not frames.Type.HELLO:
-            raise Reconnect("it did not greet", code="protocol-error")
+            raise Reconnect("it did not greet", code="not-greeted")
         hello = frames.Hello.decode(meta[: header.meta_size])
         try:
             self._check(hello)
@@ -246,18 +256,17 @@ class DataListener:
     def _note(self, host: str, error: OSError | FarshoreError) -> None:
         if self._stopping.is_set():
             return
-        code = error.code if isinstance(error, FarshoreError) else "connection-lost"
-        level = logging.WARNING if self._notices.news(host, code) else logging.DEBUG
-        log.log(level, "a data connection from %s ended [%s]: %s", host, code, error)
+        level = logging.WARNING if self._notices.news(host, code_of(error)) else logging.DEBUG
+        log.log(level, "a data connection from %s ended: %s", host, named(error))
 
 
 def _handshake(connection: ssl.SSLSocket) -> None:
     try:
         connection.do_handshake()
     except ssl.SSLError as error:
-        if isinstance(error, ssl.SSLCertVerificationError) or "CERTIFICATE" in str(error):
+        if any(word in str(error) for word in ("CERTIFICATE", "UNKNOWN_CA", "DECRYPT_ERROR")):
             raise Forbidden(f"its certificate is not accepted: {error}", code="certificate-refused") from error
-        raise Reconnect(f"it does not speak TLS as we do: {error}", code="handshake") from error
+        raise Reconnect(f"it does not speak TLS as we do: {error}", code="not-tls") from error
 
 
 def _part(connection: ssl.SSLSocket, error: FarshoreError) -> None:
