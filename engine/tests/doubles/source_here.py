@@ -27,7 +27,7 @@ class SourceHere:
         _, self.sites.port = self.service.start("127.0.0.1:0")
         self.links = Links(self.sites.beta_tls, give_up_s=0.5)
 
-    def replicate(self, params: ReplicateParams) -> ReplicateResult:
+    def replicate(self, params: ReplicateParams, journal_dir: Path | None = None) -> ReplicateResult:
         """Copy and publish; give up when it takes for ever."""
         cancel = threading.Event()
         timer = threading.Timer(DEADLINE_S, cancel.set)
@@ -38,7 +38,7 @@ class SourceHere:
                 target=self.sites.beta.target,
                 manifests=self.sites.beta.manifests,
                 links=self.links,
-                journal_dir=self.sites.journals,
+                journal_dir=journal_dir or self.sites.journals,
                 cancel=cancel,
             )
         finally:

@@ -2,47 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
-from doubles.datapath import Child, Sites
+from doubles.datapath import Sites
+from doubles.resuming import DISK, LEVEL, MARK, filled, when, whole
 from farshore.checkpoints.catalog import scan
 from farshore.journal.log import decode
 from farshore.journal.state import Kind, decode_ranges
 from farshore.model.checkpoint import CycleStats, Manifest
-from farshore.model.plan import Transport
-from farshore.platforms.contract import Snapshot
 from farshore.replication.resume import sweep
 from farshore.units import KIB, MIB
-
-MARK = 8 * MIB
-LEVEL = 4 * MIB
-DISK = 30 * MIB
-TRANSPORT = Transport(
-    connections=3, per_disk_window=LEVEL, intermediate_checkpoint_window=MARK, compression="off"
-)
-
-
-def filled(folder: Path) -> Sites:
-    both = Sites(folder, {"db": {"vda": DISK, "vdb": DISK}}, TRANSPORT)
-    for disk_id in ("vda", "vdb"):
-        for at in range(0, DISK, MIB):
-            block = (f"{disk_id} {at // MIB} ".encode() * MIB)[:MIB]
-            both.machine("db").write(disk_id, at, block)
-    return both
-
-
-def whole(both: Sites, snapshot: Snapshot, reply: dict[str, dict[str, object]]) -> CycleStats:
-    """Return the stats of a reply whose checkpoint is the source's point, and that left nothing behind."""
-    assert "result" in reply, reply
-    manifest = Manifest.model_validate(reply["result"]["manifest"])
-    assert both.published(manifest) == both.frozen(snapshot)
-    assert sorted(both.beta.target.points()) == sorted(disk.point for disk in manifest.disks)
-    assert list(both.journals.iterdir()) == []
-    assert both.newest() == manifest
-    return CycleStats.model_validate(reply["result"]["stats"])
 
 
 @pytest.mark.parametrize(
@@ -97,15 +67,6 @@ def test_killed_again_and_again_it_still_ends(tmp_path: Path) -> None:
         assert both.sent(source) <= 2 * DISK + lives * 2 * (LEVEL + MARK)
     finally:
         both.end()
-
-
-def when(target: Child, moved_bytes: int) -> None:
-    """Wait until a target has told that it moved so much."""
-    while True:
-        message = json.loads(target.line())
-        assert "progress" in message, message
-        if message["progress"]["detail"]["moved_bytes"] >= moved_bytes:
-            return
 
 
 def test_a_killed_source_is_waited_for(tmp_path: Path) -> None:
@@ -180,25 +141,6 @@ def test_an_incremental_copy_is_continued_too(tmp_path: Path) -> None:
         both.end()
 
 
-def test_a_source_point_that_vanished_ends_the_cycle_and_the_next_one_works(tmp_path: Path) -> None:
-    both = filled(tmp_path)
-    try:
-        both.start_source()
-        snapshot = both.point()
-        target = both.start_target(both.params(snapshot), faults="write#3+:delay=0.05")
-        when(target, 8 * MIB)
-        shutil.rmtree(both.alpha_root / "points" / snapshot.point_id)
-        error = both.finish(target)["error"]
-        assert (error["duty"], error["code"]) == ("RestartFromCheckpoint", "source-point-gone")
-        assert both.beta.target.points() == []
-        assert both.newest() is None
-        both.release(snapshot, applied=False)
-        snapshot = both.point()
-        whole(both, snapshot, both.replicate(both.params(snapshot)))
-    finally:
-        both.end()
-
-
 def test_a_full_pool_publishes_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     both = filled(tmp_path)
     try:
@@ -266,20 +208,6 @@ def test_two_processes_never_work_on_one_checkpoint(tmp_path: Path) -> None:
         when(first, 1)
         assert both.replicate(params)["error"]["code"] == "draft-busy"
         whole(both, snapshot, both.finish(first))
-    finally:
-        both.end()
-
-
-def test_a_checkpoint_that_is_ordered_again_from_another_point_begins_anew(tmp_path: Path) -> None:
-    both = filled(tmp_path)
-    try:
-        both.start_source()
-        snapshot = both.point()
-        assert both.replicate(both.params(snapshot, checkpoint_id="cp-same"), faults="write#40:kill") == {}
-        both.release(snapshot, applied=False)
-        both.machine("db").write("vda", 12345, b"changed since")
-        snapshot = both.point()
-        whole(both, snapshot, both.replicate(both.params(snapshot, checkpoint_id="cp-same")))
     finally:
         both.end()
 
