@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -84,12 +85,6 @@ class Content:
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        chance = random.Random(seed)  # noqa: S311 - to be repeatable is the point
-        words = [noise(seed, 1 << 64 | number, chance.randint(3, 9)).hex() for number in range(2000)]
-        self._texts = []
-        for _ in range(_TEXTS):
-            half = " ".join(chance.choices(words, k=MIB // 8)).encode()
-            self._texts.append((half + half)[:MIB])
 
     def block(self, number: int, size_bytes: int = MIB, *, compressible: bool) -> bytes:
         """Return block ``number`` of at most 1 MiB."""
@@ -97,13 +92,22 @@ class Content:
             return noise(self._seed, number << 32, size_bytes)
         chance = random.Random(self._seed << 64 | number)  # noqa: S311
         start = chance.randrange(MIB - size_bytes + 1)
-        text = bytearray(self._texts[number % _TEXTS][start : start + size_bytes])
+        text = bytearray(_text(number % _TEXTS)[start : start + size_bytes])
         pieces = max(1, size_bytes // 16384)
         grains = noise(self._seed, 1 << 96 | number << 32, pieces * 64)
         for piece in range(pieces):
             at = chance.randrange(max(1, size_bytes - 64))
             text[at : at + 64] = grains[piece * 64 : piece * 64 + min(64, size_bytes - at)]
         return bytes(text)
+
+
+@cache
+def _text(number: int) -> bytes:
+    """Return 1 MiB of words, the second half like the first."""
+    chance = random.Random(number)  # noqa: S311 - to be repeatable is the point
+    words = [noise(number, 1 << 64 | word, chance.randint(3, 9)).hex() for word in range(2000)]
+    half = " ".join(chance.choices(words, k=MIB // 8)).encode()
+    return (half + half)[:MIB]
 
 
 def plan_blocks(spec: Full) -> Iterator[tuple[int, str]]:
