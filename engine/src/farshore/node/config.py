@@ -60,7 +60,8 @@ class NodeConfig(Model):
         roles: what it offers.
         control_url: the control plane's node listener, ``https://host:8444``.
         state_dir: key, certificate, tasks and journals; survives restarts, belongs to this node alone.
-        data_listen: ``host:port`` of the data listener; port 0 takes a free one.
+        data_listen: ``host:port`` of the data listener; port 0 takes a free one; ``none``: nobody reaches this node, it
+            dials where the site link says that the other side listens.
         platform: ``{type: kvm, ...}`` or ``{type: file, root: DIR}``; its package checks the rest.
         ca_path: the control plane's CA certificate, where one was put there beforehand.
         log_file: where a detached node writes its log; default ``<state_dir>/node.log``.
@@ -98,7 +99,7 @@ class NodeConfig(Model):
     @field_validator("data_listen")
     @classmethod
     def _is_address(cls, value: str) -> str:
-        return str(parse_address(value))
+        return value if value == "none" else str(parse_address(value))
 
     @field_validator("platform")
     @classmethod
@@ -106,11 +107,6 @@ class NodeConfig(Model):
         if not isinstance(value.get("type"), str):
             raise ValueError("type is missing; write type: kvm or type: file")  # noqa: TRY004 - pydantic's own kind
         return value
-
-    @property
-    def listen(self) -> Address:
-        """``data_listen`` in its parts."""
-        return parse_address(self.data_listen)
 
     @property
     def log_path(self) -> Path:

@@ -103,8 +103,10 @@ class Node:
     def run(self) -> None:
         """Work until :meth:`end`."""
         interrupted = self._worker.recover()
-        host, port = self._listener.start(self.config.data_listen)
-        self._data_port = port
+        data = self.config.data_listen
+        if data != "none":
+            host, self._data_port = self._listener.start(data)
+            data = f"{host}:{self._data_port}"
         _log.info(
             "node runs",
             extra=fields(
@@ -112,7 +114,7 @@ class Node:
                 site=self.config.site,
                 incarnation=self.incarnation,
                 version=__version__,
-                data=f"{host}:{port}",
+                data=data,
                 control=self.config.control_url,
                 owed=len(self._worker.held()),
                 interrupted=interrupted,

@@ -24,7 +24,7 @@ def test_defaults_and_derived_paths(tmp_path: Path):
     settings = config.load(write(tmp_path, GOOD))
     assert settings.control_url == "https://127.0.0.1:8444"
     assert settings.roles == ("replication", "recovery")
-    assert (settings.listen.host, settings.listen.port) == ("127.0.0.1", 9101)
+    assert settings.data_listen == "127.0.0.1:9101"
     assert settings.log_path == tmp_path / "state" / "node.log"
     assert settings.limits.replicate == 4
 
