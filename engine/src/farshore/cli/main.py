@@ -13,10 +13,10 @@ import typer
 
 from farshore import __version__
 from farshore.cli.context import Shell, shell
-from farshore.cli.local import control, doctor
+from farshore.cli.local import control, doctor, linktest
 from farshore.cli.local import node as local_node
 from farshore.cli.output import Output, fail
-from farshore.cli.remote import checkpoint, machine, node, plan, recovery, run, site, status, token
+from farshore.cli.remote import checkpoint, link, machine, node, plan, recovery, run, site, status, token
 from farshore.errors import FarshoreError
 
 LOCAL = "This machine"
@@ -63,6 +63,8 @@ status.register(app, panel=LOOK)
 node.register(local_node.app)
 recovery.register(app, panel=ACT)
 app.add_typer(site.app, name="site", rich_help_panel=LOOK)
+app.add_typer(linktest.app, name="linktest", rich_help_panel=LOCAL)
+app.add_typer(link.app, name="site-link", rich_help_panel=LOOK)
 app.add_typer(local_node.app, name="node", rich_help_panel=LOOK)
 app.add_typer(machine.app, name="machine", rich_help_panel=LOOK)
 app.add_typer(plan.app, name="plan", rich_help_panel=ACT)

@@ -1,0 +1,121 @@
+"""What a pull took: clocks, bytes and memory, at both ends."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from farshore.cli.output import Output, facts
+from farshore.replication.usage import peak_rss_bytes
+from farshore.units import MIB, format_duration, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from rich.console import RenderableType
+
+    from farshore.model.task import Progress, ReplicateResult
+    from farshore.replication.flow import NodeWindow
+    from farshore.transport.links import LinkStats
+
+#: People are told how far it is this often.
+_TOLD_EVERY_S: Final = 5.0
+
+
+class Measure:
+    """Runs from its making until :meth:`end`."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+        self._began = time.monotonic()
+        self._cpu = time.process_time()
+        self._told = self._began
+        self.seconds = 0.0
+        self.cpu_s = 0.0
+        self._samples: list[tuple[float, int]] = []
+
+    def progress(self, progress: Progress) -> None:
+        """Take a sample, and tell people now and then."""
+        now = time.monotonic()
+        self._samples.append((round(now - self._began, 3), int(progress.detail.get("moved_bytes", 0))))
+        if now - self._told >= _TOLD_EVERY_S:
+            self._told = now
+            self._out.say(progress.note)
+
+    def end(self) -> None:
+        """Stop the clocks."""
+        self.seconds = time.monotonic() - self._began
+        self.cpu_s = time.process_time() - self._cpu
+
+    def report(
+        self,
+        result: ReplicateResult,
+        link: LinkStats,
+        window: NodeWindow,
+        disks: Mapping[str, Path],
+        hints: Iterable[str],
+    ) -> dict[str, Any]:
+        """Return the figures as a JSON document. ``bytes`` is what was copied, before compression."""
+        stats = result.stats
+        source = stats.source
+        return {
+            "bytes": stats.moved_bytes,
+            "zero_bytes": stats.zero_bytes,
+            "changed_bytes": stats.changed_bytes,
+            "disk_bytes": stats.disk_bytes,
+            "mode": stats.mode,
+            "wire_bytes": link.wire_sent + link.wire_received,
+            "source_read_bytes": source.read_bytes if source else None,
+            "seconds": round(self.seconds, 3),
+            "mib_per_s": round(stats.moved_bytes / MIB / self.seconds, 2),
+            "cpu_s": {"source": source.cpu_s if source else None, "target": round(self.cpu_s, 3)},
+            "peak_rss_mib": {
+                "source": round(source.peak_rss_bytes / MIB, 1) if source else None,
+                "target": round(peak_rss_bytes() / MIB, 1),
+            },
+            "peak_in_flight_bytes": window.peak_bytes,
+            "connections": link.connections,
+            "rtt_ms": round(link.rtt_s * 1000, 2) if link.rtt_s is not None else None,
+            "reconnects": link.reconnects,
+            "retries": stats.retries,
+            "resent_bytes": stats.resent_bytes,
+            "disks": [
+                {
+                    "disk": str(disks[one.disk_key]),
+                    "bytes": one.moved_bytes,
+                    "seconds": one.seconds,
+                    "level_bytes": one.level_bytes,
+                    "level_changes": [change.model_dump() for change in one.level_changes],
+                    "root": point.tree_root,
+                }
+                for one, point in zip(stats.disks, result.manifest.disks, strict=True)
+            ],
+            "level_changes": sum(len(one.level_changes) for one in stats.disks),
+            "samples": self._samples,
+            "verified": True,
+            "hints": list(hints),
+        }
+
+    def render(self, report: Mapping[str, Any]) -> RenderableType:
+        """Return the figures for people."""
+        seconds = [one["seconds"] for one in report["disks"]]
+        cpu, rss = report["cpu_s"], report["peak_rss_mib"]
+        gib = report["bytes"] / (1 << 30) or 1.0
+        rows = [
+            ("copied", f"{format_size(report['bytes'])} in {format_duration(report['seconds'])}, {report['mode']}"),
+            ("rate", f"{report['mib_per_s']:.1f} MiB/s"),
+            ("on the wire", f"{format_size(report['wire_bytes'])}, both directions"),
+            ("round trip", f"{report['rtt_ms']} ms over {report['connections']} connections"),
+            ("processor", f"source {cpu['source']} s, target {cpu['target']} s ({cpu['target'] / gib:.2f} s per GiB)"),
+            ("memory", f"source {rss['source']} MiB, target {rss['target']} MiB at most"),
+            ("in flight", f"{format_size(report['peak_in_flight_bytes'])} at most"),
+            ("trouble", f"{report['retries']} retries, {report['reconnects']} reconnects"),
+        ]
+        if len(seconds) > 1:
+            rows.append(
+                ("disks", f"{len(seconds)}, median {statistics.median(seconds):.1f} s, last {max(seconds):.1f} s")
+            )
+        rows.extend(("hint", hint) for hint in report["hints"])
+        return facts(rows)
