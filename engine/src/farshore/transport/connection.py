@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 REQUEST_BYTES_MAX: Final = 48 * 1024
 #: Silence of this length while an answer is owed means that the connection is dead.
 ANSWER_TIMEOUT_S: Final = 60.0
-GREETING_TIMEOUT_S: Final = 10.0
 #: A connection older than this is replaced once nothing is outstanding on it: with the newest certificates.
 AGE_MAX_S: Final = 3600.0
 _REFUSED_PAUSE_S: Final = 5.0
@@ -157,7 +156,7 @@ class Connection(threading.Thread):
     def _connect(self) -> ssl.SSLSocket | None:
         link = self._link
         try:
-            return dial(link.identity, link.address, link.peer)
+            return dial(link.identity, link.address, link.peer, link.connect_timeout_s)
         except Permanent as error:
             link.refuse(error)
             link.pause(_REFUSED_PAUSE_S)
@@ -220,7 +219,7 @@ class Connection(threading.Thread):
 
     def _greet(self, connection: ssl.SSLSocket) -> None:
         """Greet, and send what waits without waiting for the answer: who speaks another version refuses both."""
-        connection.settimeout(GREETING_TIMEOUT_S)
+        connection.settimeout(self._link.connect_timeout_s)
         connection.sendall(frames.Hello().encode())
         self._send_waiting(connection.sendall)
         header = receive_frame(connection, self._head, self._meta)

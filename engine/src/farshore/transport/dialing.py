@@ -38,15 +38,17 @@ def pause_s(attempt: int) -> float:
     return random.uniform(0.5, 1.0) * longest  # noqa: S311
 
 
-def dial(identity: NodeTls, address: tuple[str, int], expected: Peer) -> ssl.SSLSocket:
-    """Return a connection to ``expected``, with a time-out of ``CONNECT_TIMEOUT_S``; the greeting comes next.
+def dial(
+    identity: NodeTls, address: tuple[str, int], expected: Peer, timeout_s: float = CONNECT_TIMEOUT_S
+) -> ssl.SSLSocket:
+    """Return a connection to ``expected`` that has this time-out; the greeting comes next.
 
     Raises:
         OSError: nobody is there.
         Forbidden: somebody else is there, or one side does not accept the other's certificate.
-        Reconnect: the handshake failed in another way.
+        Reconnect: the handshake failed in another way (``not-tls``), or did not come (``handshake-timeout``).
     """
-    plain = socket.create_connection(address, timeout=CONNECT_TIMEOUT_S)
+    plain = socket.create_connection(address, timeout=timeout_s)
     connection: socket.socket = plain
     try:
         prepare(plain)
@@ -55,6 +57,9 @@ def dial(identity: NodeTls, address: tuple[str, int], expected: Peer) -> ssl.SSL
     except ssl.SSLError as error:
         connection.close()
         raise refusal(error, expected) from error
+    except TimeoutError as error:
+        connection.close()
+        raise Reconnect(f"{expected} took the connection and fell silent", code="handshake-timeout") from error
     except BaseException:
         connection.close()
         raise

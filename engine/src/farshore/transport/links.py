@@ -24,6 +24,7 @@ from typing import Final, Literal
 from farshore.errors import FarshoreError, Forbidden, Reconnect, Unavailable
 from farshore.transport.buffers import BufferPool
 from farshore.transport.connection import Connection, Request
+from farshore.transport.dialing import CONNECT_TIMEOUT_S
 from farshore.transport.listener import Notices
 from farshore.transport.sockets import connections_for, parse_address
 from farshore.transport.tls import NodeTls, Peer
@@ -92,6 +93,11 @@ class Link:
     def buffers(self) -> BufferPool:
         """Where the buffers of payloads come from."""
         return self._links.buffers
+
+    @property
+    def connect_timeout_s(self) -> float:
+        """How long each step of opening a connection may take."""
+        return self._links.connect_timeout_s
 
     @property
     def address(self) -> tuple[str, int]:
@@ -360,10 +366,19 @@ def _fail(requests: list[Request], error: FarshoreError) -> None:
 
 
 class Links:
-    """All links of a node. ``identity`` may be replaced after a renewal of the certificate."""
+    """All links of a node. ``identity`` may be replaced after a renewal of the certificate.
 
-    def __init__(self, identity: NodeTls, *, give_up_s: float = GIVE_UP_S) -> None:
+    Args:
+        identity: our certificate.
+        give_up_s: what waits for a peer that is away for so long fails.
+        connect_timeout_s: how long each step of opening a connection may take.
+    """
+
+    def __init__(
+        self, identity: NodeTls, *, give_up_s: float = GIVE_UP_S, connect_timeout_s: float = CONNECT_TIMEOUT_S
+    ) -> None:
         self.identity = identity
+        self.connect_timeout_s = connect_timeout_s
         self.buffers = BufferPool()
         self._give_up_s = give_up_s
         self._lock = threading.Lock()
