@@ -43,8 +43,9 @@ class AttachedDisk:
 
     def key(self, index: int) -> str:
         """Return a key that changes with what is at the path, so that nothing older is ever gone on with."""
+        size = self.size()
         facts = self.path.stat()
-        text = f"{facts.st_dev} {facts.st_ino} {facts.st_mtime_ns} {self.size()} {self.changed}"
+        text = f"{facts.st_dev} {facts.st_ino} {facts.st_mtime_ns} {size} {self.changed}"
         return f"{MACHINE}/{index}-{sha256(text.encode()).hexdigest()[:16]}"
 
     def size(self) -> int:
