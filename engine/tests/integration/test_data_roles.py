@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 
 import pytest
 from doubles.datapath import DEADLINE_S, Sites, sites
-from farshore.errors import FarshoreError, Unavailable
+from farshore.errors import FarshoreError, Retry, Unavailable
 from farshore.model.plan import Transport
-from farshore.model.task import ReplicateResult
+from farshore.model.task import Progress, ReplicateResult
 from farshore.replication import group
 from farshore.replication.serve import SourceService
 from farshore.transport.dialing import Dialer
@@ -107,6 +108,35 @@ def test_a_source_that_never_connects_is_given_up(both: TargetListens) -> None:
     with pytest.raises(Unavailable) as caught:
         both.replicate()
     assert caught.value.code == "peer-unreachable"
+
+
+def test_waiting_for_a_source_is_told_and_may_be_cancelled(
+    both: TargetListens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group, "_AWAY_S", 0.1)
+    both.links.close()
+    links = Links(both.sites.beta_tls, give_up_s=600)
+    cancel, notes = threading.Event(), list[str]()
+
+    def on_progress(progress: Progress) -> None:
+        notes.append(progress.note)
+        cancel.set()
+
+    try:
+        with pytest.raises(Retry) as caught:
+            group.replicate(
+                both.sites.params(both.sites.point(), address=""),
+                target=both.sites.beta.target,
+                manifests=both.sites.beta.manifests,
+                links=links,
+                journal_dir=both.sites.journals,
+                on_progress=on_progress,
+                cancel=cancel,
+            )
+    finally:
+        links.close()
+    assert caught.value.code == "cancelled"
+    assert "has not been reached for" in notes[0]
 
 
 def test_a_connection_that_breaks_comes_back_by_itself(both: TargetListens) -> None:

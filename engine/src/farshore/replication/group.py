@@ -52,6 +52,8 @@ log = logging.getLogger(__name__)
 
 #: Progress is told this often.
 PROGRESS_INTERVAL_S: Final = 0.5
+#: A source that is away for longer is spoken of.
+_AWAY_S: Final = 3.0
 #: After these the drafts are of use: the same cycle goes on from its journal, or the next one takes them over.
 _RESUMABLE: Final = frozenset({"session-gone", "grant-expired", "source-point-gone", "base-unknown"})
 
@@ -172,7 +174,7 @@ class _Group:
         if not all(self._is_copied(state) for state in self._states):
             link.use(params.transport.connections)
             self._stack.callback(link.unuse)
-            _open(session, cancel)
+            _open(session, cancel, lambda: on_progress(self._progress(session)))
         order = {disk.disk_key: index for index, disk in enumerate(grant.disks)}
         history = _history(self._manifests, params.manifest)
         known = addenda.load(self._manifests, params.manifest.group_id)
@@ -254,7 +256,7 @@ class _Group:
                     finished = done.wait_for(lambda: running == 0, timeout=PROGRESS_INTERVAL_S)
                 if finished:
                     break
-                on_progress(self._progress())
+                on_progress(self._progress(session))
                 if cancel is not None and cancel.is_set() and not errors:
                     fail(Retry("the cycle was cancelled", code="cancelled", hint="What is durable is kept."))
         except BaseException as error:
@@ -265,7 +267,7 @@ class _Group:
                 thread.join()
         if errors:
             raise errors[0]
-        on_progress(self._progress())
+        on_progress(self._progress(session))
 
     def publish(self) -> Manifest:
         """Seal all disks, then create the manifest: the checkpoint exists from then on, for all disks at once."""
@@ -289,14 +291,18 @@ class _Group:
         granted = {disk.disk_key: disk for disk in self._grant.disks}
         return [granted[disk.disk_key] for disk in self._params.disks]
 
-    def _progress(self) -> Progress:
+    def _progress(self, session: Session) -> Progress:
+        away_s, why = session.away
         done = sum(cycle.done_bytes for cycle in self._cycles)
         total = max(sum(cycle.described_bytes for cycle in self._cycles), done)
         mode = _widest(self._cycles)
+        note = f"{mode}: {format_size(done)} of {format_size(total)}"
+        if away_s > _AWAY_S:
+            note += f"; the source has not been reached for {away_s:.0f} s: {why}"
         return Progress(
             done_bytes=done,
             total_bytes=total,
-            note=f"{mode}: {format_size(done)} of {format_size(total)}",
+            note=note,
             detail={"moved_bytes": sum(cycle.counters.moved_bytes for cycle in self._cycles), "mode": mode},
         )
 
@@ -345,10 +351,10 @@ def _history(manifests: ManifestStore, head: Manifest) -> list[Manifest]:
     return [one for one in reversed(before) if one.sequence < head.sequence]
 
 
-def _open(session: Session, cancel: threading.Event | None) -> None:
+def _open(session: Session, cancel: threading.Event | None, waiting: Callable[[], None]) -> None:
     """Open the session; an expired grant is no fence, only a reason to ask for a fresh one."""
     try:
-        session.open(cancel)
+        session.open(cancel, waiting)
     except Fenced as error:
         if error.code != "grant-expired":
             raise

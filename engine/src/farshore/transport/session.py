@@ -27,6 +27,9 @@ CORRUPT_TRIES: Final = 3
 #: How long the end of a session waits for its confirmation.
 CLOSE_TIMEOUT_S: Final = 5.0
 
+#: While a session is being opened its caller looks up this often.
+_LOOK_S: Final = 0.5
+
 T = TypeVar("T")
 OnData = Callable[[frames.Data, Lent], None]
 
@@ -52,8 +55,13 @@ class Session:
         self.corrupt = 0
         self.source_stats: dict[str, Any] = {}
 
-    def open(self, cancel: threading.Event | None = None) -> frames.Opened:
-        """Open the session and return what the source says of its disks.
+    @property
+    def away(self) -> tuple[float, str]:
+        """For how long the source has not been reached, in seconds, and why; 0 where it is."""
+        return self._link.down
+
+    def open(self, cancel: threading.Event | None = None, waiting: Callable[[], None] = lambda: None) -> frames.Opened:
+        """Open the session and return what the source says of its disks. ``waiting`` is called now and then meanwhile.
 
         Raises:
             Retry: ``cancel`` was set meanwhile.
@@ -62,9 +70,10 @@ class Session:
         future = self._ask(self._question.encode, Type.OPENED, frames.Opened.decode)
         while True:
             try:
-                opened = future.result(timeout=0.25)
+                opened = future.result(timeout=_LOOK_S)
                 break
             except TimeoutError:
+                waiting()
                 if cancel is not None and cancel.is_set():
                     self.abort(Retry("the cycle was cancelled", code="cancelled", hint="What is durable is kept."))
         if opened.epoch != self._epoch:
