@@ -8,6 +8,8 @@ waits for the network holds none.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import select
 import ssl
@@ -15,8 +17,11 @@ import threading
 from typing import Final
 
 from farshore.errors import Reconnect
+from farshore.units import KIB
 
-_LANES: Final = threading.BoundedSemaphore(max(1, (os.cpu_count() or 1) // 2))
+_LANES: Final = itertools.cycle([threading.Lock() for _ in range(max(1, (os.cpu_count() or 1) // 2))])
+#: What is shorter than this comes in one or two records, and needs no lane.
+_SHORT: Final = 32 * KIB
 
 
 class Stream:
@@ -25,6 +30,7 @@ class Stream:
     def __init__(self, connection: ssl.SSLSocket, timeout_s: float) -> None:
         connection.setblocking(False)
         self._connection = connection
+        self._lane = next(_LANES)
         self._timeout_ms = int(timeout_s * 1000)
         self._readable = select.poll()
         self._readable.register(connection, select.POLLIN)
@@ -46,9 +52,10 @@ class Stream:
         """Fill ``view``, as :class:`farshore.transport.sockets.Fill` says."""
         at, size = 0, len(view)
         receive = self._connection.recv_into
+        lane = self._lane if size >= _SHORT else contextlib.nullcontext()
         while at < size:
             try:
-                with _LANES:
+                with lane:
                     while at < size:
                         count = receive(view[at:])
                         if count == 0:
