@@ -26,6 +26,7 @@ from farshore.model.task import PollReply, PollRequest
 from farshore.node import enrol, process, tidy
 from farshore.node.client import Backoff, ControlClient
 from farshore.node.config import NodeConfig
+from farshore.node.drafts import Drafts
 from farshore.node.identity import Catalog, load_grant_key, of
 from farshore.node.log import fields
 from farshore.node.marks import Marks
@@ -98,6 +99,7 @@ class Node:
             adopt=self._adopt,
         )
         self._dialer = Dialer(lambda: service.identity, service.serve_connection)
+        self._drafts = Drafts()
         self._standing = Standing(site.window.limit, self._dialer)
 
     def run(self) -> None:
@@ -175,7 +177,9 @@ class Node:
             try:
                 self._renew(control)
                 asked_at = time.monotonic()
-                reply = control.poll(self._request())
+                request = self._request()
+                reply = control.poll(request)
+                self._drafts.told(request.drafts)
             except FarshoreError as error:
                 # Said once per kind of trouble, not once per try.
                 if error.code != trouble:
@@ -206,6 +210,7 @@ class Node:
             running=self._worker.held(),
             generation=self._catalog.generation,
             standing=self._standing.name,
+            drafts=self._drafts.grown(self._worker.calls()),
             wait_s=self.config.poll_wait,
         )
 

@@ -23,6 +23,7 @@ from farshore.errors import Invalid, NotFound, Permanent
 from farshore.model import task as model
 from farshore.model.base import Report
 from farshore.model.machine import Finding, Inventory
+from farshore.node.drafts import cover_of
 from farshore.node.log import fields
 from farshore.node.marks import Marks
 from farshore.node.worker import Call, KeyedLocks
@@ -114,6 +115,7 @@ def point(site: Site, params: model.PointParams, _call: Call) -> model.PointResu
 
 def replicate(site: Site, params: model.ReplicateParams, call: Call) -> model.ReplicateResult:
     """Pull a source point into new native points and publish them."""
+    task_id = call.task.task_id
     return replicate_group(
         params,
         target=site.platform.target,
@@ -121,6 +123,7 @@ def replicate(site: Site, params: model.ReplicateParams, call: Call) -> model.Re
         links=site.links,
         journal_dir=site.journal_dir,
         on_progress=call.progress,
+        on_drafts=lambda drafts: call.show_drafts(cover_of(task_id, params, drafts)),
         cancel=call.cancel,
         window=site.window,
         grant_key=site.grant_key(),

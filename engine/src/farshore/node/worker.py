@@ -13,13 +13,13 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from farshore.errors import FarshoreError, Retry
-from farshore.model.task import Progress, Task, TaskReport
+from farshore.model.task import DraftCover, Progress, Task, TaskReport
 from farshore.node.log import fields
 from farshore.node.spool import Owed, Spool
 
@@ -34,6 +34,14 @@ class Cancelled(Retry):
     code = "cancelled"
 
 
+Covers = Callable[[int], Sequence[DraftCover]]
+
+
+def no_covers(_max_ranges: int) -> Sequence[DraftCover]:
+    """Return what is durable of the drafts of a task that has none."""
+    return ()
+
+
 @dataclass(slots=True)
 class Call:
     """One execution of a task, as its handler sees it."""
@@ -43,12 +51,18 @@ class Call:
     #: Why it was cancelled: the control plane's wish, a higher term, or the node's stop.
     successor: Task | None = None
     abandoned: bool = False
+    #: Returns what is durable of the task's drafts, with at most so many ranges for each.
+    covers: Covers = no_covers
     _progress: Progress | None = None
     _sent: Progress | None = None
 
     def progress(self, progress: Progress) -> None:
         """Note how far the task is; sent now and then."""
         self._progress = progress
+
+    def show_drafts(self, covers: Covers) -> None:
+        """Let others ask what is durable of the task's drafts."""
+        self.covers = covers
 
     def unsent_progress(self) -> Progress | None:
         """Return the newest progress if it was not returned before."""

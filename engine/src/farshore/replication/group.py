@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -58,6 +58,8 @@ _AWAY_S: Final = 3.0
 _RESUMABLE: Final = frozenset({"session-gone", "grant-expired", "source-point-gone", "base-unknown"})
 
 OnProgress = Callable[[Progress], None]
+#: Told once the drafts of all disks are there; what is durable of them may be asked from then on, from any thread.
+OnDrafts = Callable[[Sequence[DraftState]], None]
 
 
 def replicate(
@@ -68,6 +70,7 @@ def replicate(
     links: Links,
     journal_dir: Path,
     on_progress: OnProgress = lambda _progress: None,
+    on_drafts: OnDrafts = lambda _drafts: None,
     cancel: threading.Event | None = None,
     window: NodeWindow | None = None,
     grant_key: Ed25519PublicKey | None = None,
@@ -84,6 +87,7 @@ def replicate(
         links: connections to other nodes; they stay open.
         journal_dir: where the journals of unfinished checkpoints are kept; durable storage of this node alone.
         on_progress: called from this thread, about twice a second.
+        on_drafts: called from this thread with the journals of the drafts, for others to read how far they are.
         cancel: set it to end the call early with ``Retry`` (``cancelled``); what is durable is kept.
         window: the node's byte budget, shared with other groups.
         grant_key: the control plane's key, to check the grant here too.
@@ -113,6 +117,7 @@ def replicate(
         try:
             with ExitStack() as stack:
                 group = _Group(params, grant, target, manifests, folder, stack)
+                on_drafts(group.drafts)
                 stats = group.copy(links, window or NodeWindow(_default_budget()), on_progress, cancel)
                 manifest = group.publish()
         except OSError as error:
@@ -159,6 +164,11 @@ class _Group:
             state = DraftState(folder / resume.disk_folder(subject.disk_key), subject, key)
             stack.callback(state.close)
             self._states.append(state)
+
+    @property
+    def drafts(self) -> Sequence[DraftState]:
+        """The journals of the drafts, in the order of the disks."""
+        return tuple(self._states)
 
     def copy(
         self, links: Links, window: NodeWindow, on_progress: OnProgress, cancel: threading.Event | None
