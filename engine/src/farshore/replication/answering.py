@@ -14,6 +14,7 @@ import contextlib
 import logging
 import os
 import select
+import socket
 import ssl
 import threading
 import time
@@ -43,6 +44,9 @@ log = logging.getLogger(__name__)
 QUESTIONS_BYTES_MAX: Final = 128 * 1024
 #: One is sent while the next one is made ready.
 READY_MAX: Final = 2
+#: Unsent bytes that the kernel takes for one connection. Beyond it, sending waits; so what the link cannot take shows
+#: here, where compression is decided, and not as megabytes in the kernel, behind which every later answer would wait.
+UNSENT_BYTES_MAX: Final = 512 * 1024
 #: How often a thread that waits for answers looks after the readers.
 _LOOK_MS: Final = 100
 #: What a question takes beside its bytes, roughly.
@@ -135,6 +139,7 @@ class Answering:
         connection, fd = self._connection, self._connection.fileno()
         poll = select.poll()
         poll.register(self._event, select.POLLIN)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
         listening = False
         try:
             while True:

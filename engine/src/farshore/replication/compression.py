@@ -3,8 +3,9 @@
 Three questions, cheapest first:
 
 1. Does the data shrink? A chunk that stays above :data:`RATIO_MAX` goes as it is, and the next ones too: as many as
-   doubles with every further miss, and one hit ends that. So a disk of compressed files costs next to nothing, and a
-   mixed one loses little at either kind.
+   doubles with every further miss, up to :data:`SKIP_MAX`, and one hit ends that. zstd itself is quick to see that
+   there is nothing to gain (0.12 ms of a MiB of noise, against 3.4 ms of what it halves), so this is for the data
+   between the two, and a disk of both kinds loses little.
 2. Does it pay? Packing one byte takes ``cost_s``; it spares ``1 - ratio`` bytes that would each have waited ``wait_s``
    for room in the socket. Where nothing waits (the link is quicker than we are, or the target asks too slowly), it
    does not.
@@ -20,10 +21,12 @@ from typing import Final
 
 #: What does not get below this is not worth the work of the other side.
 RATIO_MAX: Final = 0.9
+#: What is hoped for while nothing of the disk has shrunk yet.
+RATIO_HOPED: Final = 0.5
 #: Fewer bytes than this gain less than their frame costs.
 SIZE_MIN: Final = 4096
 #: Chunks that go unpacked, at most, after a miss.
-SKIP_MAX: Final = 256
+SKIP_MAX: Final = 16
 #: While packing does not pay, one chunk of so many is packed all the same, to know what it would bring.
 TRIAL_EVERY: Final = 256
 #: Packing has to bring clearly more than it takes, or noise would switch it on and off.
@@ -70,7 +73,7 @@ class CompressionLaw:
     def __init__(self, rate: WireRate, cores: int) -> None:
         self._rate = rate
         self._share = cores / 2
-        self._ratio = 0.0
+        self._ratio: float | None = None
         self._cost_s: float | None = None
         self._wait_s: float | None = None
         self._skip = 0
@@ -95,16 +98,19 @@ class CompressionLaw:
     def packed(self, raw_bytes: int, packed_bytes: int, seconds: float) -> bool:
         """Learn from a chunk that was packed in ``seconds`` of processor time; say whether it is to be sent so."""
         ratio, cost_s = packed_bytes / raw_bytes, seconds / raw_bytes
-        if self._cost_s is None:
-            self._ratio, self._cost_s = min(ratio, 1.0), cost_s
-        else:
-            self._ratio += (min(ratio, 1.0) - self._ratio) * SMOOTHING
-            self._cost_s += (cost_s - self._cost_s) * SMOOTHING
         if ratio > RATIO_MAX:
             self._misses = min(max(2 * self._misses, 1), SKIP_MAX)
             self._skip = self._misses
+            if self._cost_s is None:
+                self._cost_s = cost_s
             return False
         self._misses = 0
+        # What shrinks is what question 2 is about: a miss is cheaper, and no sign for the chunks that will shrink.
+        if self._ratio is None or self._cost_s is None:
+            self._ratio, self._cost_s = ratio, cost_s
+        else:
+            self._ratio += (ratio - self._ratio) * SMOOTHING
+            self._cost_s += (cost_s - self._cost_s) * SMOOTHING
         return True
 
     def sent(self, wire_bytes: int, blocked_s: float) -> None:
@@ -115,6 +121,7 @@ class CompressionLaw:
     def _pays(self, now: float) -> bool:
         if self._cost_s is None or self._wait_s is None:
             return False
-        if self._cost_s > MARGIN * (1 - self._ratio) * self._wait_s:
+        ratio = RATIO_HOPED if self._ratio is None else self._ratio
+        if self._cost_s > MARGIN * (1 - ratio) * self._wait_s:
             return False
         return self._rate.per_second(now) * self._cost_s < self._share
