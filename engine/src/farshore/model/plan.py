@@ -65,6 +65,19 @@ class MachinePlan(Model):
     depends_on: tuple[Name, ...] = Field((), description="machines whose probes must be green first")
     recovery: RecoverySettings = RecoverySettings()
     probes: tuple[Probe, ...] = ()
+    seed: dict[str, str] = Field(
+        {},
+        description="image in the target's pool per disk id, such as {vda: seeds/db.raw}; the first copy sends only"
+        " what differs from it",
+    )
+
+    @field_validator("seed")
+    @classmethod
+    def _seeds_are_paths(cls, value: dict[str, str]) -> dict[str, str]:
+        for disk, path in value.items():
+            if not path or "\0" in path or ".." in path.split("/"):
+                raise ValueError(f"{disk}: {path!r} is no path below the pool; write it as seeds/db.raw")
+        return value
 
 
 class BootGroup(Model):

@@ -100,7 +100,8 @@ class ReplicateDisk(Report):
     """One disk to pull. ``base_point`` and ``base_root`` are the target's point and tree to grow on.
 
     ``draft_key`` and ``durable`` (ascending ranges, start and stop) are what an earlier holder of the task had written
-    for good when it last told: a successor that can take the draft over goes on from there.
+    for good when it last told: a successor that can take the draft over goes on from there. ``seed``: an image in the
+    target's pool that a disk without a base begins with.
     """
 
     disk_key: str
@@ -109,6 +110,7 @@ class ReplicateDisk(Report):
     base_point: str | None = None
     base_root: str | None = None
     reason: str = ""
+    seed: str | None = None
     draft_key: str | None = None
     durable: tuple[tuple[int, int], ...] = ()
 

@@ -127,6 +127,7 @@ def replicate(site: Site, params: model.ReplicateParams, call: Call) -> model.Re
         cancel=call.cancel,
         window=site.window,
         grant_key=site.grant_key(),
+        adopt=site.platform.adopt,
     )
 
 

@@ -283,7 +283,12 @@ class Compute(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """One site's platform, opened. ``compute`` is None where the platform only keeps disks (``file``)."""
+    """One site's platform, opened. ``compute`` is None where the platform only keeps disks (``file``).
+
+    ``adopt(disk_key, size_bytes, image, key)`` makes a point of an image that lies in the pool already, and returns it;
+    the image stays as it is, and is shorter than the disk or as long. The same key finds the same point. None where
+    the platform cannot.
+    """
 
     type: str
     source: Source
@@ -291,3 +296,4 @@ class Platform:
     manifests: ManifestStore
     inventory: Callable[[], Inventory]
     compute: Compute | None = None
+    adopt: Callable[[str, int, str, str], str] | None = None

@@ -280,7 +280,8 @@ class DiskCycle:
         except Permanent:
             return Plan("full", "the base's digests are lost, and it has another size", None, None)
         if not proven:
-            incremental, reason = False, "the base's digests were lost"
+            # A seed never had any.
+            incremental, reason = False, "the base's digests were lost" if disk.base_root else disk.reason
         if self._auditor.base_damaged:
             incremental, reason = False, "a scrub has found its base damaged"
             base_tree = self._rebuild_base(disk.base_point)

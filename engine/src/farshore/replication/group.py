@@ -41,6 +41,7 @@ from farshore.replication.audit import DiskAuditor
 from farshore.replication.cycle import MODES, DiskCycle, Mode
 from farshore.replication.flow import NodeWindow
 from farshore.replication.landing import Landing, journal_error
+from farshore.replication.seeding import Adopt, let_go, take_in
 from farshore.transport.frames import ZERO_BLOCK
 from farshore.transport.links import Links
 from farshore.transport.session import Session
@@ -74,6 +75,7 @@ def replicate(
     cancel: threading.Event | None = None,
     window: NodeWindow | None = None,
     grant_key: Ed25519PublicKey | None = None,
+    adopt: Adopt | None = None,
 ) -> ReplicateResult:
     """Pull a source point into new native points of ``target`` and publish them as one checkpoint.
 
@@ -91,6 +93,7 @@ def replicate(
         cancel: set it to end the call early with ``Retry`` (``cancelled``); what is durable is kept.
         window: the node's byte budget, shared with other groups.
         grant_key: the control plane's key, to check the grant here too.
+        adopt: takes in images as seeds, where the platform can.
 
     Raises:
         Retry, Reconnect: what is durable is kept; call again.
@@ -113,6 +116,7 @@ def replicate(
             return ReplicateResult(
                 manifest=existing, stats=_no_stats(existing), addenda=tuple(addenda.load(manifests, head.group_id))
             )
+        params = take_in(params, manifests, adopt, cancel)
         resume.take_up(target, manifests, journal_dir, folder, _subjects(params, grant))
         try:
             with ExitStack() as stack:
@@ -133,6 +137,7 @@ def replicate(
                 _discard(target, folder, error)
             raise
         resume.leave(target, folder, manifest)
+        let_go(target, manifests, head.group_id)
         return ReplicateResult(
             manifest=manifest,
             stats=stats.model_copy(update={"seconds": round(time.monotonic() - began, 3)}),

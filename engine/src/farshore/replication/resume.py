@@ -28,6 +28,7 @@ from farshore.errors import Conflict, NoSpace, NotFound
 from farshore.journal.state import Known, Subject, read_subject
 from farshore.model.checkpoint import Manifest
 from farshore.platforms.contract import ManifestStore, Target
+from farshore.replication import seeding
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +170,7 @@ def sweep(target: Target, manifests: ManifestStore, journal_dir: Path, keep: Col
         if folder.name not in keep and _retire(target, manifests, folder)
     ]
     removed.extend(finish_withdrawals(manifests, target))
+    removed.extend(seeding.let_go(target, manifests, keep=keep))
     return removed
 
 

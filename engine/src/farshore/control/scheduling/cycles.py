@@ -26,6 +26,7 @@ from farshore.control.views.points import newest
 from farshore.control.views.protection import members, ordered
 from farshore.errors import Conflict, Corruption, FarshoreError, Permanent, Reconnect, RestartFromCheckpoint, Retry
 from farshore.model.checkpoint import Manifest
+from farshore.model.machine import disk_key
 from farshore.model.plan import Plan as Definition
 from farshore.model.task import (
     PARAMS,
@@ -268,6 +269,7 @@ def _pointed(tx: Transaction, cycle: Cycle, task: Task) -> None:
     found = PointResult.model_validate(task.result)
     base = tx.get(Checkpoint, cycle.base_checkpoint_id) if cycle.base_checkpoint_id else None
     held = {disk["disk_key"]: disk for disk in (base.manifest["disks"] if base else [])}
+    seeds = _seeds(tx, definition)
     disks = []
     for disk in found.disks:
         before = held.get(disk.disk_key)
@@ -282,6 +284,7 @@ def _pointed(tx: Transaction, cycle: Cycle, task: Task) -> None:
                 base_point=before["point"] if before else None,
                 base_root=before["tree_root"] if before else None,
                 reason=disk.reason,
+                seed=seeds.get(disk.disk_key) if before is None else None,
             )
         )
     cycle.source_node = task.node
@@ -319,6 +322,18 @@ def _pointed(tx: Transaction, cycle: Cycle, task: Task) -> None:
         cycle,
         ReplicateParams(grant="", address="", manifest=manifest, disks=tuple(disks), transport=definition.transport),
     )
+
+
+def _seeds(session: Session, definition: Definition) -> dict[str, str]:
+    """Return the images at the target that disks begin with, by disk key."""
+    return {
+        disk_key(row.machine_id, disk_id): image
+        for row in members(session, definition.name)
+        if row.machine_id is not None
+        for machine in definition.machines
+        if machine.name == row.name
+        for disk_id, image in machine.seed.items()
+    }
 
 
 def _order_copy(tx: Transaction, cycle: Cycle, params: ReplicateParams) -> None:

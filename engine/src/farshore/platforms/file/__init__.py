@@ -18,11 +18,12 @@ def open_file(root: Path) -> Platform:
     """Return the platform whose machines, points and pool lie below ``root``."""
     pool = root / "pool"
     durable.make_dir(pool)
-    source = FileSource(root)
+    source, target = FileSource(root), FileTarget(pool)
     return Platform(
         type="file",
         source=source,
-        target=FileTarget(pool),
+        target=target,
         manifests=DirectoryManifests(pool / "manifests"),
         inventory=source.inventory,
+        adopt=target.adopt,
     )

@@ -22,6 +22,7 @@ from farshore import durable
 from farshore.errors import Conflict, Invalid, NotFound, Permanent, RestartFromCheckpoint
 from farshore.model.machine import PoolFacts
 from farshore.platforms.contract import Caps
+from farshore.platforms.existing import locate, refuse_larger
 from farshore.platforms.file.sparse import clone, named, punch_hole
 
 _KEY: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
@@ -58,17 +59,31 @@ class FileTarget:
         (folder / _IMAGE).chmod(0o600)  # a seal that a crash cut short has made it read-only
         return FileDraft(self, key, folder, sealed=False)
 
-    def _make(self, folder: Path, disk_key: str, size_bytes: int, base: str | None) -> None:
+    def adopt(self, disk_key: str, size_bytes: int, image: str, key: str) -> str:
+        """Make a point of the raw image ``image``, which lies in the pool; see ``Platform``."""
+        point, folder = _point_of(_checked(key, "key")), self._drafts / key
+        if (self._points / point).is_dir():
+            return point
+        if not folder.is_dir():
+            path = locate(self._pool, image)
+            refuse_larger(image, path.stat().st_size, size_bytes)
+            self._make(folder, disk_key, size_bytes, None, path)
+        return self.seal(key, folder)
+
+    def _make(
+        self, folder: Path, disk_key: str, size_bytes: int, base: str | None, content: Path | None = None
+    ) -> None:
         temporary = folder.with_name(f".{folder.name}.tmp")
         durable.make_dir(self._drafts)
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir()
             image = temporary / _IMAGE
-            if base is None:
+            content = self._image(base) if base is not None else content
+            if content is None:
                 _make_empty(image, size_bytes)
             else:
-                clone(self._image(base), image, size_bytes)
+                clone(content, image, size_bytes)
             _sync(image)
             durable.write_json(temporary / _FACTS, {"disk_key": disk_key, "size_bytes": size_bytes, "base": base})
             temporary.rename(folder)
