@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Final
 
 from farshore.journal.state import DraftState
@@ -14,6 +15,8 @@ RANGES_MAX: Final = 16384
 #: And of one draft.
 DRAFT_RANGES_MAX: Final = 4096
 DRAFT_RANGES_MIN: Final = 16
+#: Drafts in one poll; others are told with the next.
+DRAFTS_MAX: Final = 1024
 
 
 def cover_of(task_id: str, params: ReplicateParams, drafts: Sequence[DraftState]) -> Covers:
@@ -44,11 +47,12 @@ class Drafts:
         most = max(DRAFT_RANGES_MIN, min(DRAFT_RANGES_MAX, RANGES_MAX // max(disks, 1)))
         found = {(cover.task_id, cover.disk_key): cover for call in working for cover in call.covers(most)}
         self._told = {key: cover for key, cover in self._told.items() if key in found}
-        return tuple(
-            cover
-            for key, cover in found.items()
-            if (cover.ranges or key in self._told) and self._told.get(key) != cover
-        )
+        news = (cover for key, cover in found.items() if self._is_news(key, cover))
+        return tuple(islice(news, DRAFTS_MAX))
+
+    def _is_news(self, key: tuple[str, str], cover: DraftCover) -> bool:
+        before = self._told.get(key)
+        return before != cover if before else bool(cover.ranges)
 
     def told(self, covers: Iterable[DraftCover]) -> None:
         """Note that the control plane has these."""
