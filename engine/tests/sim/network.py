@@ -312,7 +312,7 @@ class SimSocket:
         self.received_total += count
         before, self.waiting_bytes = self.waiting_bytes, self.waiting_bytes - count
         if before >= CAPACITY > self.waiting_bytes and self.peer is not None:
-            self._tell(self.peer.writers)
+            self._tell(self.peer.writers, self.peer.watchers)
         return count
 
     def recv(self, size: int) -> bytes:

@@ -58,6 +58,7 @@ class Journal:
     subject: dict[str, Any] = field(default_factory=dict)
     durable: int = 0
     losses: int = 0
+    adopted: int = 0
     size: int = 0
     copied: bool = False
     sealed: str = ""
@@ -244,11 +245,10 @@ class Oracle:
         """A write has returned, or failed: its bytes are not in flight any more."""
         self.counts["writes"] += 1
         process = hub().current.process if hub().current is not None else None
+        key = self._disk_of(draft_key)
         for attempt in self.attempts:
-            if attempt.process is process and not attempt.over:
-                for key in self.disks:
-                    if draft_key.startswith(attempt.checkpoint) and self._disk_of(draft_key) == key:
-                        self._settle(attempt, key, offset, length)
+            if attempt.process is process and not attempt.over and key is not None:
+                self._settle(attempt, key, offset, length)
 
     def _disk_of(self, draft_key: str) -> str | None:
         draft = self.pool.drafts.get(draft_key)
@@ -263,8 +263,9 @@ class Oracle:
         self.counts["marks"] += 1
         known = self.journals.get((machine, path))
         found = read_journal(content)
-        before = known.durable if known is not None and known.draft_key == found.draft_key else 0
-        if known is not None and known.draft_key == found.draft_key:
+        same = known is not None and (known.draft_key, known.adopted) == (found.draft_key, found.adopted)
+        before = known.durable if known is not None and same else 0
+        if known is not None and same:
             if found.losses == known.losses and known.durable & ~found.durable:
                 raise Violation(f"I8: durable progress of {found.draft_key} has shrunk")
             if found.losses > known.losses:
@@ -404,6 +405,9 @@ def read_journal(content: bytes) -> Journal:
             found.durable = 0
         elif kind == 6:
             found.copied = True
+        elif kind == 10:  # the draft is one of another source point from here on
+            found.subject, found.durable, found.copied = json.loads(body), 0, False
+            found.adopted += 1
         at = stop
         sequence += 1
     return found

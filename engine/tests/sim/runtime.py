@@ -46,6 +46,7 @@ class Process:
         self.stash: list[Task] = []
         self.tasks: dict[Task, None] = {}
         self.on_death: list[Callable[[], None]] = []
+        self.things: dict[int, Any] = {}
 
 
 class Task:
@@ -447,6 +448,42 @@ class Local:
 
     def __setattr__(self, name: str, value: Any) -> None:
         hub().check().locals.setdefault(id(self), {})[name] = value
+
+
+class PerProcess:
+    """A lock that a module made when it was loaded: each process of the simulation has its own."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    def _mine(self) -> Any:
+        things = hub().check().process.things
+        if id(self) not in things:
+            things[id(self)] = self._make()
+        return things[id(self)]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._mine(), name)
+
+    def __enter__(self) -> Any:
+        return self._mine().__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self._mine().__exit__(*_)
+
+
+def of_a_module(value: Any) -> Any:
+    """Return what stands for a lock that a module made when it was loaded; None for anything else."""
+    if isinstance(value, real_threading.Semaphore):
+        count = value._value
+        return PerProcess(lambda: Semaphore(count))
+    for kind, make in ((type(real_threading.Lock()), Lock), (type(real_threading.RLock()), RLock)):
+        if isinstance(value, kind):
+            return PerProcess(make)
+    for other, make_other in ((real_threading.Condition, Condition), (real_threading.Event, Event)):
+        if isinstance(value, other):
+            return PerProcess(make_other)
+    return None
 
 
 class Future(concurrent.futures.Future):  # type: ignore[type-arg]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import gc
 import importlib
 import logging
@@ -15,8 +16,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-import datetime as dt
-
 import blake3  # noqa: F401 - loaded before time stands still
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from farshore.checkpoints.manifest import newest
 from farshore.errors import Corruption, FarshoreError, Fenced, NoSpace, Permanent, RestartFromCheckpoint, Retry
+from farshore.journal import history
 from farshore.model.checkpoint import Manifest
 from farshore.model.grant import Grant, GrantDisk, sign
 from farshore.model.plan import Transport
@@ -33,6 +33,7 @@ from farshore.model.task import ReplicateDisk, ReplicateParams
 from farshore.platforms.contract import Caps, Snapshot
 from farshore.replication import group, resume, serve
 from farshore.replication.flow import NodeWindow
+from farshore.transport import frames
 from farshore.transport import links as links_module
 from farshore.transport.tls import NodeTls, identity_of
 from sim import files, network, runtime
@@ -45,7 +46,14 @@ CHUNK = 128 * KIB
 GROUP = "grp"
 PACKAGES = ("durable", "window", "transport", "replication", "journal", "checkpoints")
 #: What is made smaller, so that a disk of a few hundred KiB has many chunks: name -> (real, here).
-SMALLER = {"CHUNK_SIZE": CHUNK, "MAX_PAYLOAD": CHUNK, "QUANTUM": CHUNK, "ZERO_STEP": 2 * CHUNK}
+SMALLER = {
+    "CHUNK_SIZE": CHUNK,
+    "MAX_PAYLOAD": CHUNK,
+    "QUANTUM": CHUNK,
+    "ZERO_STEP": 2 * CHUNK,
+    "MAX_EXTENTS": 8,
+    "MAX_DIGESTS": 4,
+}
 
 KINDS = (
     "crash-source",
@@ -125,6 +133,10 @@ def _identity_of(der: bytes) -> Any:
     return identity_of(der)
 
 
+def _boot_id() -> str:
+    return f"{hub().check().process.machine.boot:036}"
+
+
 # --- the stage --------------------------------------------------------------------------------------------------------
 
 
@@ -143,6 +155,7 @@ def stage() -> Iterator[None]:
 
     replaced = {**runtime.REPLACED, **network.REPLACED, **files.REPLACED, id(secrets): _SecretsOfFiles}
     replaced[id(identity_of)] = _identity_of
+    replaced[id(history.boot_id)] = _boot_id
     undo: list[tuple[Any, str, Any]] = []
     defaults: list[tuple[Any, Any, Any]] = []
     for module in _modules():
@@ -150,6 +163,8 @@ def stage() -> Iterator[None]:
             new = replaced.get(id(value))
             if new is None and name in SMALLER and isinstance(value, int):
                 new = SMALLER[name]
+            if new is None:
+                new = runtime.of_a_module(value)
             if new is not None:
                 undo.append((module, name, value))
                 setattr(module, name, new)
@@ -166,6 +181,9 @@ def stage() -> Iterator[None]:
                     defaults.append((function, plain, named))
                     function.__defaults__ = small if plain is not None else None
                     function.__kwdefaults__ = small_named if named is not None else None
+    init = frames.List.__init__
+    defaults.append((init, init.__defaults__, init.__kwdefaults__))
+    init.__defaults__ = (SMALLER["MAX_EXTENTS"],)
     methods = {name: getattr(threading.Thread, name) for name in runtime.PATCHED_METHODS}
     for name, method in runtime.PATCHED_METHODS.items():
         setattr(threading.Thread, name, method)
@@ -207,6 +225,7 @@ class Machine:
         self.files.on_sync = lambda path, content: world.oracle.synced(name, path, content)
         self.files.strike = world.strike_file
         self.process: Process | None = None
+        self.boot = 1
         self.links: Any = None
         self.window: NodeWindow | None = None
         self.service: Any = None
@@ -248,6 +267,7 @@ class Machine:
                             if attempt.process is self.process:
                                 attempt.over = True
                     if power:
+                        self.boot += 1
                         self.files.power_cut()
 
 
