@@ -57,6 +57,7 @@ def open_kvm(config: Mapping[str, Any]) -> Platform:
         manifests=DirectoryManifests(target.layers.pool / "manifests"),
         inventory=compute.inventory,
         compute=compute,
+        adopt=target.adopt,
     )
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from farshore import durable
-from farshore.errors import Corruption, NotFound, Permanent, Retry
+from farshore.errors import Corruption, Invalid, NotFound, Permanent, Retry
+from farshore.platforms.existing import refuse_larger
 from farshore.platforms.nbd.launcher import failure
 from farshore.units import KIB
 
@@ -24,8 +25,10 @@ TOOL: Final = "qemu-img"
 CLUSTER_BYTES: Final = 64 * KIB
 _HEADER: Final = struct.Struct(">4sIQIIQ")  # magic, version, backing offset, backing length, cluster bits, size
 _MAGIC: Final = b"QFI\xfb"
-#: qemu-img works on metadata only here; this is for a disk that hangs.
+#: qemu-img works on metadata only here, but for a seed; this is for a disk that hangs.
 _TIMEOUT_S: Final = 300.0
+#: A seed is copied whole.
+_COPY_TIMEOUT_S: Final = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ def header(path: Path) -> Header:
     return Header(size, Path(os.path.normpath(path.parent / name)))
 
 
-def run(*arguments: str | Path) -> str:
+def run(*arguments: str | Path, timeout_s: float = _TIMEOUT_S) -> str:
     """Run ``qemu-img`` and return its output; failures by duty, see :func:`farshore.platforms.nbd.launcher.failure`."""
     argv = [TOOL, *map(str, arguments)]
     try:
@@ -90,7 +93,7 @@ def run(*arguments: str | Path) -> str:
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
-            timeout=_TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
             env={**os.environ, "LC_ALL": "C"},
         )
@@ -115,6 +118,39 @@ def create(path: Path, size_bytes: int, backing: Path | None) -> None:
     base = ("-F", "qcow2", "-b", relative(backing, path.parent)) if backing else ()
     try:
         run("create", "-q", "-f", "qcow2", "-o", f"cluster_size={CLUSTER_BYTES}", *base, making, str(size_bytes))
+        fsync(making)
+        making.rename(path)
+    except BaseException:
+        making.unlink(missing_ok=True)
+        raise
+    durable.fsync_dir(path.parent)
+
+
+def take_in(source: Path, path: Path, size_bytes: int) -> None:
+    """Make the image ``path`` of ``size_bytes`` with the content of ``source``, durable under its name on return.
+
+    The name says the format, for the content may be a guest's: ``.qcow2``, or else raw.
+
+    Raises:
+        Invalid: ``source`` is larger, or reads from other files, which may be anybody's.
+    """
+    kind = "qcow2" if source.suffix == ".qcow2" else "raw"
+    said = json.loads(run("info", "--output=json", "-f", kind, source))
+    details = said.get("format-specific", {}).get("data", {})
+    if "backing-filename" in said or "data-file" in details or said.get("encrypted"):
+        raise Invalid(
+            f"{source} stands on another file, or is encrypted",
+            code="seed-not-whole",
+            field="seed",
+            hint=f"Make it whole: {TOOL} convert -O qcow2 OLD NEW.qcow2",
+        )
+    refuse_larger(source.name, said["virtual-size"], size_bytes)
+    making = path.with_name(f"{path.name}.creating")
+    making.unlink(missing_ok=True)
+    try:
+        option = f"cluster_size={CLUSTER_BYTES}"
+        run("convert", "-q", "-f", kind, "-O", "qcow2", "-o", option, source, making, timeout_s=_COPY_TIMEOUT_S)
+        run("resize", "-q", "-f", "qcow2", making, str(size_bytes))
         fsync(making)
         making.rename(path)
     except BaseException:

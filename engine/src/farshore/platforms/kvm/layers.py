@@ -28,7 +28,7 @@ from farshore.platforms.kvm import images
 
 #: The longest chain that we want: each layer costs a lookup for every cluster that a guest reads.
 MAX_CHAIN: Final = 32
-RESERVED: Final = frozenset({"leases", "manifests", "recovered"})
+RESERVED: Final = frozenset({"leases", "manifests", "recovered", "seeds"})
 _PART: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 

@@ -17,6 +17,7 @@ from farshore import durable
 from farshore.errors import Conflict, Invalid, NotFound, Reconnect, Retry, Unavailable
 from farshore.model.machine import Finding, PoolFacts
 from farshore.platforms.contract import Caps
+from farshore.platforms.existing import locate
 from farshore.platforms.kvm import images, thinning
 from farshore.platforms.kvm.layers import MAX_CHAIN, LayerFile, Layers
 from farshore.platforms.nbd.client import Connection
@@ -72,6 +73,17 @@ class KvmTarget:
             with self._lock:
                 self._drafts[layer.point] = draft
             return draft
+
+    def adopt(self, disk_key: str, size_bytes: int, image: str, key: str) -> str:
+        """Make a point of an image that lies in the pool; see ``Platform``."""
+        layer = self.layers.of_key(disk_key, key)
+        with self._disk(layer):
+            if not layer.sealed.is_file() and not layer.draft.is_file():
+                path = locate(self.layers.pool, image)
+                durable.make_dir(layer.folder, 0o711)
+                durable.write_json(layer.sidecar, {"disk_key": disk_key, "key": key, "size_bytes": size_bytes})
+                images.take_in(path, layer.draft, size_bytes)
+            return self.open(disk_key, size_bytes, None, key).seal()
 
     def _take_over(self, layer: LayerFile) -> None:
         with self._lock:
