@@ -32,7 +32,7 @@ CONNECTIONS: Final = 8
 CONNECTIONS_LONG: Final = 16
 LONG_RTT_S: Final = 0.150
 #: A link should carry this much over the connections that it has by default, whatever its round trip.
-_RATE_WANTED: Final = 200 * MIB
+_RATE_WANTED: Final = 128 * MIB
 _RTT_ASSUMED_S: Final = 0.1
 _CONGESTION: Final = "bbr"
 _SYSCTL: Final = Path("/proc/sys/net/ipv4")
