@@ -106,6 +106,7 @@ def outcome(session: Session, name: str, wanted: Wanted) -> Outcome:
     _refuse_overlap(session, wanted, machine_ids)
     _check_networks(session, wanted, warnings)
     _check_pool(session, wanted, warnings)
+    _check_seeds(session, wanted)
     return Outcome(
         record is None or record.definition != wanted.dumped or record.source != wanted.source,
         record.definition if record else None,
@@ -353,6 +354,23 @@ def _check_pool(session: Session, wanted: Wanted, warnings: list[str]) -> None:
             f"the disks have {format_size(need)} together, the pool of site {definition.target_site!r} has"
             f" {format_size(target.pool.free_bytes)} free"
         )
+
+
+def _check_seeds(session: Session, wanted: Wanted) -> None:
+    """Refuse a seed of a disk that its machine does not have; whether the image is there, only its site can tell."""
+    present = inventory.machines(session, wanted.definition.source_site)
+    for index, machine in enumerate(wanted.definition.machines):
+        for facts in inventory.find(present, machine.name)[:1]:
+            disks = [disk.disk_id for disk in facts.disks]
+            for disk_id in machine.seed:
+                if disk_id not in disks:
+                    raise _wrong(
+                        wanted,
+                        ("machines", index, "seed"),
+                        f"machine {machine.name!r} has no disk {disk_id!r}",
+                        suggestion(disk_id, disks, f" of {machine.name}"),
+                        code="disk-unknown",
+                    )
 
 
 def _where(wanted: Wanted, path: tuple[str | int, ...]) -> dict[str, int]:
