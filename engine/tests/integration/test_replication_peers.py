@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from doubles.datapath import Sites
 from doubles.rogue_source import Answer, RogueSource
+from farshore.blocks.digest import leaf_digest
 from farshore.errors import (
     Conflict,
     Corruption,
@@ -38,9 +39,10 @@ from farshore.testing.pki import TestAuthority
 from farshore.transport import frames
 from farshore.transport.buffers import Lent
 from farshore.transport.links import Link, Links
+from farshore.transport.packing import Packer
 from farshore.transport.session import Session
 from farshore.transport.tls import NodeTls, Peer, load
-from farshore.units import KIB, MIB
+from farshore.units import KIB, LEAF_SIZE, MIB
 
 
 class Site:
@@ -524,6 +526,96 @@ def test_wrong_data_is_never_published(site: Site, answer: Answer, expected: str
         assert site.sites.beta.manifests.list("groups/") == []
     finally:
         rogue.close()
+
+
+def packed(number: int, frame: bytes) -> tuple[bytes, bytes]:
+    """Answer READ with what claims to be the zstd of 1 MiB of x."""
+    payload = memoryview(b"x" * MIB)
+    head = frames.Data.encode(number, 1, 0, 1, [(0, MIB, False)], b"\1" * 512, payload, len(frame))
+    return head, frame
+
+
+HONEST = Packer().pack(memoryview(b"x" * MIB))
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        (HONEST[:-1], "packed-data"),
+        (HONEST[:9] + b"\xff" + HONEST[10:], "packed-data"),
+        (Packer().pack(memoryview(b"x" * 64 * MIB)), "packed-data"),
+        (Packer().pack(memoryview(b"y" * MIB)), "wire-digest"),
+    ],
+    ids=["cut", "damaged", "bomb", "other"],
+)
+def test_compressed_data_that_is_wrong_is_never_published(site: Site, frame: bytes, expected: str) -> None:
+    rogue = RogueSource(site.sites.alpha_tls, lambda number, _question: packed(number, frame))
+    try:
+        with pytest.raises(Corruption) as caught:
+            site.replicate(site.sites.params(site.snapshot, address=f"127.0.0.1:{rogue.port}"))
+        assert code(caught) == expected
+        assert rogue.reads == 3
+        assert site.sites.beta.target.points() == []
+    finally:
+        rogue.close()
+
+
+def test_a_compressed_chunk_that_breaks_once_is_asked_for_again(site: Site) -> None:
+    leaves = leaf_digest(b"x" * LEAF_SIZE) * (MIB // LEAF_SIZE)
+
+    def answer(number: int, _question: frames.Read) -> tuple[bytes, bytes]:
+        head, frame = packed(number, HONEST if rogue.reads > 1 else HONEST[:-3])
+        if rogue.reads > 1:
+            payload = memoryview(b"x" * MIB)
+            head = frames.Data.encode(number, 1, 0, 1, [(0, MIB, False)], leaves, payload, len(frame))
+        return head, frame
+
+    rogue = RogueSource(site.sites.alpha_tls, answer)
+    try:
+        result = site.replicate(site.sites.params(site.snapshot, address=f"127.0.0.1:{rogue.port}"))
+        assert rogue.reads == 2
+        assert site.sites.published(result.manifest) == {"db/vda": b"x" * MIB}
+    finally:
+        rogue.close()
+
+
+def test_a_source_compresses_only_what_it_was_asked_to(site: Site) -> None:
+    """Refused as a breach of the protocol: the connection goes, and in the end the source is given up."""
+    rogue = RogueSource(site.sites.alpha_tls, lambda number, _question: packed(number, HONEST))
+    site.sites.transport = site.sites.transport.model_copy(update={"compression": "off"})
+    try:
+        with pytest.raises(FarshoreError) as caught:
+            site.replicate(site.sites.params(site.snapshot, address=f"127.0.0.1:{rogue.port}"))
+        assert code(caught) in {"protocol-error", "peer-silent"}
+        assert site.sites.beta.target.points() == [] or caught.value.exit_status == 75
+    finally:
+        rogue.close()
+
+
+@pytest.mark.parametrize("compression", ["auto", "off"])
+def test_what_shrinks_crosses_compressed_if_it_is_allowed_to(tmp_path: Path, compression: str) -> None:
+    sites = Sites(tmp_path, {"db": {"vda": MIB}}, Transport(compression=compression, connections=1))
+    content = b"the same again, " * (MIB // 16)
+    sites.machine("db").write("vda", 0, content)
+    service = SourceService(sites.alpha.source, sites.alpha_tls, sites.grant_key)
+    _, sites.port = service.start("127.0.0.1:0")
+    links = Links(sites.beta_tls, give_up_s=5)
+    try:
+        params = sites.params(sites.point())
+        result = group.replicate(
+            params,
+            target=sites.beta.target,
+            manifests=sites.beta.manifests,
+            links=links,
+            journal_dir=sites.journals,
+        )
+        assert sites.published(result.manifest) == {"db/vda": content}
+        assert service.sent_bytes == MIB
+        received = links.to(params.address, sites.alpha_tls.peer).stats().wire_received
+        assert received < 64 * KIB if compression == "auto" else received > MIB
+    finally:
+        links.close()
+        service.stop()
 
 
 def test_one_damaged_chunk_is_asked_for_again(site: Site) -> None:

@@ -293,7 +293,7 @@ class Answering:
             payload,
             None if packed is None else len(packed),
         )
-        session.count(filled if packed is None else len(packed), len(digests) // DIGEST_SIZE * LEAF_SIZE)
+        session.count(filled, len(digests) // DIGEST_SIZE * LEAF_SIZE)
         if packed is None:
             return _Answer(question, head, payload, lent, law)
         lent.release()

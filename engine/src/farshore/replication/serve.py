@@ -100,7 +100,7 @@ class SourceService:
 
     @property
     def sent_bytes(self) -> int:
-        """Payload that was sent since the start, over all sessions."""
+        """Payload that was sent since the start, over all sessions, as it was before compression."""
         with self._lock:
             return self._sent_before + sum(session.sent_bytes for session in self._sessions.values())
 

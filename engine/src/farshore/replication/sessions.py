@@ -21,7 +21,7 @@ from farshore.transport.tls import Peer
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """An open session. ``sent_bytes`` is payload that crossed the link."""
+    """An open session. ``sent_bytes`` is payload that was sent, as it was before compression."""
 
     session_id: str
     group_id: str

@@ -41,7 +41,11 @@ class Unpacker:
             if declared.content_size != payload.nbytes or declared.dict_id:
                 raise _broken("is of another size than its pieces")
             reader = self._context.stream_reader(packed)
-            if reader.readinto(payload) != payload.nbytes or reader.read(1):
+            try:
+                fits = reader.readinto(payload) == payload.nbytes and not reader.read(1)
+            finally:
+                del reader  # it holds on to ``packed``, also through the traceback of an error
+            if not fits:
                 raise _broken("is of another size than it says")
         except zstandard.ZstdError as error:
             raise _broken(str(error)) from error

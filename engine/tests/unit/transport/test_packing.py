@@ -19,9 +19,12 @@ def unpack(packed: bytes, size: int) -> bytes:
     """Unpack in front of a guard, which has to stay as it is."""
     buffer = bytearray(size + 64)
     buffer[size:] = b"\xa5" * 64
+    view, payload = memoryview(bytearray(packed)), memoryview(buffer)[:size]
     try:
-        Unpacker().unpack(memoryview(packed), memoryview(buffer)[:size])
+        Unpacker().unpack(view, payload)
     finally:
+        view.release()  # nothing may hold on to the buffers, for others get them next
+        payload.release()
         assert buffer[size:] == b"\xa5" * 64
     return bytes(buffer[:size])
 
