@@ -566,6 +566,8 @@ class World:
         sequence = self._newest_sequence() + 1
         tries = 0
         while True:
+            if tries and self.rng.random() < 0.7:
+                self._guest(first=False)  # the next point is another one
             self.number += 1
             if "epoch" in self.kinds and not self.healed and self.rng.random() < 0.1:
                 self.epoch += 1
@@ -629,10 +631,10 @@ class World:
         if node.process is not None and node.process.frozen:
             self.hub.thaw(node.process)
         self._ensure(node, node.start_target)
-        if "lose-draft" in self.kinds and not self.healed and self.pool.drafts and self._is_quiet():
-            if self.rng.random() < 0.2:
-                self._count("lose-draft")
-                self.pool.lose_draft(self.rng.choice(sorted(self.pool.drafts)))
+        may_lose = "lose-draft" in self.kinds and not self.healed and bool(self.pool.drafts) and self._is_quiet()
+        if may_lose and self.rng.random() < 0.2:
+            self._count("lose-draft")
+            self.pool.lose_draft(self.rng.choice(sorted(self.pool.drafts)))
         params = self._params(snapshot, published, checkpoint, sequence, term, node)
         box: list[Any] = []
         process = node.process
@@ -694,7 +696,7 @@ class World:
     def _replicate(self, node: Machine, params: ReplicateParams, record: Attempt | None) -> Any:
         if record is not None:
             self.oracle.attempts.append(record)
-        result = group.replicate(
+        return group.replicate(
             params,
             target=SimTarget(self.pool),
             manifests=self.manifests,
@@ -703,7 +705,6 @@ class World:
             window=node.window,
             grant_key=grant_private().public_key(),
         )
-        return result
 
     def _is_quiet(self) -> bool:
         return not any(not attempt.over for attempt in self.oracle.attempts)
