@@ -92,7 +92,8 @@ class Lane:
             closed = self._closed.is_set()
             if not closed:
                 self._waiting.append((job, drop))
-            begin = not closed and self._running < self.parallel
+            # A second thread only where the first has more than the next job before it: they share the interpreter.
+            begin = not closed and self._running < self.parallel and self._running < max(1, len(self._waiting))
             if begin:
                 self._running += 1
                 begin = self._pool.start(self)

@@ -18,6 +18,8 @@ BASE_S: Final = 10.0
 GAP_S: Final = 0.25
 #: Write latencies below this differ by what the threads do, not by what the disk does.
 FLOOR_S: Final = 0.001
+#: A window that was full once in so many chunks is what limits; it opens again for some of them at once.
+LIMITED: Final = 8
 _SAMPLES_MAX: Final = 1024
 
 
@@ -161,7 +163,7 @@ class Meter:
             stalled=gap > waits_for,
             path_queue=max(0.0, 1 - self._base_answer / self._mean_answer) if self._mean_answer else 0.0,
             jitter=self._deviation / self._mean_answer if self._mean_answer else 0.0,
-            limited=self._refused * 2 >= max(self._chunks, 1),
+            limited=self._refused * LIMITED >= max(self._chunks, 1),
             pressed=pressed,
         )
         self._begin(now)

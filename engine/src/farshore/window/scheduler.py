@@ -40,6 +40,8 @@ MARK_PARTS: Final = 4
 #: Parts of the budget that wait to be written: above the first only guaranteed shares, until below the second.
 PRESSURE_ON: Final = 0.75
 PRESSURE_OFF: Final = 0.5
+#: Part of the window that has to come back before one that was full opens again.
+REFILL_PART: Final = 16
 #: A disk that wants nothing keeps its share for this long: its thread may only be between two chunks.
 LINGER_S: Final = 0.25
 
@@ -77,8 +79,13 @@ class _Disk:
     changes: list[LevelChange] = field(default_factory=list)
 
     def fits(self, size: int) -> bool:
-        """Say whether the disk's own rules let it request ``size`` more."""
-        return self.in_flight + size <= self.level and self.in_flight + self.written + size <= self.level + self.mark
+        """Say whether the disk's own rules let it request ``size`` more.
+
+        A window that was full opens again when there is room for a few chunks: asking for them one by one costs a
+        change of threads for each.
+        """
+        room = self.level - self.level // REFILL_PART // CHUNK_SIZE * CHUNK_SIZE if self.refused else self.level
+        return self.in_flight + size <= room and self.in_flight + self.written + size <= self.level + self.mark
 
 
 _Ring = dict[int, _Disk]
