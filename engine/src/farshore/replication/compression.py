@@ -2,10 +2,10 @@
 
 Three questions, cheapest first:
 
-1. Does the data shrink? A chunk that stays above :data:`RATIO_MAX` goes as it is, and the next ones too: as many as
-   doubles with every further miss, up to :data:`SKIP_MAX`, and one hit ends that. zstd itself is quick to see that
-   there is nothing to gain (0.12 ms of a MiB of noise, against 3.4 ms of what it halves), so this is for the data
-   between the two, and a disk of both kinds loses little.
+1. Does the data shrink? A chunk that stays above :data:`RATIO_MAX` goes as it is. Finding that out is cheap for noise
+   (0.12 ms for a MiB, against 3.4 ms for what is halved) and dear for what nearly shrinks; where it takes more than
+   :data:`MISS_SHARE` of what the link takes, the next chunks go as they are too: as many as doubles with every further
+   miss, up to :data:`SKIP_MAX`, and one hit ends that.
 2. Does it pay? Packing one byte takes ``cost_s``; it spares ``1 - ratio`` bytes that would each have waited ``wait_s``
    for room in the socket. Where nothing waits (the link is quicker than we are, or the target asks too slowly), it
    does not.
@@ -25,6 +25,8 @@ RATIO_MAX: Final = 0.9
 RATIO_HOPED: Final = 0.5
 #: Fewer bytes than this gain less than their frame costs.
 SIZE_MIN: Final = 4096
+#: A miss that takes less of the time in which the link takes a chunk is not worth avoiding.
+MISS_SHARE: Final = 0.05
 #: Chunks that go unpacked, at most, after a miss.
 SKIP_MAX: Final = 16
 #: While packing does not pay, one chunk of so many is packed all the same, to know what it would bring.
@@ -99,8 +101,9 @@ class CompressionLaw:
         """Learn from a chunk that was packed in ``seconds`` of processor time; say whether it is to be sent so."""
         ratio, cost_s = packed_bytes / raw_bytes, seconds / raw_bytes
         if ratio > RATIO_MAX:
-            self._misses = min(max(2 * self._misses, 1), SKIP_MAX)
-            self._skip = self._misses
+            if self._wait_s is None or cost_s > MISS_SHARE * self._wait_s:
+                self._misses = min(max(2 * self._misses, 1), SKIP_MAX)
+                self._skip = self._misses
             if self._cost_s is None:
                 self._cost_s = cost_s
             return False
