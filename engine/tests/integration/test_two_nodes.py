@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -331,3 +333,45 @@ def test_no_secret_shows_anywhere(house: House):
         data = place.read_bytes() if place.exists() else b""
         for secret in secrets:
             assert secret.encode() not in data, f"a secret is in {place}"
+
+
+def children(node: NodeProcess) -> list[int]:
+    """Return the worker processes of a node."""
+    assert node.process is not None
+    text = Path(f"/proc/{node.process.pid}/task").iterdir()
+    return sorted(int(pid) for task in text for pid in (task / "children").read_text().split())
+
+
+def is_there(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_worker_processes_copy_and_one_that_dies_fails_its_own_tasks_only(house: House):
+    assert house.beta.stop() == 0
+    house.beta.settings["workers"] = 2
+    house.beta.write()
+    house.beta.start()
+    until(house.online, "both nodes are online")
+    house.write(1)
+    house.gate.allow(5 * MIB)
+    house.protect()
+    house.gate.await_held()
+    begun = {line["task"] for line in house.beta.said("task begins", kind="replicate")}
+    workers = until(lambda: children(house.beta), "there are worker processes")
+    os.kill(workers[0], signal.SIGKILL)
+    ended = house.beta.await_said("task ended", kind="replicate", state="failed")
+    assert ended["code"] == "worker-process"
+    house.gate.open()
+    house.seeded()
+    assert house.is_same()
+    failed = [line["task"] for line in house.beta.said("task ended", kind="replicate", state="failed")]
+    assert set(failed) <= begun
+    house.write(2, mib=1)
+    house.replicate()
+    assert house.is_same()
+    # They end with their node, however it ends.
+    workers = children(house.beta)
+    assert workers
+    house.beta.kill()
+    until(lambda: not any(is_there(pid) for pid in workers), "no worker process is left")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from farshore.errors import Invalid, NotFound
-from farshore.model.base import Duration, Model, Name
+from farshore.model.base import Duration, Model, Name, Size
 
 DEFAULT_PATH = Path("/etc/farshore/node.yml")
 
@@ -65,6 +65,9 @@ class NodeConfig(Model):
         platform: ``{type: kvm, ...}`` or ``{type: file, root: DIR}``; its package checks the rest.
         ca_path: the control plane's CA certificate, where one was put there beforehand.
         log_file: where a detached node writes its log; default ``<state_dir>/node.log``.
+        node_window: bytes in flight of all disks together; default a quarter of the memory, 512 MiB at most.
+        workers: processes beside the node's own that copy; ``auto``: one less than processors, 4 at most, none where
+            there are two processors or fewer.
         poll_wait: how long the control plane may hold a poll open, at most 30 s.
     """
 
@@ -80,6 +83,8 @@ class NodeConfig(Model):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     poll_wait: Duration = Field(10.0, ge=0, le=30)
     limits: Limits = Limits()
+    node_window: Size | None = Field(None, ge=1 << 20)
+    workers: Annotated[int, Field(ge=0, le=32)] | Literal["auto"] = "auto"
 
     @field_validator("control_url")
     @classmethod

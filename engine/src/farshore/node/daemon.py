@@ -26,6 +26,7 @@ from farshore.model.task import PollReply, PollRequest
 from farshore.node import enrol, process, tidy
 from farshore.node.client import Backoff, ControlClient
 from farshore.node.config import NodeConfig
+from farshore.node.crew import Crew, processes
 from farshore.node.drafts import Drafts
 from farshore.node.identity import Catalog, load_grant_key, of
 from farshore.node.log import fields
@@ -41,6 +42,7 @@ from farshore.transport import tls
 from farshore.transport.dialing import Dialer
 from farshore.transport.links import Links
 from farshore.transport.listener import DataListener
+from farshore.units import CHUNK_SIZE
 from farshore.window.budget import node_budget
 
 _log = logging.getLogger(__name__)
@@ -78,15 +80,20 @@ class Node:
         self._service.on_generation = self._raise_generation
         self._journal_dir = config.state_dir / "journal"
         durable.make_dir(self._journal_dir)
+        workers = processes(config.workers, len(os.sched_getaffinity(0)))
+        budget_bytes = node_budget(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), config.node_window)
+        budget_bytes = max(CHUNK_SIZE, budget_bytes // (workers + 1))
         site = self._site = Site(
             platform=self._platform,
             links=Links(certificate),
-            window=NodeWindow(node_budget(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))),
+            window=NodeWindow(budget_bytes),
             journal_dir=self._journal_dir,
             marks=Marks(config.state_dir / "marks.json"),
             locks=KeyedLocks(),
             grant_key=lambda: self._service.grant_key,
         )
+        self._crew = Crew(config, workers, budget_bytes, site.window.limit) if workers else None
+        site.elsewhere = self._crew.replicate if self._crew else None
         limits = config.limits
         lanes = {name: Lane(name, limit) for name, limit in limits.model_dump().items()}
         self._worker = Worker(lambda call: execute(site, call), lanes, lane_of, Spool(config.state_dir / "tasks"))
@@ -100,7 +107,7 @@ class Node:
         )
         self._dialer = Dialer(lambda: service.identity, service.serve_connection)
         self._drafts = Drafts()
-        self._standing = Standing(site.window.limit, self._dialer)
+        self._standing = Standing(self._crew.limit if self._crew else site.window.limit, self._dialer)
 
     def run(self) -> None:
         """Work until :meth:`end`."""
@@ -160,6 +167,8 @@ class Node:
             _log.warning("tasks did not end in time and are left", extra=fields(tasks=left))
         # A last chance for reports; what is not taken now is on disk for the next start.
         _within(LAST_WORDS_S, self._deliver_owed)
+        if self._crew is not None:
+            self._crew.stop()
         # Peers that are mute in the middle of a frame must not hold us: the kernel closes what is left.
         _within(LAST_WORDS_S, self._listener.stop)
         _within(LAST_WORDS_S, self._dialer.close)
@@ -228,6 +237,8 @@ class Node:
             return
         self._service.identity = identity
         self._dialer.refresh()
+        if self._crew is not None:
+            self._crew.renew()
         # A grant names our certificate's thumbprint, and connections that are open show the old one: new sessions need
         # new connections. What runs keeps the old ones to its end.
         old, self._site.links = self._site.links, Links(identity)

@@ -40,6 +40,11 @@ _log = logging.getLogger(__name__)
 CONSOLE_TAIL_BYTES: Final = 16384
 
 
+Elsewhere = Callable[
+    [model.ReplicateParams, Call, Ed25519PublicKey | None, Callable[[], model.ReplicateResult]], model.ReplicateResult
+]
+
+
 @dataclass(slots=True)
 class Site:
     """What handlers work with: the site's platform and this node's part in the data path."""
@@ -51,6 +56,8 @@ class Site:
     marks: Marks
     locks: KeyedLocks
     grant_key: Callable[[], Ed25519PublicKey | None]
+    #: Runs replications in other processes, where there are any: the parameters, the call, and how to do it here.
+    elsewhere: Elsewhere | None = None
 
     def compute(self) -> Compute:
         """Return the platform's machines.
@@ -114,7 +121,14 @@ def point(site: Site, params: model.PointParams, _call: Call) -> model.PointResu
 
 
 def replicate(site: Site, params: model.ReplicateParams, call: Call) -> model.ReplicateResult:
-    """Pull a source point into new native points and publish them."""
+    """Pull a source point into new native points and publish them, here or in a worker process."""
+    if site.elsewhere is None:
+        return replicate_here(site, params, call)
+    return site.elsewhere(params, call, site.grant_key(), lambda: replicate_here(site, params, call))
+
+
+def replicate_here(site: Site, params: model.ReplicateParams, call: Call) -> model.ReplicateResult:
+    """Pull a source point into new native points and publish them, in this process."""
     task_id = call.task.task_id
     return replicate_group(
         params,

@@ -13,8 +13,10 @@ from farshore.platforms.contract import Platform
 __all__ = ["Platform", "open_platform"]
 
 
-def open_platform(config: Mapping[str, Any]) -> Platform:
+def open_platform(config: Mapping[str, Any], part: str = "") -> Platform:
     """Return the platform that ``config`` describes: ``{type: file, root: DIR}`` or ``{type: kvm, uri: ..., ...}``.
+
+    ``part`` is the name of the process that opens it, where a node has several: each ends only what it has started.
 
     Raises:
         Invalid: the type is unknown or a setting is missing; ``field`` names it.
@@ -28,5 +30,5 @@ def open_platform(config: Mapping[str, Any]) -> Platform:
 
         return open_file(Path(root))
     if kind == "kvm":
-        return cast("Platform", import_module("farshore.platforms.kvm").open_kvm(config))
+        return cast("Platform", import_module("farshore.platforms.kvm").open_kvm(config, part))
     raise Invalid(f"platform.type: {kind!r} is unknown; write file or kvm", code="platform-type", field="platform.type")

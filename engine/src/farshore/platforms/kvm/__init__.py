@@ -33,8 +33,10 @@ from farshore.platforms.nbd.launcher import Launcher
 __all__ = ["open_kvm"]
 
 
-def open_kvm(config: Mapping[str, Any]) -> Platform:
+def open_kvm(config: Mapping[str, Any], part: str = "") -> Platform:
     """Open the platform. libvirt need not answer yet: it is connected to at first use.
+
+    ``part``: see :func:`farshore.platforms.registry.open_platform`.
 
     Raises:
         Invalid: a setting is wrong; ``field`` names it.
@@ -47,7 +49,7 @@ def open_kvm(config: Mapping[str, Any]) -> Platform:
     chosen = accelerator.choose(config.get("accelerator", "auto"), scratch / "accelerator.json")
     hypervisor = Hypervisor(uri)
     durable.make_dir(scratch, 0o711)
-    launcher = Launcher(scratch / "daemons")
+    launcher = Launcher(scratch / f"daemons{part}")
     target = KvmTarget(pool, launcher)
     compute = KvmCompute(hypervisor, target, scratch, chosen)
     return Platform(
