@@ -21,8 +21,9 @@ from farshore.testing.pki import TestAuthority
 from farshore.transport import connection, frames
 from farshore.transport.connection import Request
 from farshore.transport.links import Link, Links
+from farshore.transport.session import Session
 from farshore.transport.sockets import hang_up, receive_frame
-from farshore.transport.tls import NodeTls, Peer
+from farshore.transport.tls import NodeTls, Peer, load
 
 
 class Stand:
@@ -234,3 +235,42 @@ def test_connections_are_replaced_in_their_time_and_nobody_notices(
         assert 1 <= link.stats().connections <= 3
     finally:
         here.close()
+
+
+def test_a_renewed_certificate_is_on_new_connections_and_an_open_session_goes_on(tmp_path: Path) -> None:
+    here = SourceHere(tmp_path)
+    sites, shown = here.sites, list[str]()
+    serve = here.service.serve_connection
+
+    def noted(one: ssl.SSLSocket, peer: Peer) -> None:
+        shown.append(peer.thumbprint)
+        serve(one, peer)
+
+    here.service._listener._serve = noted  # type: ignore[union-attr]
+    try:
+        snapshot = sites.point()
+        link = here.links.to(f"127.0.0.1:{sites.port}", sites.alpha_tls.peer)
+        link.use(3)
+        session = Session(link, sites.params(snapshot).grant, 1, 4096)
+        session.open()
+        before = sites.beta_tls.peer.thumbprint
+        files = sites.authority.node("beta", "beta-1")
+        renewed = load(files.cert, files.key, files.ca)
+        here.links.renew(renewed)
+        assert list(session.extents(0, since_base=False))
+        sites.beta_tls = renewed
+        other = Session(link, sites.params(snapshot, term=2).grant, 1, 4096)
+        other.open()
+        other.close()
+        await_true(lambda: link.stats().connections == 3)
+        assert sorted(shown) == sorted([before] * 3 + [renewed.peer.thumbprint] * 3)
+        assert link.stats().reconnects == 0
+    finally:
+        here.close()
+
+
+def await_true(condition: Callable[[], bool]) -> None:
+    ends = time.monotonic() + DEADLINE_S
+    while not condition() and time.monotonic() < ends:
+        time.sleep(0.01)
+    assert condition()

@@ -28,6 +28,7 @@ from farshore.transport.stream import Stream
 
 if TYPE_CHECKING:
     from farshore.transport.links import Link
+    from farshore.transport.tls import NodeTls
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,9 @@ class Connection(threading.Thread):
     Attributes:
         alive: requests may be placed here; guarded by the link's lock, as are ``load`` and ``outbox``.
         greeted: the peer has shown that it speaks the protocol.
+        retiring: it comes to its end with what is outstanding.
         load: bytes that are asked for and not yet answered.
+        shown: who we are on it; None where the listener knows.
     """
 
     def __init__(self, link: Link, name: str, given: ssl.SSLSocket | None = None) -> None:
@@ -101,6 +104,7 @@ class Connection(threading.Thread):
         self.greeted = False
         self.retiring = False
         self.load = 0
+        self.shown: NodeTls | None = None
         self.wire = Wire()
         self._socket: ssl.SSLSocket | None = None
         self._outstanding: dict[int, Request] = {}
@@ -155,8 +159,9 @@ class Connection(threading.Thread):
 
     def _connect(self) -> ssl.SSLSocket | None:
         link = self._link
+        self.shown = link.identity
         try:
-            return dial(link.identity, link.address, link.peer, link.connect_timeout_s)
+            return dial(self.shown, link.address, link.peer, link.connect_timeout_s)
         except Permanent as error:
             link.refuse(error)
             link.pause(_REFUSED_PAUSE_S)
@@ -237,7 +242,8 @@ class Connection(threading.Thread):
             self._send_waiting(stream.send)
             if not connection.pending():
                 now = time.monotonic()
-                if now > retire_at and self._link.may_retire(self) and not (self._outstanding or self.outbox):
+                retiring = self.retiring or (now > retire_at and self._link.may_retire(self))
+                if retiring and not (self._outstanding or self.outbox):
                     raise _Aged
                 owed = bool(self._outstanding)
                 ready = {fd for fd, _ in poll.poll(1000 if owed or self.retiring else max(1, retire_at - now) * 1000)}

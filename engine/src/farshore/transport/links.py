@@ -191,6 +191,16 @@ class Link:
             self._connections.append(Connection(self, self._name(), connection))
             self._connections[-1].start()
 
+    def renew(self) -> None:
+        """Replace all connections: what is asked from now on goes over new ones, what is outstanding comes to its end.
+
+        An open session goes on over the new connections; only to open one does the certificate matter.
+        """
+        with self._changed:
+            for connection in self._connections:
+                connection.retiring, connection.alive = True, False
+                connection.wake()
+
     def close(self) -> None:
         """Close all connections; what waits fails."""
         with self._changed:
@@ -264,8 +274,9 @@ class Link:
     def came_up(self, connection: Connection) -> None:
         """Note a new connection and hand it what waits."""
         with self._changed:
-            connection.alive = True
-            connection.retiring = False
+            # One that was on its way while the certificate was renewed goes at once.
+            connection.retiring = connection.shown not in {None, self.identity}
+            connection.alive = not connection.retiring
             connection.load = 0
             waiting, self._backlog = self._backlog, deque()
             for request in waiting:
@@ -366,7 +377,7 @@ def _fail(requests: list[Request], error: FarshoreError) -> None:
 
 
 class Links:
-    """All links of a node. ``identity`` may be replaced after a renewal of the certificate.
+    """All links of a node.
 
     Args:
         identity: our certificate.
@@ -418,6 +429,14 @@ class Links:
         for old in closing:
             old.close()
         return link
+
+    def renew(self, identity: NodeTls) -> None:
+        """Show another certificate from now on; open connections are replaced."""
+        with self._lock:
+            self.identity = identity
+            links = list(self._links.values())
+        for link in links:
+            link.renew()
 
     def close(self) -> None:
         """Close all links."""
