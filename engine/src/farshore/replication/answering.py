@@ -31,6 +31,7 @@ from farshore.replication.reading import ChunkReader, leaf_digests
 from farshore.replication.sessions import SourceSession
 from farshore.transport import frames
 from farshore.transport.buffers import BufferPool, Lent
+from farshore.transport.congestion import Congestion
 from farshore.transport.frames import Type
 from farshore.transport.listener import Notices
 from farshore.transport.packing import Packer
@@ -112,6 +113,7 @@ class Answering:
         self._service = service
         self._connection = connection
         self._peer = peer
+        self._congestion = Congestion(connection)
         self._head = memoryview(bytearray(frames.HEADER.size))
         self._meta = memoryview(bytearray(frames.MAX_META))
         self._lock = threading.Lock()
@@ -213,6 +215,7 @@ class Answering:
                     answer.lent.release()
             now = time.monotonic()
             service.rate.add(size, now)
+            self._congestion.look(now)
             if answer.law is not None and answer.payload:
                 answer.law.sent(size, max(now - began - (time.thread_time() - cpu_began), 0.0))
             self._asked_bytes -= len(answer.question.meta) + _QUESTION_BYTES

@@ -1,8 +1,13 @@
-"""What this process has taken of the machine."""
+"""What this process takes of the machine."""
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
+from typing import Final
+
+#: Objects with references that may come before the collector looks at the young ones; 700 is Python's default.
+_YOUNG: Final = 20_000
 
 
 def peak_rss_bytes() -> int:
@@ -14,3 +19,14 @@ def peak_rss_bytes() -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def settle() -> None:
+    """Tell the garbage collector that what was imported stays; called once, before a process begins to move data.
+
+    What the data path makes is freed by reference counts; walking tens of thousands of lasting objects again and again
+    was measured to take 4 % of a target's processor time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG, 10, 10)

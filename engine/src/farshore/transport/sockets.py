@@ -38,6 +38,19 @@ _CONGESTION: Final = "bbr"
 _SYSCTL: Final = Path("/proc/sys/net/ipv4")
 
 
+def lost_of(connection: socket.socket) -> tuple[int, int]:
+    """Return the bytes that a TCP connection has sent, and those among them that it sent again.
+
+    Raises:
+        OSError: the connection is closed.
+    """
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    if len(info) < _TCP_INFO_BYTES:  # a kernel before 4.19
+        return 0, 0
+    (sent,), (again,) = _BYTES.unpack_from(info, _SENT_AT), _BYTES.unpack_from(info, _RETRANS_AT)
+    return sent, again
+
+
 class Fill(Protocol):
     """Fills a view from a connection.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +12,7 @@ from farshore.replication.usage import peak_rss_bytes
 from farshore.units import MIB, format_duration, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from rich.console import RenderableType
@@ -25,16 +26,27 @@ _TOLD_EVERY_S: Final = 5.0
 
 
 class Measure:
-    """Runs from its making until :meth:`end`."""
+    """Runs from its making, or from :meth:`begin`, until :meth:`end`."""
 
     def __init__(self, out: Output) -> None:
         self._out = out
-        self._began = time.monotonic()
-        self._cpu = time.process_time()
-        self._told = self._began
         self.seconds = 0.0
         self.cpu_s = 0.0
         self._samples: list[tuple[float, int]] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the clocks anew."""
+        self._began = self._told = time.monotonic()
+        self._cpu = time.process_time()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clocks for a while."""
+        began, cpu = time.monotonic(), time.process_time()
+        yield
+        self._began += time.monotonic() - began
+        self._cpu += time.process_time() - cpu
 
     def progress(self, progress: Progress) -> None:
         """Take a sample, and tell people now and then."""

@@ -27,6 +27,7 @@ from farshore.platforms.directory import DirectoryManifests
 from farshore.platforms.file.attached import BASE, MACHINE, AttachedTarget, base_of
 from farshore.replication.flow import NodeWindow
 from farshore.replication.group import replicate
+from farshore.replication.usage import settle
 from farshore.transport.links import Link, Links
 from farshore.transport.listener import DataListener
 from farshore.transport.session import Session
@@ -73,11 +74,15 @@ def run(
     if len(set(disks)) != len(disks):
         raise Invalid("a disk is named twice", code="disk", field="disk")
     state = disks[0].with_name(f"{disks[0].name}.linktest")
+    settle()
+    measure = Measure(out)
     with ExitStack() as stack:
         links = Links(keys.tls, give_up_s=PATIENCE_S)
         stack.callback(links.close)
         connect = _way(stack, links, keys, address, listens=listens)
         offered = _inspect(connect(), keys, transport, stack)
+        if listens:
+            measure.begin()  # when the other end came was not up to the link
         if len(offered) != len(disks):
             raise Invalid(
                 f"the source serves {len(offered)} disk(s), and {len(disks)} were named here",
@@ -87,13 +92,13 @@ def run(
             )
         target = AttachedTarget({one.disk_key: path for one, path in zip(offered, disks, strict=True)}, state)
         manifests = DirectoryManifests(state / "manifests")
-        bases = {one.disk_key: _base(state, manifests, one, path) for one, path in zip(offered, disks, strict=True)}
+        with measure.paused():
+            bases = {one.disk_key: _base(state, manifests, one, path) for one, path in zip(offered, disks, strict=True)}
         window = NodeWindow(limits.node_window or node_budget(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
         names: tuple[str, ...] = ()
         if limits.bandwidth is not None:
             window.limit(_BANDWIDTH, limits.bandwidth)
             names = (_BANDWIDTH,)
-        measure = Measure(out)
         result = replicate(
             _params(keys, offered, bases, address, transport, names, listens=listens),
             target=target,

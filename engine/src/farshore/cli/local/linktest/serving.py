@@ -14,6 +14,7 @@ from farshore.cli.output import Output
 from farshore.errors import Invalid
 from farshore.platforms.file.attached import AttachedDisk, AttachedSource
 from farshore.replication.serve import SourceService
+from farshore.replication.usage import settle
 from farshore.transport.dialing import Dialer
 from farshore.units import format_size
 
@@ -26,6 +27,7 @@ def run(out: Output, keys_folder: Path, disks: list[Path], maps: list[Path], add
     keys = read(keys_folder, SOURCE)
     attached = [AttachedDisk(path, changed) for path, changed in zip(disks, _changes(maps, len(disks)), strict=True)]
     service = SourceService(AttachedSource(attached, POINT), keys.tls, keys.grant_key)
+    settle()
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: ended.set())
