@@ -66,7 +66,8 @@ class Workshop:
         base = spec if isinstance(spec, Full) else spec.base
         if not (self._scratch / "images" / spec.name).exists():
             self._room(self._scratch, 2 * base.size_bytes)
-            self.say(f"making {spec.name}")
+            if base.size_bytes >= 256 * MIB:
+                self.say(f"making {spec.name}")
         return images.full(spec) if isinstance(spec, Full) else images.changed(spec)
 
     def in_memory(self, disk: Disk) -> Disk:
