@@ -37,6 +37,8 @@ class NodeWindow:
         self.scheduler = Scheduler(budget_bytes)
         self._disks: dict[int, DiskWindow] = {}
         self._numbers = itertools.count(1)
+        self._watcher: DiskWindow | None = None
+        self._wake_at = 0.0
 
     def disk(
         self,
@@ -96,6 +98,26 @@ class NodeWindow:
         for number, chunk in self.scheduler.requested(now):
             self._disks[number].granted(chunk)
 
+    def watch(self, disk: DiskWindow, now: float) -> float:
+        """Return how long a disk that waits may sleep, in seconds; the lock is held.
+
+        One of all that wait for a limit watches the clock: eighty that woke at the same time would only find that one
+        of them may go on.
+        """
+        wake_at = self.scheduler.wake_at(now)
+        if wake_at is None or (self._watcher not in {None, disk} and self._wake_at <= wake_at):
+            return TICK_S
+        self._watcher, self._wake_at = disk, wake_at
+        return min(TICK_S, max(wake_at - now, 0.0))
+
+    def unwatch(self, disk: DiskWindow) -> None:
+        """Let another disk watch the clock; the lock is held."""
+        if self._watcher is disk:
+            self._watcher = None
+            following = self.scheduler.first_paced()
+            if following is not None:
+                self._disks[following].wake()
+
     def forget(self, number: int) -> None:
         """Take a disk out; the lock is held."""
         if self._disks.pop(number, None) is not None:
@@ -129,15 +151,17 @@ class DiskWindow:
             node.scheduler.want(me, next(self._chunks), size_bytes, ops)
             now = time.monotonic()
             node.grant(now)
-            while self._granted is None:
-                ready = node.scheduler.ready_at(me, now)
-                self._changed.wait(min(TICK_S, max(ready - now, 0.0)) if ready is not None else TICK_S)
-                self._check()
-                if self._granted is None:
-                    now = time.monotonic()
-                    node.scheduler.tick(me, now)
-                    self._log_changes()
-                    node.grant(now)
+            try:
+                while self._granted is None:
+                    self._changed.wait(node.watch(self, now))
+                    self._check()
+                    if self._granted is None:
+                        now = time.monotonic()
+                        node.scheduler.tick(me, now)
+                        self._log_changes()
+                        node.grant(now)
+            finally:
+                node.unwatch(self)
             chunk, self._granted = self._granted, None
             return chunk
 

@@ -194,7 +194,7 @@ class Scheduler:
         granted: list[tuple[int, int]] = []
         self._serve(now, granted)
         for number, entry in list(self._paced.items()):
-            if _tokens_at(entry, now) <= now:
+            if _tokens_at(entry.buckets, now) <= now:
                 del self._paced[number]
                 entry.ring = None
                 self._place(entry, admitted=True)
@@ -288,9 +288,15 @@ class Scheduler:
         """Return the changes of the disk's level, oldest first."""
         return self._disks[disk].changes
 
-    def ready_at(self, disk: int, now: float) -> float | None:
-        """Return when the limits of a disk that waits for them let it go on; None where it waits for something else."""
-        return _tokens_at(self._disks[disk], now) if disk in self._paced else None
+    def wake_at(self, now: float) -> float | None:
+        """Return when the first disk that waits for its limits may go on; None where none does."""
+        return min(
+            (_tokens_at(buckets, now) for buckets in {entry.buckets for entry in self._paced.values()}), default=None
+        )
+
+    def first_paced(self) -> int | None:
+        """Return the disk that has waited longest for its limits."""
+        return next(iter(self._paced), None)
 
     # Turns ----------------------------------------------------------------------------------------------------------
 
@@ -349,7 +355,7 @@ class Scheduler:
             kept = 0 if ring is self._within else self._reserved - entry.reserved
             if self._in_flight + size + kept > self._budget:
                 return  # the turn goes on when credit returns: small chunks of others never pass a large one
-            if _tokens_at(entry, now) > now:
+            if _tokens_at(entry.buckets, now) > now:
                 del ring[entry.number]
                 entry.ring = self._paced
                 self._paced[entry.number] = entry
@@ -444,5 +450,5 @@ class Scheduler:
             self._place(entry)
 
 
-def _tokens_at(entry: _Disk, now: float) -> float:
-    return max((bucket.ready_at(now) for bucket in entry.buckets), default=now)
+def _tokens_at(buckets: tuple[Bucket, ...], now: float) -> float:
+    return max((bucket.ready_at(now) for bucket in buckets), default=now)
