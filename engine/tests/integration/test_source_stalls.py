@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import socket
-import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from doubles.datapath import DEADLINE_S, Sites
+from doubles.raw_target import connect, open_session, take
 from farshore.errors import FarshoreError
 from farshore.model.plan import Transport
 from farshore.platforms.contract import Reader, Snapshot
@@ -20,7 +19,6 @@ from farshore.replication.answering import READY_MAX
 from farshore.replication.serve import SourceService
 from farshore.transport import frames
 from farshore.transport.links import Links
-from farshore.transport.sockets import receive
 from farshore.units import CHUNK_SIZE, KIB, MIB
 
 SIZE = 20 * MIB
@@ -148,34 +146,13 @@ def test_closing_a_session_with_stalled_reads_closes_their_reader_afterwards(sta
     assert not session._readers
 
 
-def connect(both: Sites) -> ssl.SSLSocket:
-    """Connect and greet as a target would."""
-    plain = socket.create_connection(("127.0.0.1", both.port))
-    connection = both.beta_tls.client.wrap_socket(plain)
-    connection.sendall(frames.Hello().encode())
-    take(connection)
-    return connection
-
-
-def take(connection: ssl.SSLSocket) -> tuple[frames.Header, bytes, bytes]:
-    """Receive one frame, whatever it is."""
-    head = memoryview(bytearray(frames.HEADER.size))
-    receive(connection, head, at_start=True)
-    header = frames.decode_header(head)
-    meta, payload = bytearray(header.meta_size), bytearray(header.payload_size)
-    receive(connection, memoryview(meta))
-    receive(connection, memoryview(payload))
-    return header, bytes(meta), bytes(payload)
-
-
 def test_a_peer_that_asks_and_does_not_read_costs_a_bounded_memory(stall: Stall) -> None:
     """It asks for 400 MiB without reading any; the source keeps few buffers, and serves others meanwhile."""
     both, service = stall.sites, stall.service
     stall.gate.set()
     grant = both.params(both.point()).grant
     greedy, modest = connect(both), connect(both)
-    greedy.sendall(frames.Open(grant, 4096).encode(1))
-    number = frames.Opened.decode(take(greedy)[1]).session
+    number = open_session(greedy, grant)
     question = frames.Read(number, 1, ((0, CHUNK_SIZE),))
     sender = threading.Thread(target=lambda: [greedy.sendall(question.encode(n)) for n in range(2, 402)], daemon=True)
     sender.start()
@@ -208,8 +185,7 @@ def test_a_peer_that_goes_without_reading_leaves_nothing(stall: Stall) -> None:
     stall.gate.set()
     grant = both.params(both.point()).grant
     connection = connect(both)
-    connection.sendall(frames.Open(grant, 4096).encode(1))
-    number = frames.Opened.decode(take(connection)[1]).session
+    number = open_session(connection, grant)
     for n in range(2, 30):
         connection.sendall(frames.Read(number, 1, ((0, CHUNK_SIZE),)).encode(n))
     deadline = time.monotonic() + DEADLINE_S

@@ -53,7 +53,9 @@ _LOOK_MS: Final = 100
 #: What a question takes beside its bytes, roughly.
 _QUESTION_BYTES: Final = 256
 #: Where session and disk stand in every question about a disk.
+_SESSION_BYTES: Final = 8
 _PLACE_BYTES: Final = 12
+_NO_SESSION: Final = frozenset({"session-unknown", "session-of-another"})
 _DISK_QUESTIONS: Final = frozenset({Type.READ, Type.LIST, Type.DIGEST})
 
 
@@ -256,9 +258,15 @@ class Answering:
         except Exception as error:
             log.exception("a question of type %s could not be answered", question.type.name)
             failure = Permanent("the source met an error of its own", code="internal", kind=type(error).__name__)
-        if self._service.notices.news(f"{self._peer} {question.lane!r}", failure.code):
-            log.warning("%s of %s is refused: %s", question.type.name, self._peer, failure)
+        self._note(question, failure)
         return _Answer(question, frames.encode_error(question.request, failure))
+
+    def _note(self, question: _Question, error: FarshoreError) -> None:
+        """Log a refusal once for each session and code; what names no session of the peer's counts for the peer."""
+        named = question.type in _DISK_QUESTIONS and error.code not in _NO_SESSION
+        session = question.meta[:_SESSION_BYTES].hex() if named else ""
+        level = logging.WARNING if self._service.notices.news(f"{self._peer} {session}", error.code) else logging.DEBUG
+        log.log(level, "%s of %s is refused: %s", question.type.name, self._peer, error)
 
     def _open(self, question: _Question) -> _Answer:
         opened = self._service.open(frames.Open.decode(question.meta), self._peer)
