@@ -31,7 +31,7 @@ def figures(console: Console, shop: Workshop, size: Size, only: list[str]) -> bo
         console.rule(figure_id, align="left")
         try:
             figure = FIGURES[figure_id](shop, size)
-        except ProgramFailed as error:
+        except (ProgramFailed, AssertionError) as error:
             figure = Figure(figure_id, error=str(error))
         figure.details["machine"] = machine()
         row = figure.row(size.name)

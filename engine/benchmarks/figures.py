@@ -306,6 +306,24 @@ def memory(shop: Workshop, size: Size) -> Figure:
     return figure
 
 
+def resume(shop: Workshop, size: Size) -> Figure:
+    """Processes killed with SIGKILL at random instants: the source's, the target's, both."""
+    from farshore.testing.resume import measure_resume
+
+    seed = 1
+    shop.say(f"{size.kills} copies that are broken off, two processes each; about {10 * size.kills} s")
+    found = measure_resume(shop.run / "resume", size.kills, seed)
+    most, bound = found["resent_bytes"], found["bound_bytes"]
+    figure = Figure("dp-resume")
+    figure.checks += [
+        Check("sent again", most / bound, "<=", 1.0, "of level + intermediate checkpoint window, per disk"),
+        Check("sent again for other disks", found["bystander_resent_bytes"], "<=", 0, "bytes"),
+        Check("identical copies", 1.0 if found["identical"] else 0.0, ">=", 1.0, "of all"),
+    ]
+    figure.details |= found | {"seed": seed}
+    return figure
+
+
 Measured = Callable[[Workshop, Size], Figure]
 
 FIGURES: Final[dict[str, Measured]] = {
@@ -317,4 +335,5 @@ FIGURES: Final[dict[str, Measured]] = {
     "dp-fragments": fragments,
     "dp-loopback": loopback,
     "dp-memory": memory,
+    "dp-resume": resume,
 }
