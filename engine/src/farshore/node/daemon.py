@@ -13,7 +13,6 @@ import logging
 import os
 import secrets
 import signal
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +37,7 @@ from farshore.node.worker import KeyedLocks, Lane, Worker
 from farshore.platforms import registry
 from farshore.replication.flow import NodeWindow
 from farshore.replication.serve import SourceService
+from farshore.replication.usage import settle
 from farshore.transport import tls
 from farshore.transport.dialing import Dialer
 from farshore.transport.links import Links
@@ -103,7 +103,7 @@ class Node:
         self._listener = DataListener(
             lambda: service.identity,
             serve=service.serve_connection,
-            adopt=self._adopt,
+            adopt=site.links.adopt,
         )
         self._dialer = Dialer(lambda: service.identity, service.serve_connection)
         self._drafts = Drafts()
@@ -239,20 +239,9 @@ class Node:
         self._dialer.refresh()
         if self._crew is not None:
             self._crew.renew()
-        # A grant names our certificate's thumbprint, and connections that are open show the old one: new sessions need
-        # new connections. What runs keeps the old ones to its end.
-        old, self._site.links = self._site.links, Links(identity)
-        running = {call.task.task_id for call in self._worker.calls()}
-        threading.Thread(target=self._retire, args=(old, running), name="farshore-links", daemon=True).start()
+        # A grant names our certificate's thumbprint, and connections that are open show the old one.
+        self._site.links.renew(identity)
         _log.info("certificate renewed")
-
-    def _adopt(self, connection: ssl.SSLSocket, peer: tls.Peer) -> None:
-        self._site.links.adopt(connection, peer)  # those of now: they are others after each renewal
-
-    def _retire(self, links: Links, tasks: set[str]) -> None:
-        while tasks & {call.task.task_id for call in self._worker.calls()} and not self._ending.wait(PROGRESS_EVERY_S):
-            pass
-        links.close()
 
     def _obey(self, reply: PollReply, asked_at: float) -> bool:
         """Say whether the reply comes from the control plane that the node obeys; keep what is new in it."""
@@ -390,6 +379,7 @@ def run(config: NodeConfig) -> int:
     """
     with process.only_one(config.lock_path, config.pid_path):
         node = Node(config)
+        settle()
         with _ending_by_signal(node):
             node.run()
         return 70 if node.failed else 0

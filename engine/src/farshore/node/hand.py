@@ -77,7 +77,7 @@ class Hand:
             elif do == "limit":
                 self._site.window.limit(message["name"], message["bytes_per_s"])
             elif do == "renew":
-                self._renew()
+                self._site.links.renew(self._load())
 
     def _begin(self, message: dict[str, Any]) -> None:
         self._grant_key_pem = message["grant_key_pem"]
@@ -129,21 +129,6 @@ class Hand:
                     if progress is not None:
                         told = progress.model_dump(mode="json")
                         self._send("progress", task_id=call.task.task_id, progress=told)
-
-    def _renew(self) -> None:
-        # As in the node itself: what runs keeps its connections, what begins shows the new certificate.
-        old, self._site.links = self._site.links, Links(self._load())
-        with self._lock:
-            running = set(self._calls)
-        threading.Thread(target=self._retire, args=(old, running), daemon=True).start()
-
-    def _retire(self, links: Links, tasks: set[str]) -> None:
-        while True:
-            with self._lock:
-                if not tasks & set(self._calls):
-                    break
-            time.sleep(TELL_EVERY_S)
-        links.close()
 
 
 def end_with(parent: int) -> None:

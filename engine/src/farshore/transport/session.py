@@ -342,9 +342,9 @@ class Session:
                 self._link.submit(request)
 
     def _not_reopened(self, error: FarshoreError) -> None:
-        if error.code == "grant-expired":
+        if error.code in {"grant-expired", "grant-of-another-node"}:  # the other one: a certificate was renewed
             error = RestartFromCheckpoint(
-                "the source forgot the session, and the grant to open it again has expired",
+                "the source forgot the session, and the grant to open it again is of no use any more",
                 code="session-gone",
                 hint="Order the cycle again with a fresh grant; what is durable is not sent again.",
             )
