@@ -33,6 +33,7 @@ options:
   data_listen:
     description:
       - Which side of a link waits for the data connections, the one where the machines run or the one that copies them.
+      - It holds for data that leaves this site, where M(farshore.dr.site_link) does not say otherwise.
     type: str
     choices: [source, target]
     default: source
@@ -53,6 +54,7 @@ attributes:
     support: full
 seealso:
   - module: farshore.dr.site_info
+  - module: farshore.dr.site_link
   - module: farshore.dr.replication_node
 """
 
