@@ -6,7 +6,7 @@ never per page: whole chunks go through calls that look at all of a buffer at on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from blake3 import blake3
@@ -20,6 +20,8 @@ _ZEROS: Final = bytes(CHUNK_SIZE)
 
 #: ``(offset, length, zero)``: a part of the answer to READ.
 Piece = tuple[int, int, bool]
+#: ``(low, high, zero)``: a part of a buffer.
+Run = tuple[int, int, bool]
 
 
 def is_zero(view: memoryview) -> bool:
@@ -103,13 +105,19 @@ def leaf_digests(view: memoryview) -> list[bytes]:
     return digests
 
 
-def zero_runs(view: memoryview, start: int, block: int) -> Iterator[tuple[int, int, bool]]:
-    """Yield ``(low, high, zero)`` that tile ``view``, whose first byte is at ``start`` of the disk.
+def zero_runs(view: memoryview, start: int, block: int) -> Iterable[Run]:
+    """Return ``(low, high, zero)`` that tile ``view``, which is not empty and whose first byte is at ``start``.
 
     Zeros are found by blocks on the disk's grid of ``block`` bytes; only the first and the last of the view may be
     parts of one. So a target that asks for whole granules never gets a part of one as a hole.
     """
     size, shift = len(view), start % block
+    if size <= block - shift:  # a fragment, of which there may be hundreds
+        return ((0, size, view[0] == 0 and is_zero(view)),)
+    return _zero_runs(view, size, shift, block)
+
+
+def _zero_runs(view: memoryview, size: int, shift: int, block: int) -> Iterator[Run]:
     # The first bytes of all blocks at once: most blocks differ from zero there.
     heads = bytes(view[:1]) + bytes(view[block - shift :: block])
     low, index = 0, heads.find(0)
