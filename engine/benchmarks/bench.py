@@ -110,7 +110,7 @@ def measure(shop: Workshop, size: Size) -> Bench:
             _compare(bench, shop, place, rivals, inside if isinstance(place, Loopback) else disk, size.rounds)
             if len(rivals) < len(able):
                 bench.links[place.name] = [
-                    Iperf().measure(place, shop.run, flows=8, seconds=5) for _ in range(size.rounds)
+                    Iperf().measure(place, shop.run, flows=8, seconds=10, control=name) for name in Iperf.controls()
                 ]
     with Loopback() as place:
         _fragments(bench, shop, place, size)

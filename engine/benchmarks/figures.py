@@ -132,12 +132,13 @@ def best_of(figure_id: str, shape: Shape) -> Measured:
             for _ in range(size.rounds):
                 runs.append(shop.copy(Farshore(), place, [disk], connections=AUTO))
                 if iperf:
-                    links.append(_link(shop, place, runs[-1]))
+                    links += [_link(shop, place, runs[-1], control) for control in Iperf.controls()]
                 if nbdcopy:
                     others.append(shop.copy(Nbdcopy(tls=False), place, [smaller], connections=_connections(runs[-1])))
             ceiling = _ceiling_of(place)
         rate = _median(runs, lambda one: one.own_rate)
-        rivals = [statistics.median(one.rate for one in found) for found in (links, others) if found]
+        by_control = [[one for one in links if one.congestion_control == name] for name in Iperf.controls()]
+        rivals = [statistics.median(one.rate for one in found) for found in (*by_control, others) if found]
         best = max(rivals) if iperf and nbdcopy else None
         figure.checks.append(
             Check("rate", rate / best if best else None, ">=", 0.95, "of the better of iperf3 and nbdcopy")
@@ -150,10 +151,16 @@ def best_of(figure_id: str, shape: Shape) -> Measured:
     return measure
 
 
-def _link(shop: Workshop, place: Place, run: Outcome) -> LinkRate:
-    """Measure the link as long and with as many flows as the run had."""
-    rate = Iperf().measure(place, shop.run, flows=_connections(run), seconds=run.own_seconds or run.seconds)
-    shop.say(f"{'iperf3':24s} {place.name:24s} {rate.rate / MIB:.1f} MiB/s, steady {rate.steady / MIB:.1f} MiB/s")
+def _link(shop: Workshop, place: Place, run: Outcome, control: str = "cubic") -> LinkRate:
+    """Measure the link as long and with as many flows as the run had.
+
+    A clean link is taken whole by CUBIC; where packets are lost, BBR has to be tried beside it.
+    """
+    rate = Iperf().measure(
+        place, shop.run, flows=_connections(run), seconds=run.own_seconds or run.seconds, control=control
+    )
+    name = f"iperf3 {control}"
+    shop.say(f"{name:24s} {place.name:24s} {rate.rate / MIB:.1f} MiB/s, steady {rate.steady / MIB:.1f} MiB/s")
     return rate
 
 

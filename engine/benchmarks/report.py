@@ -64,7 +64,7 @@ def _parts(document: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...], 
             [name, f"{one['mib_per_s']:.1f}", f"{ours / one['mib_per_s']:.2f} x", *_costs(one)]
             for name, one in peers.items()
         ]
-        for rate in document["iperf3"].get(place, [])[:1]:
+        for rate in document["iperf3"].get(place, []):
             flows = f"iperf3, {rate['flows']} flows, {rate['congestion_control']}"
             rows.append([flows, f"{rate['mib_per_s']:.1f}", f"{ours / rate['mib_per_s']:.2f} x", *[""] * 5])
         yield f"Full copy, {place}", _HEAD, rows

@@ -45,9 +45,13 @@ class Iperf:
         """Tell whether it is there."""
         return lacking("iperf3")
 
-    def measure(self, place: Place, folder: Path, *, flows: int, seconds: float) -> LinkRate:
+    @staticmethod
+    def controls() -> list[str]:
+        """Return the congestion controls that are worth a try and that the kernel has."""
+        return [name for name in ("cubic", "bbr") if name in _ALLOWED.read_text().split()]
+
+    def measure(self, place: Place, folder: Path, *, flows: int, seconds: float, control: str) -> LinkRate:
         """Send for about ``seconds`` over ``flows`` connections."""
-        control = "bbr" if "bbr" in _ALLOWED.read_text().split() else "cubic"
         host = place.address("target")
         whole = max(2, math.ceil(seconds))
         server = ["iperf3", "-s", "-1", "-B", host, "-p", str(PORT), "-J"]
