@@ -23,6 +23,7 @@ class Stand:
     """What the API holds; tests change it."""
 
     sites: list[dict[str, Any]] = field(default_factory=list)
+    site_links: list[dict[str, Any]] = field(default_factory=list)
     nodes: list[dict[str, Any]] = field(default_factory=list)
     plans: list[dict[str, Any]] = field(default_factory=list)
     machines: list[dict[str, Any]] = field(default_factory=list)
@@ -402,7 +403,7 @@ def build(stand: Stand) -> FastAPI:
 
     @app.get("/api/v1/{kind}")
     async def items(kind: str, request: Request) -> Any:
-        return listed(getattr(stand, kind), request)
+        return listed(getattr(stand, kind.replace("-", "_")), request)
 
     @app.get("/api/v1/plans/{name}")
     async def one_plan(name: str) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from farshore.units import LEAF_SIZE, format_duration, format_size
+from farshore.units import LEAF_SIZE, format_duration, format_rate, format_size
 
 #: Where the target sits in an RPO bar: right of it is room to show by how much it is missed.
 RPO_MARK: Final = 75.0
@@ -85,6 +85,11 @@ def ago(text: str | None, now: datetime | None = None) -> str:
 def size(value: float | None) -> str:
     """Return a size in bytes for people."""
     return NOTHING if value is None else format_size(value)
+
+
+def rate(value: float | None) -> str:
+    """Return bytes per second for people; none is no limit."""
+    return "unlimited" if value is None else format_rate(value)
 
 
 def clock(text: str | None) -> str:

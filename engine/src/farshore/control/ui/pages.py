@@ -78,6 +78,7 @@ def templates() -> Environment:
         "span": figures.span,
         "exact": figures.exact,
         "size": figures.size,
+        "rate": figures.rate,
         "clock": figures.clock,
         "tone": figures.tone,
         "segment": segment,
@@ -185,8 +186,12 @@ async def overview(request: Request) -> Response:
     """Sites, plans and runs."""
     me = await visitor(request)
     api = me.api
-    sites, nodes, plans, runs = await asyncio.gather(
-        api.items("/sites"), api.items("/nodes"), api.items("/plans"), api.items("/runs", limit=RECENT_RUNS)
+    sites, links, nodes, plans, runs = await asyncio.gather(
+        api.items("/sites"),
+        api.items("/site-links"),
+        api.items("/nodes"),
+        api.items("/plans"),
+        api.items("/runs", limit=RECENT_RUNS),
     )
     newest = await asyncio.gather(*(api.items("/checkpoints", plan=plan["name"], limit=1) for plan in plans))
     return _view(
@@ -194,6 +199,7 @@ async def overview(request: Request) -> Response:
         "overview.html",
         me,
         sites=sites,
+        links=links,
         nodes=nodes,
         plans=[plan | {"newest": found[0] if found else None} for plan, found in zip(plans, newest, strict=True)],
         runs=runs,
