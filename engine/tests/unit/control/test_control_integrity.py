@@ -10,6 +10,7 @@ from doubles import shop_records
 from farshore.control import catalog, clock, integrity, views
 from farshore.control.clock import iso
 from farshore.control.runs import selection
+from farshore.control.scheduling import retention
 from farshore.control.store import Store, settings
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Audit, Checkpoint
@@ -144,3 +145,14 @@ def test_a_scan_gives_back_what_the_records_have_lost(store: Store) -> None:
             catalog.reconcile(tx, "beta", result)
         assert tx.get_one(Checkpoint, "cp-4").integrity == "suspect"
         assert len(tx.get_one(Checkpoint, "cp-4").addenda) == 1
+
+
+def test_retention_leaves_the_newest_sound_copy(store: Store) -> None:
+    with store.write() as tx:
+        plan = shop_records.plan(tx, definition={"retention": {"count": 1}})
+        for sequence in (1, 2, 3, 4):
+            shop_records.checkpoint(tx, sequence)
+        integrity.learn(tx, [addendum(3), addendum(4)])
+        retention.thin(tx, plan, shop_records.GROUP)
+        gone = tx.scalars(select(Checkpoint.checkpoint_id).where(Checkpoint.state == "dropping")).all()
+        assert sorted(gone) == ["cp-1", "cp-3"]

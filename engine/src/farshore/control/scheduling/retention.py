@@ -1,4 +1,4 @@
-"""Which checkpoints of a group go: whole ones only, never the newest, a pinned one or one in use."""
+"""Which checkpoints of a group go: whole ones only, never the newest, the newest sound, a pinned or a used one."""
 
 from __future__ import annotations
 
@@ -35,19 +35,21 @@ class Kept:
     checkpoint_id: str
     pinned: bool = False
     in_use: bool = False
+    suspect: bool = False
 
 
 def surplus(points: Sequence[Kept], count: int) -> list[str]:
     """Return which of a group's ``points`` (oldest first) go so that ``count`` remain, oldest first.
 
     Pinned ones are kept beside the count. The point after one that goes takes over what it lacks of it, so a point
-    goes only if its successor is not in use either.
+    goes only if its successor is not in use either. The newest that is not suspect stays: there may be none after it.
     """
+    sound = next((point.checkpoint_id for point in reversed(points) if not point.suspect), None)
     counted = [point for point in points if not point.pinned]
     candidates = {point.checkpoint_id for point in counted[: max(0, len(counted) - count)]}
     gone = []
     for point, successor in pairwise(points):
-        if point.checkpoint_id in candidates and not point.in_use and not successor.in_use:
+        if point.checkpoint_id in candidates - {sound} and not point.in_use and not successor.in_use:
             gone.append(point.checkpoint_id)
     return gone
 
@@ -67,7 +69,9 @@ def thin(tx: Transaction, plan: Plan, group_id: str) -> None:
         .order_by(Checkpoint.epoch, Checkpoint.sequence)
     ).all()
     leased = set(tx.scalars(select(Lease.checkpoint_id)))
-    points = [Kept(row.checkpoint_id, row.pinned, row.checkpoint_id in leased) for row in rows]
+    points = [
+        Kept(row.checkpoint_id, row.pinned, row.checkpoint_id in leased, row.integrity == "suspect") for row in rows
+    ]
     for checkpoint_id in surplus(points, count):
         drop(tx, tx.get_one(Checkpoint, checkpoint_id))
 

@@ -307,6 +307,16 @@ async def cancel(request: Request) -> Response:
 
 
 @page
+async def scrub(request: Request) -> Response:
+    """Read a checkpoint back."""
+    me = await visitor(request)
+    fields = await form(request)
+    session.check_form(request, me.token, fields.get("key", ""))
+    checkpoint = segment(request.path_params["checkpoint_id"])
+    return _to_run(await me.api.post(f"/checkpoints/{checkpoint}:scrub", {}), "/runs")
+
+
+@page
 async def login(request: Request) -> Response:
     """Ask for a token, and give a session for a valid one."""
     if request.method == "GET":
@@ -350,6 +360,7 @@ def mount(app: FastAPI) -> None:
             Route("/runs", runs, methods=["GET"]),
             Route("/runs/{run_id}", run, methods=["GET"]),
             Route("/runs/{run_id}/cancel", cancel, methods=["POST"]),
+            Route("/checkpoints/{checkpoint_id}/scrub", scrub, methods=["POST"]),
             Route("/login", login, methods=["GET", "POST"]),
             Route("/logout", logout, methods=["POST"]),
             Mount("/static", _Static(directory=HERE / "static")),
