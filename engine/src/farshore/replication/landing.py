@@ -179,7 +179,8 @@ class Landing:
                 break
             except Retry as error:
                 self._window.retried()
-                self.retries[error.code] += 1
+                with self._lock:
+                    self.retries[error.code] += 1
                 if attempt == WRITE_TRIES:
                     raise
                 log.info("a write of %s is tried again after: %s", self._key, error)

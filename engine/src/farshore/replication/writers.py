@@ -45,18 +45,19 @@ class WriterPool:
         return True
 
     def spawn(self, lane: Lane) -> None:
-        """Start the thread that :meth:`start` asked for."""
-        threading.Thread(target=self._work, args=(lane,), name=f"writer-{lane.name}", daemon=True).start()
+        """Start the thread that :meth:`start` asked for; where none can be had, do the lane's jobs here."""
+        try:
+            threading.Thread(target=self._work, args=(lane,), name=f"writer-{lane.name}", daemon=True).start()
+        except RuntimeError as error:
+            log.warning("no thread more can be had for %s: %s", lane.name, error)
+            with self._lock:
+                self.threads -= 1
+            _serve(lane)
 
     def _work(self, first: Lane) -> None:
         lane: Lane | None = first
         while lane is not None:
-            while (job := lane.next()) is not None:
-                try:
-                    job()
-                except Exception:  # a job tells its own errors; one that does not must not cost the pool a thread
-                    log.exception("a job of %s failed unheard", lane.name)
-                del job  # it may hold a buffer
+            _serve(lane)
             lane = self._wait()
 
     def _wait(self) -> Lane | None:
@@ -130,3 +131,13 @@ class Lane:
         for drop in dropped:
             drop()
         self.drain()
+
+
+def _serve(lane: Lane) -> None:
+    """Do the jobs of a lane until it has none for this thread."""
+    while (job := lane.next()) is not None:
+        try:
+            job()
+        except Exception:  # a job tells its own errors; one that does not must not cost the pool a thread
+            log.exception("a job of %s failed unheard", lane.name)
+        del job  # it may hold a buffer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 from farshore.replication.writers import Lane, WriterPool
 
 DEADLINE_S = 30
@@ -66,6 +67,23 @@ def test_a_job_that_fails_unheard_costs_no_thread() -> None:
     lane.put(lambda: [][len(dropped := [])], nothing)
     lane.put(done.set, nothing)
     assert done.wait(DEADLINE_S)
+
+
+def test_where_no_thread_can_be_had_the_jobs_are_done_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool = WriterPool()
+    lane = pool.lane("disk")
+    done: list[int] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        lane.put(lambda: done.append(1), nothing)
+    assert done == [1]
+    lane.put(lambda: done.append(2), nothing)
+    lane.drain()
+    assert done == [1, 2]
+    assert pool.threads == 1
 
 
 def test_closing_drops_what_waits_and_waits_for_what_runs() -> None:
