@@ -127,16 +127,18 @@ def check(root: Path) -> bool:
     if not (root / "draft").exists() and (state.durable or state.held or state.dirty):
         raise AssertionError("the journal names what was never there")
     draft = Draft(root / "draft")
-    if not state.resumed and draft.content():
-        raise AssertionError("a draft was written to before it had a journal")
-    for _ in advance(state, draft, point):
-        pass
-    assert draft.content() == point
-    for leaf, found in state.leaves:
-        assert found == digest(point, leaf), "the tree would be of another content"
-    assert set(point) <= {leaf for leaf, _ in state.leaves}
-    state.close()
-    os.close(draft.fd)
+    try:
+        if not state.resumed and draft.content():
+            raise AssertionError("a draft was written to before it had a journal")
+        for _ in advance(state, draft, point):
+            pass
+        assert draft.content() == point
+        for leaf, found in state.leaves:
+            assert found == digest(point, leaf), "the tree would be of another content"
+        assert set(point) <= {leaf for leaf, _ in state.leaves}
+    finally:
+        state.close()
+        os.close(draft.fd)
     return True
 
 

@@ -19,7 +19,7 @@ import json
 import logging
 from typing import Any
 
-from farshore.checkpoints import addenda, trees
+from farshore.checkpoints import addenda, terms, trees
 from farshore.checkpoints.manifest import (
     GROUPS,
     decode,
@@ -73,6 +73,7 @@ def publish(store: ManifestStore, manifest: Manifest) -> Manifest:
         if (other.epoch, other.sequence) == (manifest.epoch, manifest.sequence):
             raise _fenced(manifest, f"has the sequence of {other.checkpoint_id}, which is published")
     _claim(store, manifest)
+    terms.check(store, manifest)
     if store.put_if_absent(key_of(manifest), encode(manifest)):  # the commit point
         return manifest
     found = find(store, manifest)

@@ -249,6 +249,16 @@ class Known:
     exact: bool = False
 
 
+def doubt(path: Path) -> None:
+    """Note in a journal that others may have written to its draft: it passes to no other source point any more."""
+    log = Log(path / "journal")
+    try:
+        if log.records:
+            log.append((int(Kind.TAKEN), b""))
+    finally:
+        log.close()
+
+
 def read_subject(path: Path) -> Known | None:
     """Return what the journal in the folder ``path`` is about; None where none is readable."""
     try:

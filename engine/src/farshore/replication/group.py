@@ -9,7 +9,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +36,7 @@ from farshore.errors import (
 from farshore.journal.state import DraftState, Sealed, Subject
 from farshore.model.checkpoint import CycleStats, DiskPoint, Manifest, SourceStats
 from farshore.model.grant import Grant, GrantDisk, verify
-from farshore.model.task import Progress, ReplicateParams, ReplicateResult
+from farshore.model.task import Progress, ReplicateDisk, ReplicateParams, ReplicateResult
 from farshore.platforms.contract import ManifestStore, Target
 from farshore.replication import resume
 from farshore.replication.audit import DiskAuditor
@@ -116,6 +118,7 @@ def replicate(
             return ReplicateResult(
                 manifest=existing, stats=_no_stats(existing), addenda=tuple(addenda.load(manifests, head.group_id))
             )
+        resume.begin_term(manifests, folder, head)
         params = take_in(params, manifests, adopt, cancel)
         resume.take_up(target, manifests, journal_dir, folder, _subjects(params, grant))
         try:
@@ -164,11 +167,23 @@ class _Group:
         self._stack = stack
         self._states: list[DraftState] = []
         self._cycles: list[DiskCycle] = []
-        for subject in _subjects(params, grant):
-            key = resume.draft_key(subject.checkpoint_id, subject.disk_key, grant.term)
-            state = DraftState(folder / resume.disk_folder(subject.disk_key), subject, key)
+        self._reasons: set[str] = set()
+        for disk, subject in zip(params.disks, _subjects(params, grant), strict=True):
+            state = self._open_state(disk, subject, folder / resume.disk_folder(subject.disk_key))
             stack.callback(state.close)
             self._states.append(state)
+
+    def _open_state(self, disk: ReplicateDisk, subject: Subject, path: Path) -> DraftState:
+        """Open a disk's journal, or begin it: for a draft of its own, or for one of another node."""
+        own_key = resume.draft_key(subject.checkpoint_id, subject.disk_key, self._grant.term)
+        if path.exists():
+            return DraftState(path, subject, own_key)
+        begins = resume.inherit(self._target, disk, subject, own_key)
+        state = DraftState(path, subject, begins.draft_key, begins.taken)
+        if begins.lost_bytes:
+            state.counters = replace(state.counters, resent_bytes=begins.lost_bytes)
+            self._reasons.add(begins.reason)
+        return state
 
     @property
     def drafts(self) -> Sequence[DraftState]:
@@ -286,7 +301,9 @@ class _Group:
 
     def publish(self) -> Manifest:
         """Seal all disks, then create the manifest: the checkpoint exists from then on, for all disks at once."""
-        sealed: list[Sealed] = [cycle.seal() for cycle in self._cycles]
+        # Side by side, for each waits for its storage several times.
+        with ThreadPoolExecutor(self._target.caps.max_parallel, thread_name_prefix="seal") as pool:
+            sealed: list[Sealed] = list(pool.map(DiskCycle.seal, self._cycles))
         disks = tuple(
             DiskPoint(
                 disk_key=state_disk.disk_key,
@@ -324,7 +341,7 @@ class _Group:
     def _stats(self, session: Session) -> CycleStats:
         counters = [cycle.counters for cycle in self._cycles]
         disks = [cycle.stats() for cycle in self._cycles]
-        reasons = {cycle.plan.reason for cycle in self._cycles if cycle.plan and cycle.plan.reason}
+        reasons = self._reasons | {cycle.plan.reason for cycle in self._cycles if cycle.plan and cycle.plan.reason}
         return CycleStats(
             mode=_widest(self._cycles),
             disk_bytes=sum(disk.size_bytes for disk in self._params.disks),

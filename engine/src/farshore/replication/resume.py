@@ -18,19 +18,26 @@ import logging
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Final
 
 from farshore import durable
-from farshore.checkpoints.manifest import GROUPS, decode, is_refusal, parse_key
+from farshore.checkpoints import terms
+from farshore.checkpoints.manifest import GROUPS, decode, is_refusal, load_group, parse_key
 from farshore.checkpoints.publish import finish_withdrawals
-from farshore.errors import Conflict, NoSpace, NotFound
-from farshore.journal.state import Known, Subject, read_subject
+from farshore.errors import Conflict, FarshoreError, NoSpace, NotFound
+from farshore.journal.state import Known, Subject, doubt, read_subject
 from farshore.model.checkpoint import Manifest
+from farshore.model.task import ReplicateDisk
 from farshore.platforms.contract import ManifestStore, Target
 from farshore.replication import seeding
 
 log = logging.getLogger(__name__)
+
+#: The highest term in which this node worked on a checkpoint; 1 where there is no such file.
+_TERM: Final = "term"
 
 
 def disk_folder(disk_key: str) -> str:
@@ -88,15 +95,15 @@ def leave(target: Target, folder: Path, manifest: Manifest) -> None:
 
 
 def _discard_disk(target: Target, path: Path, named: Collection[str] = ()) -> None:
-    """Remove a disk's draft or point, if that is not ``named``, and then its journal."""
+    """Remove a disk's draft or point, if that is not ``named``. Its journal is the caller's to remove, afterwards."""
     known = read_subject(path)
-    if known is not None:
-        target.abandon(known.draft_key)
-        if known.sealed is None and known.copied:
-            _drop_unrecorded(target, known, named)
-        elif known.sealed is not None and known.sealed.point not in named:
-            target.drop(known.sealed.point)
-    forget(path)
+    if known is None:
+        return
+    target.abandon(known.draft_key)
+    if known.sealed is None and known.copied:
+        _drop_unrecorded(target, known, named)
+    elif known.sealed is not None and known.sealed.point not in named:
+        target.drop(known.sealed.point)
 
 
 def _drop_unrecorded(target: Target, known: Known, named: Collection[str] = ()) -> None:
@@ -114,6 +121,34 @@ def _drop_unrecorded(target: Target, known: Known, named: Collection[str] = ()) 
         target.abandon(known.draft_key)
 
 
+def begin_term(manifests: ManifestStore, folder: Path, head: Manifest) -> None:
+    """Note, here and in the store, that this node works on the checkpoint in ``folder`` in ``head``'s term.
+
+    Raises:
+        Fenced: somebody does in a higher one.
+    """
+    terms.check(manifests, head)
+    if terms.newest(manifests, head.group_id, head.checkpoint_id)[0] > _our_term(folder):
+        for path in _disks(folder):
+            doubt(path)  # another node may have gone on in our draft, and died
+    if head.term > 1:
+        durable.write(folder / _TERM, str(head.term).encode())
+    terms.begin(manifests, head)
+
+
+def _our_term(folder: Path) -> int:
+    try:
+        return int((folder / _TERM).read_bytes())
+    except FileNotFoundError:
+        return 1
+
+
+def _is_passed(manifests: ManifestStore, folder: Path, group_id: str) -> bool:
+    """Say whether another node has taken the checkpoint over since we worked on it, and may still work on it."""
+    term, ordered_at = terms.newest(manifests, group_id, folder.name)
+    return term > _our_term(folder) and all(one.ordered_at <= ordered_at for one in load_group(manifests, group_id))
+
+
 def take_up(
     target: Target, manifests: ManifestStore, journal_dir: Path, folder: Path, subjects: Iterable[Subject]
 ) -> None:
@@ -128,9 +163,12 @@ def take_up(
     for path in _disks(folder):
         if not _goes_on(target, path, wanted.get(path.name)):
             _discard_disk(target, path)
+            forget(path)
     others = [other for other in _folders(journal_dir) if other != folder and _group_of(other) in groups]
     for other in sorted(others, key=lambda one: one.stat().st_mtime, reverse=True):
         with contextlib.suppress(Conflict), held(other):
+            if any(_is_passed(manifests, other, group_id) for group_id in groups):
+                continue
             for path in _disks(other):
                 place = folder / path.name
                 if not place.exists() and _goes_on(target, path, wanted.get(path.name)):
@@ -139,6 +177,49 @@ def take_up(
                     durable.fsync_dir(folder)
                     durable.fsync_dir(other)
         _retire(target, manifests, other)
+
+
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """How a disk's draft begins on this node.
+
+    Attributes:
+        draft_key: the draft's name.
+        taken: what another node said is durable in it; has to be proven.
+        lost_bytes: what another node had made durable and is of no use.
+        reason: why not.
+    """
+
+    draft_key: str
+    taken: tuple[tuple[int, int], ...] = ()
+    lost_bytes: int = 0
+    reason: str = ""
+
+
+def inherit(target: Target, disk: ReplicateDisk, subject: Subject, own_key: str) -> Inheritance:
+    """Say whether this node goes on in the draft that another one began for the same checkpoint.
+
+    It may where the platform keeps the other one from writing to it ever after. To have it open is what excludes
+    everybody else: so it is tried here, and a draft that the other one still holds is left to it.
+    """
+    if disk.draft_key is None or disk.draft_key == own_key or not disk.durable:
+        return Inheritance(own_key)
+    why = ""
+    if target.caps.fences_by == "none" or not target.caps.reads_unsealed:
+        why = "this platform cannot keep another node from writing to its draft"
+    elif f"draft:{disk.draft_key}" not in target.points():
+        why = "its draft is not within reach"
+    else:
+        try:
+            target.open(disk.disk_key, disk.size_bytes, subject.base_point, disk.draft_key).close()
+        except FarshoreError as error:
+            why = f"its draft cannot be had: {error.message}"
+    if not why:
+        log.info("going on in draft %s, which another node began", disk.draft_key)
+        return Inheritance(disk.draft_key, disk.durable)
+    lost = sum(stop - start for start, stop in disk.durable)
+    log.warning("draft %s of another node is given up with %d bytes: %s", disk.draft_key, lost, why)
+    return Inheritance(own_key, (), lost, f"what another node had copied is copied again: {why}")
 
 
 def _goes_on(target: Target, path: Path, subject: Subject | None) -> bool:
@@ -181,6 +262,8 @@ def _retire(target: Target, manifests: ManifestStore, folder: Path) -> bool:
             manifest = published(manifests, group_id, folder.name) if group_id is not None else None
             if manifest is not None:
                 leave(target, folder, manifest)
+            elif group_id is not None and _is_passed(manifests, folder, group_id):
+                return False  # the drafts may be another node's by now
             else:
                 log.info("removing what is left of checkpoint %s", folder.name)
                 discard(target, folder)

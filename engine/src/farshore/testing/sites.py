@@ -57,8 +57,9 @@ class Child:
             AssertionError: none came in time, or it ended.
         """
         stdout = _pipe(self.process.stdout)
-        ready, _, _ = select.select([stdout], [], [], DEADLINE_S)
-        text = stdout.readline() if ready else ""
+        ready = select.poll()  # select() knows no descriptors above 1023
+        ready.register(stdout, select.POLLIN)
+        text = stdout.readline() if ready.poll(DEADLINE_S * 1000) else ""
         if not text:
             raise AssertionError(f"no answer from {self.log}: {self.log.read_text(encoding='utf-8')[-4000:]}")
         return text

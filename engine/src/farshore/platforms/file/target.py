@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Final
 
 from farshore import durable
-from farshore.errors import Conflict, Invalid, NotFound, Permanent, RestartFromCheckpoint
+from farshore.errors import Conflict, Invalid, NotFound, Permanent, RestartFromCheckpoint, Retry
 from farshore.model.machine import PoolFacts
 from farshore.platforms.contract import Caps
 from farshore.platforms.existing import locate, refuse_larger
+from farshore.platforms.file import locks
 from farshore.platforms.file.sparse import clone, named, punch_hole
 
 _KEY: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
@@ -33,7 +34,7 @@ _FACTS: Final = "draft.json"
 class FileTarget:
     """Keeps points as files below ``pool``."""
 
-    caps = Caps(granularity_bytes=4096, max_io_bytes=1 << 20)
+    caps = Caps(granularity_bytes=4096, max_io_bytes=1 << 20, fences_by="lock")
 
     def __init__(self, pool: Path) -> None:
         self._pool = pool
@@ -56,8 +57,11 @@ class FileTarget:
         asked = {"disk_key": disk_key, "size_bytes": size_bytes, "base": base}
         if facts != asked:
             raise Conflict(f"draft {key} is of something else", code="draft-mismatch", found=facts, asked=asked)
-        (folder / _IMAGE).chmod(0o600)  # a seal that a crash cut short has made it read-only
-        return FileDraft(self, key, folder, sealed=False)
+        try:
+            (folder / _IMAGE).chmod(0o600)  # a seal that a crash cut short has made it read-only
+            return FileDraft(self, key, folder, sealed=False)
+        except FileNotFoundError as error:
+            raise Retry(f"draft {key} was sealed or removed while it was opened", code="draft-gone", key=key) from error
 
     def adopt(self, disk_key: str, size_bytes: int, image: str, key: str) -> str:
         """Make a point of the raw image ``image``, which lies in the pool; see ``Platform``."""
@@ -144,11 +148,12 @@ class FileTarget:
         """Remove the draft named ``key`` if it exists."""
         folder = self._drafts / _checked(key, "key")
         if folder.is_dir():
-            gone = folder.with_name(f".{folder.name}.tmp")
-            shutil.rmtree(gone, ignore_errors=True)
-            folder.rename(gone)
-            durable.fsync_dir(self._drafts)
-            shutil.rmtree(gone)
+            with locks.held(folder / _IMAGE, key):
+                gone = folder.with_name(f".{folder.name}.tmp")
+                shutil.rmtree(gone, ignore_errors=True)
+                folder.rename(gone)
+                durable.fsync_dir(self._drafts)
+                shutil.rmtree(gone)
 
     def usage(self) -> PoolFacts:
         """Return the pool's size and free space."""
@@ -186,8 +191,17 @@ class FileDraft:
         self._target = target
         self._folder = folder
         self._point = _point_of(key) if sealed else None
-        self._fd = os.open(folder / _IMAGE, os.O_CLOEXEC | (os.O_RDONLY if sealed else os.O_RDWR))
+        self._lock = None if sealed else locks.take(folder / _IMAGE, key)
+        try:
+            self._fd = os.open(folder / _IMAGE, os.O_CLOEXEC | (os.O_RDONLY if sealed else os.O_RDWR))
+        except BaseException:
+            if self._lock is not None:
+                self._lock.release()
+            raise
         self._size = os.fstat(self._fd).st_size
+        if self._lock is not None and not self._lock.is_on(self._fd):
+            self.close()
+            raise FileNotFoundError(folder / _IMAGE)  # made anew since it was locked
 
     def write(self, offset: int, buffer: memoryview) -> None:
         """Write ``buffer`` at ``offset``."""
@@ -242,6 +256,9 @@ class FileDraft:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release()
 
     def _check(self, offset: int, length: int) -> None:
         if self._point is not None:

@@ -1,0 +1,88 @@
+"""Who may write to a draft: one process at a time, by a lock (``flock``) on its image for as long as it is open.
+
+The kernel gives the lock back when the last process that holds it has ended, so a process that is only stopped keeps
+it: nobody takes its draft over. Within a process the lock is shared, by everybody who has the draft open.
+
+On one host this excludes every other writer. On a shared file system it does as far as that takes ``flock`` to its
+server: NFS 4 does, and fails a client's writes once it has lost its locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from farshore.errors import Conflict
+
+_GUARD: Final = threading.Lock()
+_LOCKS: Final[dict[tuple[int, int], Lock]] = {}
+
+
+class Lock:
+    """The lock on one image, held by this process ``users`` times."""
+
+    def __init__(self, fd: int, place: tuple[int, int]) -> None:
+        self._fd = fd
+        self._place = place
+        self.users = 1
+
+    def is_on(self, fd: int) -> bool:
+        """Say whether ``fd`` is open on the image that is locked."""
+        facts = os.fstat(fd)
+        return (facts.st_dev, facts.st_ino) == self._place
+
+    def release(self) -> None:
+        """Give one use back; the last one opens the lock."""
+        with _GUARD:
+            self.users -= 1
+            if not self.users:
+                del _LOCKS[self._place]
+                os.close(self._fd)
+
+
+def take(image: Path, key: str) -> Lock:
+    """Lock the image of the draft ``key`` for this process.
+
+    Raises:
+        Conflict: another process has it open.
+    """
+    with _GUARD:
+        fd = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
+        facts = os.fstat(fd)
+        place = facts.st_dev, facts.st_ino
+        lock = _LOCKS.get(place)
+        if lock is not None:
+            os.close(fd)
+            lock.users += 1
+            return lock
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise Conflict(
+                f"draft {key} is open in another process",
+                code="draft-open",
+                hint="Wait until that has ended; a process that is stopped keeps it.",
+                key=key,
+            ) from None
+        lock = _LOCKS[place] = Lock(fd, place)
+        return lock
+
+
+@contextlib.contextmanager
+def held(image: Path, key: str) -> Iterator[None]:
+    """Hold the lock, as :func:`take`; an image that is not there needs none."""
+    try:
+        lock = take(image, key)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
