@@ -138,7 +138,8 @@ def best_of(figure_id: str, shape: Shape) -> Measured:
             ceiling = _ceiling_of(place)
         rate = _median(runs, lambda one: one.own_rate)
         by_control = [[one for one in links if one.congestion_control == name] for name in Iperf.controls()]
-        rivals = [statistics.median(one.rate for one in found) for found in (*by_control, others) if found]
+        measured: list[Sequence[LinkRate | Outcome]] = [*by_control, others]
+        rivals = [statistics.median(one.rate for one in found) for found in measured if found]
         best = max(rivals) if iperf and nbdcopy else None
         figure.checks.append(
             Check("rate", rate / best if best else None, ">=", 0.95, "of the better of iperf3 and nbdcopy")
