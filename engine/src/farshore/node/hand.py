@@ -31,6 +31,7 @@ from farshore.node.tasks import Site, execute
 from farshore.node.worker import Call, KeyedLocks
 from farshore.platforms import registry
 from farshore.replication.flow import NodeWindow
+from farshore.replication.usage import settle
 from farshore.transport import tls
 from farshore.transport.links import Links
 
@@ -153,6 +154,7 @@ def main(argv: list[str]) -> int:
     config = NodeConfig.model_validate(begin["config"])
     log.configure(config.log_level)
     hand = Hand(channel, config, begin["part"], begin["budget_bytes"])
+    settle()
     channel.send("ready")
     hand.run(messages)
     # The threads of tasks may be anywhere; what is durable is, and the rest is done again.
