@@ -1,7 +1,7 @@
 # Farshore: the commands of its developers. Each begins by installing what is missing.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo demo-down bench figures clean
+.PHONY: help setup check test sim sim-bugs crash fuzz demo demo-down bench figures clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -16,6 +16,22 @@ check: ## format, lint, types, layers, unit tests
 test: ## everything: check, contracts, crash points, security, Ansible gates, a journey with real guests (root)
 	@scripts/setup.sh test
 	@scripts/test.sh
+
+sim: ## play the data plane under faults: N=100000 schedules from SEED=1, VERBOSE=1 for one that failed
+	@scripts/setup.sh venv
+	@N='$(N)' SEED='$(SEED)' VERBOSE='$(VERBOSE)' scripts/proofs.sh sim
+
+sim-bugs: ## find each bug of the catalogue by simulation: BUG=name for one, N=400 measures how often
+	@scripts/setup.sh venv
+	@N='$(N)' BUG='$(BUG)' scripts/proofs.sh sim-bugs
+
+crash: ## try a million states that a power cut may leave, and kill processes at every point: N=states
+	@scripts/setup.sh venv
+	@N='$(N)' scripts/proofs.sh crash
+
+fuzz: ## random input for whatever reads bytes of others: SECONDS_EACH=600 for each target, SEED=1
+	@scripts/setup.sh venv
+	@SECONDS_EACH='$(SECONDS_EACH)' SEED='$(SEED)' scripts/proofs.sh fuzz
 
 demo: ## two private sites on this machine, protected, rehearsed, failed over (root)
 	@scripts/setup.sh lab

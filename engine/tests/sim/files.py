@@ -1,7 +1,7 @@
 """The files of one machine: what its processes see, what is durable, and what a power cut leaves of the rest.
 
-The durability model is the one of :mod:`doubles.crash_disk`: a write or a name that was not synced may be there, missing
-or torn after a power cut. The death of a process alone loses nothing.
+The durability model is the one of :mod:`doubles.crash_disk`: a write or a name that was not synced may be there,
+missing or torn after a power cut. The death of a process alone loses nothing.
 """
 
 from __future__ import annotations
@@ -266,7 +266,7 @@ def open_(path: Any, flags: int, mode: int = 0o777) -> int:
     here = hub()
     here.point()
     if not isinstance(path, SimPath):
-        raise AssertionError(f"{path} is no file of the simulation")
+        raise TypeError(f"{path} is no file of the simulation")
     files, text = path._files, path._text
     node = files.names.get(text)
     if node is None:

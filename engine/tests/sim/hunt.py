@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+#: Measuring ends when it was found so often.
+ENOUGH = 8
 FOLDER = Path(__file__).with_name("bugs")
 
 
@@ -55,6 +57,12 @@ class Bug:
                 raise ValueError(f"bug {self.name}: its text is {source.count(old)} times in {self.module}:\n{old}")
             source = source.replace(old, new)
         return source
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def load(name: str) -> Bug:
@@ -110,7 +118,7 @@ def _play(bug: Bug, first: int, count: int, *, stop: bool) -> tuple[int, int, st
             except Violation as violation:
                 found += 1
                 said = said or f"seed {seed}: {str(violation).splitlines()[0][:160]}"
-                if stop:
+                if stop or (found >= ENOUGH and played >= 40):
                     break
             if played % 50 == 0:
                 gc.collect()
@@ -151,19 +159,17 @@ def main() -> int:
         missed = []
         with ThreadPoolExecutor(arguments.jobs) as workers:
             for name, status, text in workers.map(lambda one: _in_child(one, passed_on), chosen):
-                print(text.strip(), flush=True)
+                say(text.strip())
                 if status:
                     missed.append(name)
-        print(
-            f"{len(chosen) - len(missed)} of {len(chosen)} bugs were found{', not: ' if missed else ''}{missed or ''}"
-        )
+        say(f"{len(chosen) - len(missed)} of {len(chosen)} bugs were found{', not: ' if missed else ''}{missed or ''}")
         return 1 if missed else 0
     bug = load(chosen[0])
     began = time.monotonic()
     count = arguments.measure or bug.bound
     played, found, said = _play(bug, arguments.seed, count, stop=not arguments.measure)
     seconds = time.monotonic() - began
-    print(f"{bug.name:28} found {found} times in {played} schedules, {seconds:.0f} s; {said}")
+    say(f"{bug.name:28} found {found} times in {played} schedules, {seconds:.0f} s; {said}")
     if arguments.measure:
         _write_down(bug, found, played, said)
     return 0 if found else 1

@@ -1,8 +1,8 @@
 """Sockets, TLS, poll and eventfd of the simulation.
 
 A connection is two streams of *records*. What was sent arrives after the latency of the connection, in order; between
-connections nothing is in order. As with TLS, a record that was begun to be read is not seen by ``poll`` any more, only by
-``pending``. A partition holds back what is on its way; a cut ends connections; a record may be damaged, which the TLS
+connections nothing is in order. As with TLS, a record that was begun to be read is not seen by ``poll`` any more, but
+by ``pending`` alone. A partition holds back what is on its way; a cut ends connections; a record may be damaged, which the TLS
 layer notices (``outside``) or not (``inside``, as a broken middle box of the peer's own would).
 """
 
@@ -361,7 +361,7 @@ class SimSocket:
             self._carry_end()
         self._tell(self.readers, self.writers, self.watchers)
 
-    def __enter__(self) -> SimSocket:
+    def __enter__(self) -> SimSocket:  # noqa: PYI034
         return self
 
     def __exit__(self, *_: object) -> None:

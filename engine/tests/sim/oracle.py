@@ -104,9 +104,9 @@ class Oracle:
                 return
             meta = bytes(stream[_HEADER.size : _HEADER.size + meta_size])
             del stream[:end]
-            self.frame(socket, kind, request, meta, payload_size)
+            self.frame(socket, kind, request, meta)
 
-    def frame(self, socket: Any, kind: int, request: int, meta: bytes, payload_size: int) -> None:
+    def frame(self, socket: Any, kind: int, request: int, meta: bytes) -> None:
         self.counts["frames"] += 1
         if kind == 2:
             text = json.loads(meta)["grant"].partition(".")[0]
@@ -300,7 +300,7 @@ class Oracle:
             low, high = at * SECTOR, min((at + run) * SECTOR, len(source))
             if content[low:high] != source[low:high]:
                 raise Violation(
-                    f"I2: {low}..{high} of {journal.draft_key} is recorded as durable, but a power cut now would lose it"
+                    f"I2: {low}..{high} of {journal.draft_key} is recorded as durable, and a power cut would lose it"
                 )
             fresh >>= run
             at += run

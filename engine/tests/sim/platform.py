@@ -142,7 +142,7 @@ class SimTarget:
 
 
 class SimDraft:
-    """The contract's Draft. Half of a write's bytes are taken at its end: who gives the buffer away too early is found."""
+    """The contract's Draft. Half of a write is taken at its end: who gives the buffer away too early is found."""
 
     def __init__(self, pool: Pool, key: str, *, sealed: bool) -> None:
         self.draft_id = key

@@ -15,6 +15,12 @@ from sim import world
 from sim.runtime import Violation
 
 
+def say(text: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def some(first: int, count: int, verbose: bool = False) -> tuple[Counter[str], int, list[tuple[int, str]], str]:
     """Play ``count`` schedules from seed ``first``; return counts, steps, what failed, and a fingerprint."""
     counts: Counter[str] = Counter()
@@ -70,13 +76,13 @@ def main() -> int:
         steps += part_steps
         failed += part_failed
     seconds = time.monotonic() - began
-    print(f"{arguments.count} schedules, {steps} steps, {seconds:.1f} s, {arguments.count / seconds:.1f}/s")
+    say(f"{arguments.count} schedules, {steps} steps, {seconds:.1f} s, {arguments.count / seconds:.1f}/s")
     for name, value in sorted(counts.items()):
-        print(f"  {value:8} {name}")
+        say(f"  {value:8} {name}")
     for seed, text in failed[:20]:
-        print(f"seed {seed}: {text.splitlines()[0] if not arguments.verbose else text}")
-        print(f"  again: make sim SEED={seed} N=1 VERBOSE=1")
-    print(f"{len(failed)} of {arguments.count} schedules broke an invariant")
+        say(f"seed {seed}: {text.splitlines()[0] if not arguments.verbose else text}")
+        say(f"  again: make sim SEED={seed} N=1 VERBOSE=1")
+    say(f"{len(failed)} of {arguments.count} schedules broke an invariant")
     return 1 if failed else 0
 
 

@@ -1,9 +1,9 @@
 """One thread that plays all threads: greenlets, virtual time, and a seed that decides every switch.
 
-The modules of the data path are run as they are. For the time of a simulation the names ``threading``, ``time``, ``os``,
-``socket``, ``select``, ``queue``, ``random``, ``fcntl``, ``shutil`` and ``Future`` in their namespaces stand for what is
-here and in :mod:`sim.network` and :mod:`sim.files`. A *process* is a set of tasks that dies as one: what its tasks do
-after that, also in ``finally``, has no effect any more.
+The modules of the data path are run as they are. For the time of a simulation the names ``threading``, ``time``,
+``os``, ``socket``, ``select``, ``queue``, ``random``, ``fcntl``, ``shutil`` and ``Future`` in their namespaces stand for
+what is here and in :mod:`sim.network` and :mod:`sim.files`. A *process* is a set of tasks that dies as one: what its
+tasks do after that, also in ``finally``, has no effect any more.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class _Main:
 class Hub:
     """The scheduler of one simulation."""
 
-    def __init__(self, seed: int, *, switchiness: float = 0.3, steps_max: int = 400_000) -> None:
+    def __init__(self, seed: int, *, switchiness: float = 0.3, steps_max: int = 120_000) -> None:
         self.rng = real_random.Random(seed)
         self.library_rng = real_random.Random(seed ^ 0x5EED)
         self.now = 1000.0
