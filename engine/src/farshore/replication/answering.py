@@ -4,8 +4,9 @@ The connection's own thread does all its reading and writing, for a TLS object m
 for nothing but its peer: questions go to the readers, and answers come back in the order in which they are ready.
 
 Memory is bounded. Questions are kept as they came, at most :data:`QUESTIONS_BYTES_MAX` of them; beyond that, none is
-received. While :data:`READY_MAX` answers wait to be sent, no further question is taken up; so a peer that asks and
-does not read holds those, and one more for each thread that was at work.
+received. Of each disk, :data:`DISK_MAX` are at work or answered and not sent; and while :data:`READY_MAX` answers wait
+to be sent, no further question is taken up. So a peer that asks and does not read holds those, and one more for each
+thread that was at work.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 QUESTIONS_BYTES_MAX: Final = 128 * 1024
 #: One is sent while the next one is made ready.
 READY_MAX: Final = 2
+DISK_MAX: Final = 2
 #: Unsent bytes that the kernel takes for one connection. Beyond it, sending waits; so what the link cannot take shows
 #: here, where compression is decided, and not as megabytes in the kernel, behind which every later answer would wait.
 UNSENT_BYTES_MAX: Final = 512 * 1024
@@ -86,6 +88,16 @@ class _Question(NamedTuple):
     lane: bytes | int
 
 
+class _Lane:
+    """Questions about one disk. ``taken``: how many are at work, or answered and not sent yet."""
+
+    __slots__ = ("taken", "waiting")
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.waiting: deque[_Question] = deque()
+
+
 class _Answer(NamedTuple):
     """What goes back for ``question``. ``lent`` holds ``payload``, until it is sent. ``broken`` ends the connection."""
 
@@ -123,7 +135,8 @@ class Answering:
         self._asleep = False
         self._closed = False
         self._asked_bytes = 0
-        self._asked: deque[_Question] = deque()
+        self._lanes: dict[bytes | int, _Lane] = {}
+        self._returned: deque[_Question] = deque()
         self._ready: deque[_Answer] = deque()
         self._answer: dict[Type, Callable[[_Question], _Answer]] = {
             Type.READ: self._read,
@@ -148,7 +161,7 @@ class Answering:
         try:
             while True:
                 self._send_ready()
-                self._take_up()
+                self._take_up_returned()
                 room = self._asked_bytes < QUESTIONS_BYTES_MAX
                 if room is not listening:
                     poll.register(fd, select.POLLIN if room else 0)
@@ -164,7 +177,6 @@ class Answering:
             with self._lock:
                 self._closed = True
                 os.close(self._event)
-            self._asked.clear()
             self._drop_ready()
 
     # In the connection's thread -------------------------------------------------------------------------------------
@@ -172,7 +184,7 @@ class Answering:
     def _wait(self, poll: select.poll) -> dict[int, int]:
         """Sleep until there is something to do; return what happened on which file."""
         self._asleep = True
-        if self._ready or (self._asked and len(self._ready) < READY_MAX):
+        if self._ready or self._returned:
             self._asleep = False
             return {}
         seen = dict(poll.poll(_LOOK_MS if self._asked_bytes else None))
@@ -191,14 +203,34 @@ class Answering:
         meta = bytes(self._meta[: header.meta_size])
         lane = meta[:_PLACE_BYTES] if header.type in _DISK_QUESTIONS else id(self)
         self._asked_bytes += len(meta) + _QUESTION_BYTES
-        self._asked.append(_Question(header.type, header.request, meta, lane))
+        question = _Question(header.type, header.request, meta, lane)
+        here = self._lanes.get(lane)
+        if here is None:
+            here = self._lanes[lane] = _Lane()
+        if here.taken < DISK_MAX:
+            here.taken += 1
+            self._submit(question)
+        else:
+            here.waiting.append(question)
 
-    def _take_up(self) -> None:
-        """Hand questions to the readers, as long as few answers wait."""
-        while self._asked and len(self._ready) < READY_MAX:
-            with contextlib.suppress(IndexError):
-                question = self._asked.popleft()
-                self._service.readers.submit(question.lane, partial(self._work, question))
+    def _submit(self, question: _Question) -> None:
+        self._service.readers.submit(question.lane, partial(self._work, question))
+
+    def _take_up_next(self, question: _Question) -> None:
+        """Let the next one about the same disk take the place of a question whose answer was sent."""
+        self._asked_bytes -= len(question.meta) + _QUESTION_BYTES
+        here = self._lanes[question.lane]
+        if here.waiting:
+            self._submit(here.waiting.popleft())
+            return
+        here.taken -= 1
+        if not here.taken:
+            del self._lanes[question.lane]
+
+    def _take_up_returned(self) -> None:
+        """Hand questions to the readers again that found too many answers waiting."""
+        for _ in range(min(READY_MAX - len(self._ready), len(self._returned))):
+            self._submit(self._returned.popleft())
 
     def _send_ready(self) -> None:
         connection, service = self._connection, self._service
@@ -220,8 +252,8 @@ class Answering:
             self._congestion.look(now)
             if answer.law is not None and answer.payload:
                 answer.law.sent(size, max(now - began - (time.thread_time() - cpu_began), 0.0))
-            self._asked_bytes -= len(answer.question.meta) + _QUESTION_BYTES
-            self._take_up()
+            self._take_up_next(answer.question)
+            self._take_up_returned()
 
     def _drop_ready(self) -> None:
         with contextlib.suppress(IndexError):
@@ -237,7 +269,7 @@ class Answering:
         if len(self._ready) < READY_MAX:
             self._ready.append(self._answered(question))
         else:
-            self._asked.append(question)  # no memory for another answer until the peer has read these
+            self._returned.append(question)  # no memory for another answer until the peer has read these
         with self._lock:
             closed = self._closed
             if self._asleep and not closed:
