@@ -2,8 +2,8 @@
 
 A connection is two streams of *records*. What was sent arrives after the latency of the connection, in order; between
 connections nothing is in order. As with TLS, a record that was begun to be read is not seen by ``poll`` any more, but
-by ``pending`` alone. A partition holds back what is on its way; a cut ends connections; a record may be damaged, which the TLS
-layer notices (``outside``) or not (``inside``, as a broken middle box of the peer's own would).
+by ``pending`` alone. A partition holds back what is on its way; a cut ends connections; a record may be damaged, which
+the TLS layer notices (``outside``) or not (``inside``, as a broken middle box of the peer's own would).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One thread that plays all threads: greenlets, virtual time, and a seed that decides every switch.
 
 The modules of the data path are run as they are. For the time of a simulation the names ``threading``, ``time``,
-``os``, ``socket``, ``select``, ``queue``, ``random``, ``fcntl``, ``shutil`` and ``Future`` in their namespaces stand for
-what is here and in :mod:`sim.network` and :mod:`sim.files`. A *process* is a set of tasks that dies as one: what its
+``os``, ``socket``, ``select``, ``queue``, ``random``, ``fcntl``, ``shutil`` and ``Future`` in their namespaces stand
+for what is here and in :mod:`sim.network` and :mod:`sim.files`. A *process* is a set of tasks that dies as one: what its
 tasks do after that, also in ``finally``, has no effect any more.
 """
 
