@@ -10,7 +10,7 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 
 
-def python(*arguments: str, deadline_s: float = 290) -> subprocess.CompletedProcess[str]:
+def python(*arguments: str, deadline_s: float = 1100) -> subprocess.CompletedProcess[str]:
     """Run ``python -m`` with these arguments."""
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONHASHSEED": "0"}
     return subprocess.run(

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 #: Measuring ends when it was found so often.
-ENOUGH = 8
+ENOUGH = 6
 FOLDER = Path(__file__).with_name("bugs")
 
 
@@ -118,7 +118,7 @@ def _play(bug: Bug, first: int, count: int, *, stop: bool) -> tuple[int, int, st
             except Violation as violation:
                 found += 1
                 said = said or f"seed {seed}: {str(violation).splitlines()[0][:160]}"
-                if stop or (found >= ENOUGH and played >= 40):
+                if stop or (found >= ENOUGH and played >= 25):
                     break
             if played % 50 == 0:
                 gc.collect()

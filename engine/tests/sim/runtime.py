@@ -2,8 +2,8 @@
 
 The modules of the data path are run as they are. For the time of a simulation the names ``threading``, ``time``,
 ``os``, ``socket``, ``select``, ``queue``, ``random``, ``fcntl``, ``shutil`` and ``Future`` in their namespaces stand
-for what is here and in :mod:`sim.network` and :mod:`sim.files`. A *process* is a set of tasks that dies as one: what its
-tasks do after that, also in ``finally``, has no effect any more.
+for what is here and in :mod:`sim.network` and :mod:`sim.files`. A *process* is a set of tasks that dies as one: what
+its tasks do after that, also in ``finally``, has no effect any more.
 """
 
 from __future__ import annotations
@@ -528,6 +528,46 @@ class Queue:
         return len(self._items)
 
 
+class Executor:
+    """Stands for ThreadPoolExecutor."""
+
+    def __init__(self, max_workers: int | None = None, thread_name_prefix: str = "pool", **_: Any) -> None:
+        self._room = Semaphore(max_workers or 4)
+        self._prefix = thread_name_prefix
+        self._tasks: list[Task] = []
+
+    def submit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future:
+        future = Future()
+
+        def work() -> None:
+            with self._room:
+                try:
+                    result = function(*args, **kwargs)
+                except Exception as error:  # noqa: BLE001 - the future tells it
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+
+        here = hub()
+        self._tasks.append(here.spawn(here.check().process, work, f"{self._prefix}-{len(self._tasks)}"))
+        here.point()
+        return future
+
+    def map(self, function: Callable[..., Any], *iterables: Any, timeout: float | None = None) -> Any:
+        futures = [self.submit(function, *args) for args in zip(*iterables, strict=False)]
+        return (future.result(timeout) for future in futures)
+
+    def shutdown(self, wait: bool = True, **_: Any) -> None:
+        while wait and any(not task.done for task in self._tasks):
+            hub().block(next(task for task in self._tasks if not task.done).waiters)
+
+    def __enter__(self) -> Executor:  # noqa: PYI034
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
+
 def current_thread() -> Any:
     task = hub().current
     return task.thread if task is not None else real_threading.main_thread()
@@ -624,7 +664,7 @@ TIME = Namespace(
 )
 QUEUE = Namespace(real_queue, Queue=Queue, SimpleQueue=Queue, LifoQueue=Queue)
 RANDOM = _Random()
-FUTURES = Namespace(concurrent.futures, Future=Future)
+FUTURES = Namespace(concurrent.futures, Future=Future, ThreadPoolExecutor=Executor)
 
 REPLACED: dict[int, Any] = {
     id(real_threading): THREADING,
@@ -633,6 +673,7 @@ REPLACED: dict[int, Any] = {
     id(real_random): RANDOM,
     id(concurrent.futures): FUTURES,
     id(concurrent.futures.Future): Future,
+    id(concurrent.futures.ThreadPoolExecutor): Executor,
     id(real_time.monotonic): monotonic,
     id(real_time.time): wall_time,
     id(real_time.sleep): sleep,

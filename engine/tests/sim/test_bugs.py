@@ -23,6 +23,7 @@ def test_every_bug_can_still_be_put_in() -> None:
 QUICK = [name for name in hunt.names() if hunt.load(name).quick]
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", QUICK)
 def test_a_bug_that_is_put_in_is_found(name: str) -> None:
     done = python("sim.hunt", name)

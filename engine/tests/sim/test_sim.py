@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from sim import world
 from sim.child import python
 
 SCHEDULES = 2000
 
 
+@pytest.mark.timeout(1200)
 def test_schedules_break_no_invariant_and_try_every_fault() -> None:
     done = python("sim.run", f"--count={SCHEDULES}", "--seed=1")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
