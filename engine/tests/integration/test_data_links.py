@@ -22,7 +22,7 @@ from farshore.transport import connection, frames
 from farshore.transport.connection import Request
 from farshore.transport.links import Link, Links
 from farshore.transport.session import Session
-from farshore.transport.sockets import hang_up, receive_frame
+from farshore.transport.sockets import Wire, hang_up, receive_frame
 from farshore.transport.tls import NodeTls, Peer, load
 
 
@@ -265,6 +265,20 @@ def test_a_renewed_certificate_is_on_new_connections_and_an_open_session_goes_on
         await_true(lambda: link.stats().connections == 3)
         assert sorted(shown) == sorted([before] * 3 + [renewed.peer.thumbprint] * 3)
         assert link.stats().reconnects == 0
+    finally:
+        here.close()
+
+
+def test_a_long_way_gets_more_connections_once_it_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "wire_of", lambda _connection: Wire(rtt_s=0.2))
+    here = SourceHere(tmp_path)
+    try:
+        link = here.links.to(f"127.0.0.1:{here.sites.port}", here.sites.alpha_tls.peer)
+        link.use(2)
+        await_true(lambda: link.stats().connections == 2)
+        link.use("auto")
+        await_true(lambda: link.stats().connections == 16)
+        assert link.rtt_s == 0.2
     finally:
         here.close()
 

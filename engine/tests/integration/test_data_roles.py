@@ -17,10 +17,11 @@ from farshore.model.plan import Transport
 from farshore.model.task import Progress, ReplicateResult
 from farshore.replication import group
 from farshore.replication.serve import SourceService
+from farshore.transport import dialing
 from farshore.transport.dialing import Dialer
 from farshore.transport.links import Links
 from farshore.transport.listener import DataListener
-from farshore.transport.sockets import hang_up
+from farshore.transport.sockets import Wire, hang_up
 from farshore.transport.tls import Peer, load
 from farshore.units import MIB
 
@@ -166,6 +167,15 @@ def test_a_node_that_is_not_the_target_is_not_served(both: TargetListens) -> Non
     with pytest.raises(FarshoreError):
         both.replicate()
     assert both.connections() == 0
+
+
+def test_a_source_makes_more_connections_over_a_long_way(both: TargetListens, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialing, "wire_of", lambda _connection: Wire(rtt_s=0.2))
+    both.dialer.keep(f"127.0.0.1:{both.port}", both.sites.beta_tls.peer, "auto")
+    both.await_connections(16)
+    both.dialer.drop(f"127.0.0.1:{both.port}", both.sites.beta_tls.peer)
+    both.await_connections(0)
+    assert both.dialer.kept() == []
 
 
 @pytest.mark.parametrize("target_first", [True, False])

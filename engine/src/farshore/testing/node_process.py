@@ -83,7 +83,7 @@ def serve(settings: dict[str, Any]) -> None:
         dialer.keep(settings["dial"], Peer(**settings["peer"]), 4)
         say("port 0")
     else:
-        _host, port = service.start(f"127.0.0.1:{settings.get('port', 0)}")
+        _host, port = service.start(f"{settings.get('host', '127.0.0.1')}:{settings.get('port', 0)}")
         say(f"port {port}")
     for line in sys.stdin:  # the parent asks, and ends us by closing the pipe
         if line.strip() == "sent":

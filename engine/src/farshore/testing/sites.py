@@ -11,7 +11,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -36,13 +36,15 @@ DEADLINE_S: Final = 60.0
 class Child:
     """A process of :mod:`farshore.testing.node_process`."""
 
-    def __init__(self, role: str, settings: dict[str, Any], folder: Path, name: str) -> None:
+    def __init__(
+        self, role: str, settings: dict[str, Any], folder: Path, name: str, within: Sequence[str] = ()
+    ) -> None:
         path = folder / f"{name}.json"
         path.write_text(json.dumps(settings), encoding="utf-8")
         self.log = folder / f"{name}.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "farshore.testing.node_process", role, str(path)],
+                [*within, sys.executable, "-m", "farshore.testing.node_process", role, str(path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -98,6 +100,8 @@ class Sites:
         self.grant_key = self.grant_private.public_key()
         self.journals = folder / "beta-node" / "journal"
         self.port = 0
+        #: By role, the command that its processes run in, such as ``ip netns exec``.
+        self.within: dict[str, Sequence[str]] = {}
         self._numbers = itertools.count(1)
         self._children: list[Child] = []
 
@@ -278,7 +282,8 @@ class Sites:
         self.alpha.source.release("grp-test", snapshot.point_id, self.machine_ids, applied=applied)
 
     def _child(self, role: str, settings: dict[str, Any]) -> Child:
-        child = Child(role, settings, self.folder, f"{role}-{next(self._numbers)}")
+        within = self.within.get(role, ())
+        child = Child(role, settings, self.folder, f"{role}-{next(self._numbers)}", within)
         self._children.append(child)
         return child
 
