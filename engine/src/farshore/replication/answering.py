@@ -34,7 +34,7 @@ from farshore.transport import frames
 from farshore.transport.buffers import BufferPool, Lent
 from farshore.transport.congestion import Congestion
 from farshore.transport.frames import Type
-from farshore.transport.listener import Notices
+from farshore.transport.notices import Notices
 from farshore.transport.packing import Packer
 from farshore.transport.sockets import receive_frame
 from farshore.transport.tls import Peer

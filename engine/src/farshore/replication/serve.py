@@ -27,7 +27,8 @@ from farshore.replication.readers import Readers
 from farshore.replication.sessions import SessionInfo, SourceSession
 from farshore.transport import frames
 from farshore.transport.buffers import BufferPool
-from farshore.transport.listener import DataListener, Notices
+from farshore.transport.listener import DataListener
+from farshore.transport.notices import Notices
 from farshore.transport.sockets import hang_up
 from farshore.transport.tls import NodeTls, Peer, same_thumbprint
 

@@ -22,7 +22,7 @@ from farshore.errors import FarshoreError, Permanent, Reconnect
 from farshore.transport import frames
 from farshore.transport.buffers import NOTHING, Lent
 from farshore.transport.dialing import check_answer, dial, pause_s, refusal
-from farshore.transport.listener import code_of, named
+from farshore.transport.notices import code_of, named
 from farshore.transport.sockets import Wire, hang_up, receive_frame, receive_head, wire_of
 from farshore.transport.stream import Stream
 

@@ -17,7 +17,8 @@ from typing import Final, Literal
 
 from farshore.errors import FarshoreError, Forbidden, Permanent, Reconnect
 from farshore.transport import frames
-from farshore.transport.listener import Notices, Serve, code_of, named
+from farshore.transport.listener import Serve
+from farshore.transport.notices import Notices, code_of, named
 from farshore.transport.sockets import connections_for, hang_up, parse_address, prepare, receive_frame, wire_of
 from farshore.transport.tls import NodeTls, Peer, peer_of, same_thumbprint
 

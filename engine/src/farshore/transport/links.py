@@ -25,7 +25,7 @@ from farshore.errors import FarshoreError, Forbidden, Reconnect, Unavailable
 from farshore.transport.buffers import BufferPool
 from farshore.transport.connection import Connection, Request
 from farshore.transport.dialing import CONNECT_TIMEOUT_S
-from farshore.transport.listener import Notices
+from farshore.transport.notices import Notices
 from farshore.transport.sockets import connections_for, parse_address
 from farshore.transport.tls import NodeTls, Peer
 
