@@ -159,6 +159,30 @@ def cycle_text(cycle: dict[str, Any]) -> str:
         f"{cycle['group_id']}: {stats['mode']} cycle moved {formats.size(stats['moved_bytes'])} of "
         f"{formats.size(stats['disk_bytes'])} ({formats.share(stats['moved_bytes'], stats['disk_bytes'])}) "
         f"in {formats.duration(stats['seconds'])} → {cycle['checkpoint_id']}"
+        + (f", {formats.size(stats['resent_bytes'])} sent again" if stats.get("resent_bytes") else "")
+    )
+
+
+def disks_table(cycles: list[dict[str, Any]], title: str = "") -> RenderableType:
+    """Return what each disk of the cycles took."""
+    return grid(
+        ("disk", "mode", ">moved", ">rate", ">window", ">changes", ">sent again", ">retries"),
+        (
+            (
+                disk["disk_key"],
+                disk["mode"],
+                formats.size(disk["moved_bytes"]),
+                f"{formats.size(disk['moved_bytes'] / disk['seconds'])}/s" if disk["seconds"] else "—",
+                formats.size(disk["level_bytes"] or None),
+                len(disk["level_changes"]),
+                formats.size(disk["resent_bytes"]),
+                disk["retries"],
+            )
+            for cycle in cycles
+            for disk in cycle["stats"].get("disks") or ()
+        ),
+        title=title,
+        empty="their nodes did not tell",
     )
 
 
@@ -203,9 +227,9 @@ def summary(here: Shell, run: dict[str, Any], *, brief: bool = False) -> list[Re
         parts.append(steps_table(run, title="\nsteps"))
     if run["machines"]:
         parts.append(machines_table(run["machines"], title="\nmachines"))
-    moved = [cycle_text(cycle) for cycle in run["cycles"] if cycle.get("stats")]
+    moved = [cycle for cycle in run["cycles"] if cycle.get("stats")]
     if moved and not brief:
-        parts += ["\ncycles", *moved]
+        parts += ["\ncycles", *map(cycle_text, moved), disks_table(moved, title="\ndisks")]
     return parts
 
 
