@@ -74,7 +74,7 @@ def test_a_killed_source_is_waited_for(tmp_path: Path) -> None:
     try:
         source = both.start_source()
         snapshot = both.point()
-        target = both.start_target(both.params(snapshot), faults="write#3+:delay=0.05")
+        target = both.start_target(both.params(snapshot), faults="write#3+:delay=0.2")
         when(target, 8 * MIB)
         source.end()
         both.start_source(port=both.port)
@@ -91,7 +91,7 @@ def test_both_killed(tmp_path: Path) -> None:
         source = both.start_source()
         snapshot = both.point()
         params = both.params(snapshot)
-        target = both.start_target(params, faults="write#3+:delay=0.05")
+        target = both.start_target(params, faults="write#3+:delay=0.2")
         when(target, 20 * MIB)
         source.end()
         target.end()

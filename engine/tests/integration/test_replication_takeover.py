@@ -126,7 +126,7 @@ def test_a_successor_may_die_too(both: Sites, faults: str) -> None:
 def test_a_writer_that_was_only_stopped_changes_nothing_any_more(both: Sites) -> None:
     source = both.start_source()
     snapshot = both.point()
-    first = both.start_target(both.params(snapshot), faults="write#3+:delay=0.05")
+    first = both.start_target(both.params(snapshot), faults="write#3+:delay=0.2")
     when(first, 20 * MIB)
     first.process.send_signal(signal.SIGSTOP)
     copy = told(both, snapshot)

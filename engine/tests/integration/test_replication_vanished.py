@@ -44,7 +44,7 @@ def change(both: Sites) -> int:
 
 def broken_off(both: Sites, snapshot: Snapshot, moved_bytes: int) -> dict[str, str]:
     """Copy until so much has moved, then let the point vanish; return the error."""
-    target = both.start_target(both.params(snapshot), faults="write#3+:delay=0.02,zero#3+:delay=0.02")
+    target = both.start_target(both.params(snapshot), faults="write#3+:delay=0.2,zero#3+:delay=0.2")
     when(target, moved_bytes)
     vanish(both, snapshot)
     error: dict[str, str] = both.finish(target)["error"]
