@@ -136,22 +136,29 @@ class Running:
 
 
 def listening(process: Running, port: int, *, timeout_s: float = 20.0) -> None:
-    """Wait until something in the network namespace of ``process`` listens on TCP ``port``.
+    """Wait until something listens on TCP ``port`` in the network namespace that the program has gone into.
 
     Raises:
         ProgramFailed: the program ended, or time is over.
     """
     deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if (_PROC / str(process.pid) / "stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
-            break
-        for family in ("tcp", "tcp6"):
-            for line in (_PROC / str(process.pid) / "net" / family).read_text().splitlines()[1:]:
-                words = line.split()
-                if words[3] == "0A" and int(words[1].rsplit(":", 1)[1], 16) == port:
-                    return
+    near = _PROC / str(process.pid)
+    ours = (_PROC / "self/ns/net").readlink()
+    while time.monotonic() < deadline and (near / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        # Until it has gone there, what can be seen is the machine's own network.
+        if (near / "ns/net").readlink() != ours and port in _listening(near):
+            return
         time.sleep(0.02)
     raise ProgramFailed(f"{process.argv[0]} does not listen on port {port}: {process.said()}")
+
+
+def _listening(near: Path) -> Iterator[int]:
+    """Yield the TCP ports that something listens on in a process's network namespace."""
+    for family in ("tcp", "tcp6"):
+        for line in (near / "net" / family).read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A":
+                yield int(words[1].rsplit(":", 1)[1], 16)
 
 
 def ask(argv: Sequence[str], *, timeout_s: float = 60.0) -> str:

@@ -14,7 +14,7 @@ from benchmarks.bench import OURS, RTTS_MS, ceiling
 from benchmarks.images import MIB
 from benchmarks.links import Shape
 
-_HEAD: Final = ("tool", "MiB/s", "ours is", "seconds", "CPU s/GiB source", "target", "RSS MiB source", "target")
+_HEAD: Final = ("tool", "MiB/s", "farshore is", "seconds", "CPU s/GiB source", "target", "RSS MiB source", "target")
 
 
 def tables(document: Mapping[str, Any]) -> Iterator[Table]:

@@ -7,6 +7,7 @@ target: it returns, or raises one of our errors; it takes no more memory than it
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import subprocess
 import sys
@@ -22,7 +23,6 @@ from farshore.errors import FarshoreError
 from farshore.journal import log, ranges
 from farshore.transport import frames
 from farshore.transport.frames import Type
-import contextlib
 
 GOLDEN = Path(__file__).parents[1] / "wire" / "golden" / "session.txt"
 PAYLOAD = memoryview(bytes(frames.MAX_PAYLOAD))

@@ -222,3 +222,18 @@ def test_a_crowd_that_says_nothing_does_not_keep_others_out(tmp_path: Path) -> N
         assert gone
         waiting = sum(thread.name == "data-connection" for thread in threading.enumerate())
         assert waiting <= GREETING_MAX + 2
+
+
+def test_an_error_of_our_own_costs_one_connection(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
+    with port_of(tmp_path) as port:
+        serve, port.listener._serve = port.listener._serve, lambda *_: [][0]
+        first = port.dial()
+        first.sendall(frames.Hello().encode())
+        answer(first)
+        assert first.recv(1) == b""
+        assert "an error of our own" in warnings.text
+        port.listener._serve = serve
+        second = port.dial()
+        second.sendall(frames.Hello().encode())
+        assert isinstance(answer(second), frames.Hello)
+        assert port.served.get(timeout=20)[1] == port.theirs.peer

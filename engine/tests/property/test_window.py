@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from farshore.units import CHUNK_SIZE, KIB
+from farshore.units import CHUNK_SIZE, KIB, WINDOW_LEVELS
+from farshore.window.law import Law
+from farshore.window.meter import Signals
 from farshore.window.scheduler import PRESSURE_OFF, PRESSURE_ON, Scheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -201,3 +203,38 @@ def test_a_disk_with_work_gets_a_chunk_in_each_round(data: st.DataObject) -> Non
         if flying:
             disk, chunk = flying.pop(data.draw(st.integers(0, len(flying) - 1)))
             scheduler.written(disk, chunk, float(step))
+
+
+shares = st.floats(0, 1, allow_nan=False)
+signals = st.builds(
+    Signals,
+    seconds=st.floats(1, 4),
+    chunks=st.integers(0, 1000),
+    goodput=st.floats(0, 1e9),
+    slowness=st.floats(1, 100),
+    queue=shares,
+    errors=st.floats(0, 2),
+    stalled=st.booleans(),
+    path_queue=shares,
+    jitter=shares,
+    limited=st.booleans(),
+    pressed=st.booleans(),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(signals, max_size=80), st.sampled_from(WINDOW_LEVELS), st.integers(1, 64))
+def test_a_level_moves_one_step_up_or_two_down_and_writers_within_what_the_platform_bears(
+    seen: list[Signals], start: int, writers: int
+) -> None:
+    law = Law(WINDOW_LEVELS, start, writers)
+    for now, one in enumerate(seen):
+        before = WINDOW_LEVELS.index(law.level)
+        change = law.step(one, float(now))
+        step = WINDOW_LEVELS.index(law.level) - before
+        assert -2 <= step <= 1
+        assert (change is not None) == (step != 0)
+        if change is not None:
+            assert (change.from_bytes, change.to_bytes) == (WINDOW_LEVELS[before], law.level)
+            assert change.reason
+        assert 1 <= law.writers <= writers
