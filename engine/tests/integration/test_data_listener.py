@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from doubles.source_here import raising
 from farshore.errors import FarshoreError
 from farshore.testing.pki import TestAuthority
 from farshore.transport import frames
@@ -226,7 +227,7 @@ def test_a_crowd_that_says_nothing_does_not_keep_others_out(tmp_path: Path) -> N
 
 def test_an_error_of_our_own_costs_one_connection(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
     with port_of(tmp_path) as port:
-        serve, port.listener._serve = port.listener._serve, lambda *_: [][0]
+        serve, port.listener._serve = port.listener._serve, raising(ZeroDivisionError("a bug"))
         first = port.dial()
         first.sendall(frames.Hello().encode())
         answer(first)

@@ -103,7 +103,8 @@ class DataListener:
         for connection in threads.values():
             hang_up(connection)
         for thread in threads:
-            thread.join(timeout=10.0)
+            if thread.ident is not None:  # else it is about to start, and finds its connection at an end
+                thread.join(timeout=10.0)
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
@@ -131,7 +132,12 @@ class DataListener:
                 )
                 self._threads[thread] = plain
                 self._greeting[thread] = time.monotonic() + self._timeout_s
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system has no thread left; those who are served go on
+                log.warning("a data connection was not taken: %s", error)
+                self._forget(thread)
+                plain.close()
 
     def _drop_slow(self) -> None:
         """Hang up on peers whose time to greet is over, and on the oldest where there are too many."""
@@ -158,11 +164,16 @@ class DataListener:
             pass
         except (OSError, FarshoreError) as error:
             self._note(host, error)
+        except Exception:
+            log.exception("a data connection from %s met an error of our own", host)
         finally:
             connection.close()
-            with self._lock:
-                self._threads.pop(threading.current_thread(), None)
-                self._greeting.pop(threading.current_thread(), None)
+            self._forget(threading.current_thread())
+
+    def _forget(self, thread: threading.Thread) -> None:
+        with self._lock:
+            self._threads.pop(thread, None)
+            self._greeting.pop(thread, None)
 
     def _welcome(self, plain: socket.socket) -> tuple[ssl.SSLSocket, Peer, bool]:
         """Return the connection, who is there, and whether they ask."""
