@@ -94,14 +94,14 @@ def _steps(start: int, stop: int) -> Iterator[tuple[int, int]]:
 
 def leaf_digests(view: memoryview) -> list[bytes]:
     """Return the digest of each leaf of ``view``, which begins at a leaf."""
-    digests = []
     whole = len(view) // LEAF_SIZE * LEAF_SIZE
-    for at in range(0, whole, LEAF_SIZE):
-        leaf = view[at : at + LEAF_SIZE]
-        digests.append(ZERO_LEAF if is_zero(leaf) else blake3(leaf).digest())
+    if 0 in bytes(view[::LEAF_SIZE]):  # the first bytes of all leaves: else none of them is zero
+        leaves = [view[at : at + LEAF_SIZE] for at in range(0, whole, LEAF_SIZE)]
+        digests = [ZERO_LEAF if is_zero(leaf) else blake3(leaf).digest() for leaf in leaves]
+    else:
+        digests = [blake3(view[at : at + LEAF_SIZE]).digest() for at in range(0, whole, LEAF_SIZE)]
     if whole < len(view):
-        leaf = view[whole:]
-        digests.append(ZERO_LEAF if is_zero(leaf) else leaf_digest(leaf))
+        digests.append(leaf_digest(view[whole:]))
     return digests
 
 
