@@ -82,3 +82,21 @@ def test_a_scrub_finds_flipped_bits_and_the_next_cycle_repairs_the_copy(house: H
     assert after["stats"]["mode"] == "verify"
     assert "scrub" in after["stats"]["reason"]
     assert after["integrity"] == "audited"
+
+
+def test_a_disk_begins_with_a_copy_that_is_at_the_target_already(house: House, tmp_path: Path):  # noqa: F811
+    house.write(1)
+    seeds = tmp_path / "beta" / "pool" / "seeds"
+    seeds.mkdir(parents=True)
+    (seeds / "web.raw").write_bytes(house.machines["web"].image("vda").read_bytes())
+    house.machines["web"].write("vda", 3 * MIB, b"since the copy")
+    until(lambda: len(house.control.ok("GET", "/machines?site=alpha")["items"]) == 2, "the inventory comes")
+    machines = [{"name": "db"}, {"name": "web", "depends_on": ["db"], "seed": {"vda": "seeds/web.raw"}}]
+    house.control.ok("PUT", "/plans/shop", {"definition": {**PLAN, "machines": machines}})
+    house.control.ok("POST", "/plans/shop:protect", {"state": "protected"})
+    house.seeded()
+    assert house.is_same()
+    (web,) = (item for item in house.checkpoints() if item["machines"] == ["web"])
+    assert web["stats"]["mode"] == "verify"
+    assert web["stats"]["reason"] == "seeded from seeds/web.raw"
+    assert 0 < web["stats"]["moved_bytes"] <= 64 * 1024

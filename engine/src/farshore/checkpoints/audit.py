@@ -76,6 +76,13 @@ def touched(history: Sequence[Manifest], disk_key: str, first: int, stop: int) -
     return found
 
 
+def most_touched(history: Sequence[Manifest], disk_key: str) -> int:
+    """Return how many checkpoints :func:`touched` names at most: those back to the last whole comparison."""
+    disks = [disk for manifest in history if (disk := disk_of(manifest, disk_key)) is not None]
+    whole = (index for index, disk in enumerate(disks) if disk.audit is not None and disk.audit.whole)
+    return next(whole, len(disks))
+
+
 def disk_of(manifest: Manifest, disk_key: str) -> DiskPoint | None:
     """Return one disk of a checkpoint, None if it has no such disk."""
     return next((disk for disk in manifest.disks if disk.disk_key == disk_key), None)

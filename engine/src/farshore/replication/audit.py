@@ -76,6 +76,8 @@ class DiskAuditor:
         #: The target does not hold what the base's digests say.
         self.base_damaged = bool(scrubs) and scrubs[-1].verdict == "suspect" and self._is_about(scrubs[-1])
         self._marked: set[str] = set()
+        # As far back as any missed change can reach: a disk may differ in a million places.
+        self._doubtful = audit.most_touched(history, disk_key)
 
     def _is_about(self, addendum: Addendum) -> bool:
         return any(damage.disk_key == self._disk_key for damage in addendum.damages)
@@ -94,6 +96,8 @@ class DiskAuditor:
 
         It is done before the cycle repairs its own copy, so that a crash in between loses no doubt.
         """
+        if len(self._marked) == self._doubtful:
+            return
         offset = missed.first * LEAF_SIZE
         damage = Damage(
             disk_key=self._disk_key,

@@ -89,8 +89,10 @@ def test_a_missed_change_reaches_back_to_the_last_clean_audit() -> None:
     assert names == [9, 8, 7]
     # A run that goes on into leaves that had no turn there reaches further.
     assert [one.sequence for one in audit.touched(history, KEY, 0, UNIT_LEAVES + 1)] == [9, 8, 7, 5, 4]
+    assert audit.most_touched(history, KEY) == 5
     whole = [checkpoint(3, others[0]), checkpoint(2, DiskAudit(slots=0, turn=0, whole=True)), checkpoint(1, None)]
     assert [one.sequence for one in audit.touched(whole, KEY, 0, 1000)] == [3]
+    assert audit.most_touched(whole, KEY) == 1
 
 
 def test_turns_go_on_through_whole_comparisons() -> None:
