@@ -118,13 +118,13 @@ def draw(document: Mapping[str, Any], folder: Path) -> None:
         "cost-over-disks": _over(
             "Processor time by the number of disks",
             "CPU seconds per GiB of data, loopback, the same amount of data on so many disks",
-            {count: one for count, one in document["disks"].items()},
+            document["disks"],
             "cpu_s_per_gib",
         ),
         "memory-over-disks": _over(
             "Memory by the number of disks",
             "MiB resident at most, loopback, the same amount of data on so many disks",
-            {count: one for count, one in document["disks"].items()},
+            document["disks"],
             "peak_rss_mib",
         ),
     }
