@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -118,9 +119,10 @@ def replicate(
             return ReplicateResult(
                 manifest=existing, stats=_no_stats(existing), addenda=tuple(addenda.load(manifests, head.group_id))
             )
-        resume.begin_term(manifests, folder, head)
-        params = take_in(params, manifests, adopt, cancel)
-        resume.take_up(target, manifests, journal_dir, folder, _subjects(params, grant))
+        with _journal_errors():
+            resume.begin_term(manifests, folder, head)
+            params = take_in(params, manifests, adopt, cancel)
+            resume.take_up(target, manifests, journal_dir, folder, _subjects(params, grant))
         try:
             with ExitStack() as stack:
                 group = _Group(params, grant, target, manifests, folder, stack)
@@ -146,6 +148,15 @@ def replicate(
             stats=stats.model_copy(update={"seconds": round(time.monotonic() - began, 3)}),
             addenda=tuple(addenda.load(manifests, head.group_id)),
         )
+
+
+@contextmanager
+def _journal_errors() -> Iterator[None]:
+    """Give an error of the node's own files its name; what is durable is kept."""
+    try:
+        yield
+    except OSError as error:
+        raise journal_error(error) from error
 
 
 class _Group:
@@ -301,9 +312,7 @@ class _Group:
 
     def publish(self) -> Manifest:
         """Seal all disks, then create the manifest: the checkpoint exists from then on, for all disks at once."""
-        # Side by side, for each waits for its storage several times.
-        with ThreadPoolExecutor(self._target.caps.max_parallel, thread_name_prefix="seal") as pool:
-            sealed: list[Sealed] = list(pool.map(DiskCycle.seal, self._cycles))
+        sealed = self._seal()
         disks = tuple(
             DiskPoint(
                 disk_key=state_disk.disk_key,
@@ -318,6 +327,30 @@ class _Group:
             )
         )
         return publish(self._manifests, self._params.manifest.model_copy(update={"disks": disks}))
+
+    def _seal(self) -> list[Sealed]:
+        """Seal all disks side by side, for each waits for its storage several times."""
+        waiting = deque(enumerate(self._cycles))
+        sealed: dict[int, Sealed] = {}
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            with contextlib.suppress(IndexError):
+                while not errors:
+                    index, cycle = waiting.popleft()
+                    try:
+                        sealed[index] = cycle.seal()
+                    except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's thread
+                        errors.append(error)
+
+        threads = [threading.Thread(target=work, name="seal") for _ in self._cycles[: self._target.caps.max_parallel]]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
+        return [sealed[index] for index in range(len(self._cycles))]
 
     def _granted(self) -> list[GrantDisk]:
         granted = {disk.disk_key: disk for disk in self._grant.disks}
