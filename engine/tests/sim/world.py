@@ -308,7 +308,7 @@ class World:
             durable_on_write=rng.random() < 0.1,
         )
         self.rates = {
-            "damage": rng.choice((0.002, 0.01)),
+            "damage": rng.choice((0.005, 0.03)),
             "slow-disk": rng.choice((0.05, 0.3)),
             "retry": rng.choice((0.01, 0.05)),
             "no-space": 0.004,
