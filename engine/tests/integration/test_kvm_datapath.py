@@ -13,14 +13,17 @@ import pytest
 from doubles.datapath import Sites, sites
 from doubles.kvm_machines import Machine
 from farshore.checkpoints.publish import withdraw
-from farshore.errors import Retry
+from farshore.errors import Permanent, Retry
+from farshore.journal.state import DraftState
 from farshore.model.checkpoint import CycleStats, Manifest
 from farshore.model.task import Progress
 from farshore.platforms.contract import Platform, Snapshot
 from farshore.platforms.kvm import open_kvm
 from farshore.platforms.nbd.launcher import Launcher
-from farshore.replication.group import replicate
+from farshore.replication.group import _read_grant, _subjects, replicate
+from farshore.replication.resume import inherit
 from farshore.replication.serve import SourceService
+from farshore.testing.faults import FailingTarget, Plan
 from farshore.testing.lab import Lab
 from farshore.transport.links import Links
 from farshore.units import KIB, MIB
@@ -94,6 +97,85 @@ def test_cycles_retention_and_a_lost_daemon(tmp_path: Path) -> None:
         assert caught.value.code == "draft-lost"
         manifest, _ = pull(both, links, snapshot)
         assert both.published(manifest) == expected
+        platform.target.close()  # type: ignore[attr-defined]
+
+
+def broken_off(both: Sites, links: Links, snapshot: Snapshot, faults: str) -> list[DraftState]:
+    """Copy until a write fails; return the journals of the drafts."""
+    drafts: list[DraftState] = []
+    with pytest.raises(Permanent):
+        replicate(
+            both.params(snapshot),
+            target=FailingTarget(both.beta.target, Plan(faults)),
+            manifests=both.beta.manifests,
+            links=links,
+            journal_dir=both.journals,
+            on_drafts=drafts.extend,
+        )
+    return drafts
+
+
+def test_layers_pass_to_the_next_point(tmp_path: Path) -> None:
+    """A full copy and an incremental one lose their points when they are half done, and go on with the next."""
+    with (
+        opened(tmp_path / "kvm") as platform,
+        sites(tmp_path, {"db": {"vda": 24 * MIB}}) as both,
+        linked(both) as links,
+    ):
+        both.beta = platform
+        both.start_source()
+        for cycle in range(2):
+            both.fill("db", "vda", cycle, 200, size=128 * KIB)
+            broken_off(both, links, both.point(), "write#9+:io")
+            [draft] = [point for point in platform.target.points() if point.startswith("draft:")]
+            both.release(both.point(), applied=False)
+            both.fill("db", "vda", 10 + cycle, 8, size=64 * KIB)
+            both.machine("db").discard("vda", 2 * MIB, 3 * MIB)
+            snapshot = both.point()
+            expected = both.frozen(snapshot)
+            manifest, stats = pull(both, links, snapshot)
+            assert both.published(manifest) == expected
+            assert stats.mode == ("full" if cycle == 0 else "incremental")
+            assert draft not in platform.target.points()
+            both.release(snapshot, applied=True)
+        assert len(platform.target.points()) == 2
+        platform.target.close()  # type: ignore[attr-defined]
+
+
+def test_another_node_takes_a_layer_over_once_nobody_has_it_open(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with (
+        opened(tmp_path / "kvm") as platform,
+        sites(tmp_path, {"db": {"vda": 24 * MIB}}) as both,
+        linked(both) as links,
+    ):
+        both.beta = platform
+        both.start_source()
+        both.fill("db", "vda", 1, 400, size=128 * KIB)
+        snapshot = both.point()
+        [state] = broken_off(both, links, snapshot, "write#12+:io")
+        durable = state.cover()
+        assert durable
+        params = both.params(snapshot, term=2)
+        disk = params.disks[0].model_copy(update={"draft_key": state.draft_key, "durable": tuple(durable)})
+        pool = str(tmp_path / "kvm" / "pool")
+        second = open_kvm({"uri": "test:///default", "pool": pool, "scratch": str(tmp_path / "other" / "s")})
+        subject = next(iter(_subjects(params, _read_grant(params.grant, None))))
+
+        writer = platform.target.open(disk.disk_key, disk.size_bytes, None, state.draft_key)
+        left = inherit(second.target, disk, subject, "own")
+        assert (left.draft_key, left.lost_bytes > 0) == ("own", True), left
+        writer.close()
+        result = replicate(
+            params.model_copy(update={"disks": (disk,)}),
+            target=second.target,
+            manifests=second.manifests,
+            links=links,
+            journal_dir=tmp_path / "other" / "journal",
+        )
+        assert both.published(result.manifest) == both.frozen(snapshot)
+        assert result.stats.resent_bytes == 0
+        second.target.close()  # type: ignore[attr-defined]
         platform.target.close()  # type: ignore[attr-defined]
 
 
