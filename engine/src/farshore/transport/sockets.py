@@ -34,21 +34,26 @@ LONG_RTT_S: Final = 0.150
 #: A link should carry this much over the connections that it has by default, whatever its round trip.
 _RATE_WANTED: Final = 128 * MIB
 _RTT_ASSUMED_S: Final = 0.1
-_CONGESTION: Final = "bbr"
+#: What a connection begins with, and what it needs where packets are lost by chance; see congestion.py.
+_CONGESTION_FIRST: Final = "cubic"
+_CONGESTION_LOSSY: Final = "bbr"
 _SYSCTL: Final = Path("/proc/sys/net/ipv4")
 
 
-def lost_of(connection: socket.socket) -> tuple[int, int]:
-    """Return the bytes that a TCP connection has sent, and those among them that it sent again.
+def losses_of(connection: socket.socket) -> tuple[int, int, float]:
+    """Return the bytes that a TCP connection has sent, those among them that it sent again, and how its queue stands.
+
+    The third is the round trip now as a multiple of the shortest: 1 where no packet waits on its way.
 
     Raises:
         OSError: the connection is closed.
     """
     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
     if len(info) < _TCP_INFO_BYTES:  # a kernel before 4.19
-        return 0, 0
+        return 0, 0, 1.0
     (sent,), (again,) = _BYTES.unpack_from(info, _SENT_AT), _BYTES.unpack_from(info, _RETRANS_AT)
-    return sent, again
+    (rtt,), (least,) = _RTT_US.unpack_from(info, _RTT_AT), _RTT_US.unpack_from(info, _MIN_RTT_AT)
+    return sent, again, rtt / max(least, 1)
 
 
 class Fill(Protocol):
@@ -108,15 +113,15 @@ def hints(rtt_s: float | None = None) -> list[str]:
                 f"net.ipv4.{name} allows {format_size(most)} per connection, so about {format_size(int(rate))}/s at a "
                 f"round trip of {rtt * 1000:.0f} ms; raise its third number to {64 * MIB}."
             )
-    if _CONGESTION not in _setting("tcp_available_congestion_control").split():
+    if _CONGESTION_LOSSY not in _setting("tcp_available_congestion_control").split():
         found.append(
-            f"The kernel has no congestion control {_CONGESTION}, so packets that are lost cost more than they must; "
-            "load the module tcp_bbr."
+            f"The kernel has no congestion control {_CONGESTION_LOSSY}, so packets that are lost cost more than they "
+            "must; load the module tcp_bbr."
         )
-        if _setting("tcp_slow_start_after_idle") == "1":
-            found.append(
-                "net.ipv4.tcp_slow_start_after_idle is 1, so kept connections begin each cycle slowly; set it to 0."
-            )
+    if _setting("tcp_slow_start_after_idle") == "1":
+        found.append(
+            "net.ipv4.tcp_slow_start_after_idle is 1, so kept connections begin each cycle slowly; set it to 0."
+        )
     return found
 
 
@@ -147,7 +152,7 @@ def prepare(plain: socket.socket) -> None:
     our own would be fixed.
     """
     with contextlib.suppress(OSError):  # then with what the system has
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _CONGESTION.encode())
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _CONGESTION_FIRST.encode())
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # The kernel finds a dead peer within about half a minute.
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

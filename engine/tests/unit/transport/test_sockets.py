@@ -66,6 +66,7 @@ def test_settings_that_slow_a_long_link_are_named(tmp_path: Path, monkeypatch: p
     assert "net.ipv4.tcp_rmem" in sockets.hints(1.0)[0]
     (tmp_path / "tcp_available_congestion_control").write_text("reno cubic bbr\n")
     (tmp_path / "tcp_wmem").write_text(f"4096\t16384\t{64 * MIB}\n")
+    (tmp_path / "tcp_slow_start_after_idle").write_text("0\n")
     assert sockets.hints() == []
 
 
