@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Protocol, Self
@@ -130,8 +131,7 @@ class Wan:
         if not WANEM.exists():
             raise ProgramFailed(f"{WANEM} is not there; first: scripts/setup.sh bench")
         remove_stale()
-        # A real link does not wait for the ends' processors: it goes before them.
-        up = ["nice", "-n", "-15", str(WANEM), "up", "-q", *self.shape.options(), *self._pair]
+        up = [*_before_others(), str(WANEM), "up", "-q", *self.shape.options(), *self._pair]
         self._link = Running(up, self._folder / "wanem.log")
         deadline = time.monotonic() + 20
         while True:
@@ -180,6 +180,17 @@ class Wan:
     def wire_bytes(self) -> int | None:
         """Bytes that have crossed in both directions with IP headers."""
         return int(sum(one["bytes"] for one in self.counters().values()))
+
+
+@cache
+def _before_others() -> tuple[str, ...]:
+    """Return what runs a program before the ends: a real link does not wait for their processors."""
+    first = ("chrt", "--fifo", "1")
+    try:
+        ask([*first, "true"])
+    except (ProgramFailed, OSError):  # real-time scheduling is not for everybody
+        return ("nice", "-n", "-15")
+    return first
 
 
 def remove_stale() -> None:
