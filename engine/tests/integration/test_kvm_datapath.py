@@ -20,7 +20,8 @@ from farshore.model.task import Progress
 from farshore.platforms.contract import Platform, Snapshot
 from farshore.platforms.kvm import open_kvm
 from farshore.platforms.nbd.launcher import Launcher
-from farshore.replication.group import _read_grant, _subjects, replicate
+from farshore.replication.admission import read_grant, subjects
+from farshore.replication.group import replicate
 from farshore.replication.resume import inherit
 from farshore.replication.serve import SourceService
 from farshore.testing.faults import FailingTarget, Plan
@@ -160,7 +161,7 @@ def test_another_node_takes_a_layer_over_once_nobody_has_it_open(tmp_path: Path)
         disk = params.disks[0].model_copy(update={"draft_key": state.draft_key, "durable": tuple(durable)})
         pool = str(tmp_path / "kvm" / "pool")
         second = open_kvm({"uri": "test:///default", "pool": pool, "scratch": str(tmp_path / "other" / "s")})
-        subject = next(iter(_subjects(params, _read_grant(params.grant, None))))
+        subject = next(iter(subjects(params, read_grant(params.grant, None))))
 
         writer = platform.target.open(disk.disk_key, disk.size_bytes, None, state.draft_key)
         left = inherit(second.target, disk, subject, "own")

@@ -32,7 +32,7 @@ from farshore.errors import (
 from farshore.model.grant import GrantDisk
 from farshore.model.plan import Transport
 from farshore.model.task import Progress, ReplicateParams, ReplicateResult
-from farshore.replication import group
+from farshore.replication import admission, group
 from farshore.replication.serve import SourceService
 from farshore.testing.faults import FailingTarget, Plan
 from farshore.testing.pki import TestAuthority
@@ -276,7 +276,7 @@ def test_a_point_that_is_gone_opens_nothing(site: Site) -> None:
 def test_a_grant_over_another_size_or_disk_opens_nothing(site: Site) -> None:
     for update, error in (({"size_bytes": 512}, Conflict), ({"disk_key": "db/vdz"}, Forbidden)):
         params = site.sites.params(site.snapshot)
-        granted = group._read_grant(params.grant, None).disks[0].model_copy(update=update)
+        granted = admission.read_grant(params.grant, None).disks[0].model_copy(update=update)
         with pytest.raises(error):
             site.session(grant={"disks": (granted,)}).open()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import logging
 import os
@@ -17,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from pydantic import ValidationError
 
 from farshore import durable
 from farshore.checkpoints import addenda
@@ -28,18 +25,16 @@ from farshore.errors import (
     Corruption,
     FarshoreError,
     Fenced,
-    Forbidden,
-    Invalid,
     NoSpace,
     RestartFromCheckpoint,
     Retry,
 )
 from farshore.journal.state import DraftState, Sealed, Subject
 from farshore.model.checkpoint import CycleStats, DiskPoint, Manifest, SourceStats
-from farshore.model.grant import Grant, GrantDisk, verify
+from farshore.model.grant import Grant, GrantDisk
 from farshore.model.task import Progress, ReplicateDisk, ReplicateParams, ReplicateResult
 from farshore.platforms.contract import ManifestStore, Target
-from farshore.replication import resume
+from farshore.replication import admission, resume
 from farshore.replication.audit import DiskAuditor
 from farshore.replication.cycle import MODES, DiskCycle, Mode
 from farshore.replication.flow import NodeWindow
@@ -108,8 +103,8 @@ def replicate(
     """
     head = params.manifest
     folder = journal_dir / head.checkpoint_id
-    grant = _read_grant(params.grant, grant_key)
-    _check(params, grant)
+    grant = admission.read_grant(params.grant, grant_key)
+    admission.check(params, grant)
     durable.make_dir(journal_dir)
     with resume.held(folder):
         began = time.monotonic()
@@ -122,7 +117,7 @@ def replicate(
         with _journal_errors():
             resume.begin_term(manifests, folder, head)
             params = take_in(params, manifests, adopt, cancel)
-            resume.take_up(target, manifests, journal_dir, folder, _subjects(params, grant))
+            resume.take_up(target, manifests, journal_dir, folder, admission.subjects(params, grant))
         try:
             with ExitStack() as stack:
                 group = _Group(params, grant, target, manifests, folder, stack)
@@ -179,7 +174,7 @@ class _Group:
         self._states: list[DraftState] = []
         self._cycles: list[DiskCycle] = []
         self._reasons: set[str] = set()
-        for disk, subject in zip(params.disks, _subjects(params, grant), strict=True):
+        for disk, subject in zip(params.disks, admission.subjects(params, grant), strict=True):
             state = self._open_state(disk, subject, folder / resume.disk_folder(subject.disk_key))
             stack.callback(state.close)
             self._states.append(state)
@@ -391,25 +386,6 @@ class _Group:
         )
 
 
-def _subjects(params: ReplicateParams, grant: Grant) -> list[Subject]:
-    """Return what the journals of the disks are about."""
-    head = params.manifest
-    granted = {disk.disk_key: disk for disk in grant.disks}
-    return [
-        Subject(
-            group_id=head.group_id,
-            checkpoint_id=head.checkpoint_id,
-            disk_key=disk.disk_key,
-            size_bytes=disk.size_bytes,
-            source_point=granted[disk.disk_key].source_point,
-            base_source_point=granted[disk.disk_key].base,
-            base_point=disk.base_point,
-            epoch=head.epoch,
-        )
-        for disk in params.disks
-    ]
-
-
 def _history(manifests: ManifestStore, head: Manifest) -> list[Manifest]:
     """Return the group's checkpoints before ``head`` of its epoch, newest first."""
     before = [one for one in load_group(manifests, head.group_id) if one.epoch == head.epoch]
@@ -426,37 +402,6 @@ def _open(session: Session, cancel: threading.Event | None, waiting: Callable[[]
         raise RestartFromCheckpoint(
             error.message, code="grant-expired", hint="Order the cycle again with a fresh grant.", **error.evidence
         ) from error
-
-
-def _read_grant(text: str, key: Ed25519PublicKey | None) -> Grant:
-    """Return the grant in ``text``, checked where we have the key. Its time is the source's to check."""
-    if key is not None:
-        try:
-            return verify(text, key, now=time.time())
-        except Fenced:
-            pass  # expired: an open session does not mind, and the source refuses to open another
-    try:
-        body = text.partition(".")[0]
-        return Grant.model_validate_json(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-    except (ValueError, binascii.Error, ValidationError) as error:
-        raise Forbidden("the task's grant is no grant", code="grant-invalid") from error
-
-
-def _check(params: ReplicateParams, grant: Grant) -> None:
-    """Refuse parameters that do not belong together."""
-    head = params.manifest
-    if (head.group_id, head.epoch) != (grant.group_id, grant.epoch):
-        raise Invalid("the grant is of another group or epoch than the manifest", code="grant-mismatch", field="grant")
-    if not params.disks:
-        raise Invalid("there is no disk to replicate", code="no-disks", field="disks")
-    granted = {disk.disk_key: disk.size_bytes for disk in grant.disks}
-    for index, disk in enumerate(params.disks):
-        if granted.get(disk.disk_key) != disk.size_bytes:
-            raise Invalid(
-                f"the grant does not cover disk {disk.disk_key} with {disk.size_bytes} bytes",
-                code="grant-mismatch",
-                field=f"disks[{index}]",
-            )
 
 
 def _discard(target: Target, folder: Path, cause: FarshoreError) -> None:

@@ -1,6 +1,7 @@
 """What follows a crash: which drafts go on, which are removed.
 
     journal_dir/<checkpoint id>/.lock            held while a process works on the checkpoint
+    journal_dir/<checkpoint id>/term             the highest term in which this node worked on it, above 1
     journal_dir/<checkpoint id>/<disk>/journal   see farshore.journal
     journal_dir/<checkpoint id>/<disk>/leaves
 
