@@ -32,7 +32,11 @@ FOLDER = Path(__file__).with_name("bugs")
 
 @dataclass(frozen=True)
 class Bug:
-    """A mutation. ``share``: of the schedules that were played to measure it, how many found it."""
+    """A mutation.
+
+    ``share``: of the schedules that were played to measure it, how many found it; 0 where none has yet. ``only``: these
+    faults alone, in every schedule; without it each schedule has a random part of all.
+    """
 
     name: str
     about: str
@@ -40,6 +44,7 @@ class Bug:
     edits: tuple[tuple[str, str], ...]
     share: float
     quick: bool
+    only: tuple[str, ...] | None = None
 
     @property
     def bound(self) -> int:
@@ -68,8 +73,9 @@ def say(text: str) -> None:
 def load(name: str) -> Bug:
     body: dict[str, Any] = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
     edits = tuple((edit["old"], edit["new"]) for edit in body["edits"])
+    only = tuple(body["only"]) if "only" in body else None
     share = float(body.get("found", 0)) / float(body.get("of", 1))
-    return Bug(name, body["about"], body["module"], edits, share, bool(body.get("quick", False)))
+    return Bug(name, body["about"], body["module"], edits, share, bool(body.get("quick", False)), only)
 
 
 def names() -> list[str]:
@@ -114,7 +120,7 @@ def _play(bug: Bug, first: int, count: int, *, stop: bool) -> tuple[int, int, st
         for seed in range(first, first + count):
             played += 1
             try:
-                world.play(seed)
+                world.play(seed, only=bug.only)
             except Violation as violation:
                 found += 1
                 said = said or f"seed {seed}: {str(violation).splitlines()[0][:160]}"
@@ -153,7 +159,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=500_000)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
-    chosen = arguments.names or [name for name in names() if arguments.all or arguments.measure or load(name).quick]
+    known = [load(name) for name in names()]
+    chosen = arguments.names or [
+        bug.name for bug in known if bug.quick or arguments.measure or (arguments.all and bug.share)
+    ]
     if len(chosen) > 1:
         passed_on = [f"--seed={arguments.seed}", f"--measure={arguments.measure}"]
         missed = []
