@@ -99,6 +99,10 @@ class Running:
             os.killpg(self.pid, signal.SIGKILL)  # what has lost its parent
         return self.usage
 
+    def runs(self) -> bool:
+        """Tell whether it has not ended yet."""
+        return self.status is None and not self._reap(0.0)
+
     @property
     def usage(self) -> Usage:
         """What it took; known when it has ended."""
@@ -142,23 +146,25 @@ def listening(process: Running, port: int, *, timeout_s: float = 20.0) -> None:
         ProgramFailed: the program ended, or time is over.
     """
     deadline = time.monotonic() + timeout_s
-    near = _PROC / str(process.pid)
-    ours = (_PROC / "self/ns/net").readlink()
-    while time.monotonic() < deadline and (near / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
-        # Until it has gone there, what can be seen is the machine's own network.
-        if (near / "ns/net").readlink() != ours and port in _listening(near):
+    while process.runs() and time.monotonic() < deadline:
+        if port in _listening(process.pid):
             return
         time.sleep(0.02)
     raise ProgramFailed(f"{process.argv[0]} does not listen on port {port}: {process.said()}")
 
 
-def _listening(near: Path) -> Iterator[int]:
-    """Yield the TCP ports that something listens on in a process's network namespace."""
-    for family in ("tcp", "tcp6"):
-        for line in (near / "net" / family).read_text().splitlines()[1:]:
-            words = line.split()
-            if words[3] == "0A":
-                yield int(words[1].rsplit(":", 1)[1], 16)
+def _listening(pid: int) -> Iterator[int]:
+    """Yield the TCP ports that something listens on in a process's network namespace, if it is not ours."""
+    near = _PROC / str(pid)
+    with contextlib.suppress(OSError):  # it has ended, or it cannot be looked at any more
+        # Until it has gone into its namespace, what can be seen is the machine's own network.
+        if (near / "ns/net").readlink() == (_PROC / "self/ns/net").readlink():
+            return
+        for family in ("tcp", "tcp6"):
+            for line in (near / "net" / family).read_text().splitlines()[1:]:
+                words = line.split()
+                if words[3] == "0A":
+                    yield int(words[1].rsplit(":", 1)[1], 16)
 
 
 def ask(argv: Sequence[str], *, timeout_s: float = 60.0) -> str:

@@ -181,12 +181,16 @@ def log(job: Job, peer: str, end: End) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of what is measured: nothing of ours but the way to this package.
+    """Return the environment of what is measured: nothing of ours but the way to this checkout's code.
 
     Byte code is cached, as it is where a program is installed; the first run of all warms that up.
     """
     kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "LC_ALL", "TERM", "USER") if key in os.environ}
-    return {**kept, "PYTHONPATH": str(ROOT / "engine"), "PYTHONPYCACHEPREFIX": str(ROOT / ".cache/bench/pycache")}
+    return {
+        **kept,
+        "PYTHONPATH": f"{ROOT}/engine:{ROOT}/engine/src",
+        "PYTHONPYCACHEPREFIX": str(ROOT / ".cache/bench/pycache"),
+    }
 
 
 def python(module: str, *words: str) -> list[str]:
