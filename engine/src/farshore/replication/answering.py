@@ -32,7 +32,7 @@ from farshore.replication.reading import ChunkReader, leaf_digests
 from farshore.replication.sessions import SourceSession
 from farshore.transport import frames
 from farshore.transport.buffers import BufferPool, Lent
-from farshore.transport.congestion import Congestion
+from farshore.transport.congestion import Paths
 from farshore.transport.frames import Type
 from farshore.transport.notices import Notices
 from farshore.transport.packing import Packer
@@ -67,6 +67,7 @@ class Service(Protocol):
     readers: Readers
     buffers: BufferPool
     rate: WireRate
+    paths: Paths
     notices: Notices
 
     def open(self, question: frames.Open, peer: Peer) -> frames.Opened:
@@ -127,7 +128,7 @@ class Answering:
         self._service = service
         self._connection = connection
         self._peer = peer
-        self._congestion = Congestion(connection)
+        self._path = service.paths.to((peer.site, peer.node))
         self._head = memoryview(bytearray(frames.HEADER.size))
         self._meta = memoryview(bytearray(frames.MAX_META))
         self._lock = threading.Lock()
@@ -157,6 +158,7 @@ class Answering:
         poll = select.poll()
         poll.register(self._event, select.POLLIN)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
+        self._path.join(connection)
         listening = False
         try:
             while True:
@@ -174,6 +176,7 @@ class Answering:
                         raise EOFError("the peer went without reading its answers")
                 self._receive()
         finally:
+            self._path.leave(connection)
             with self._lock:
                 self._closed = True
                 os.close(self._event)
@@ -249,7 +252,7 @@ class Answering:
                     answer.lent.release()
             now = time.monotonic()
             service.rate.add(size, now)
-            self._congestion.look(now)
+            self._path.look(now)
             if answer.law is not None and answer.payload:
                 answer.law.sent(size, max(now - began - (time.thread_time() - cpu_began), 0.0))
             self._take_up_next(answer.question)

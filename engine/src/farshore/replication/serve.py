@@ -27,6 +27,7 @@ from farshore.replication.readers import Readers
 from farshore.replication.sessions import SessionInfo, SourceSession
 from farshore.transport import frames
 from farshore.transport.buffers import BufferPool
+from farshore.transport.congestion import Paths
 from farshore.transport.listener import DataListener
 from farshore.transport.notices import Notices
 from farshore.transport.sockets import hang_up
@@ -68,6 +69,7 @@ class SourceService:
         self.readers = Readers(parallel)
         self.buffers = BufferPool()
         self.rate = WireRate()
+        self.paths = Paths()
         self.notices = Notices()
 
     def start(self, listen: str) -> tuple[str, int]:
