@@ -25,7 +25,7 @@ Name = Literal["bbr", "cubic"]
 
 #: Share of the bytes sent again above which a path is taken to lose.
 LOSS_SHARE: Final = 0.0003
-#: Round trips as multiples of the shortest: below the first no queue has overflowed, below the second none of BBR's own.
+#: Round trips as multiples of the shortest: below the first no queue has overflowed, below the second none of BBR's.
 QUEUE_EMPTY: Final = 1.10
 QUEUE_OF_BBR: Final = 1.25
 #: For so long a queue is remembered.
