@@ -254,6 +254,10 @@ def test_a_higher_term_or_epoch_fences_the_lower(site: Site, counter: str) -> No
     with pytest.raises(Fenced):
         site.session(**{counter: 1}).open()
     assert [getattr(info, counter) for info in site.service.sessions()] == [2]
+    newer.close()
+    with pytest.raises(Fenced) as caught:
+        site.session(**{counter: 1}).open()  # also once nothing is open any more
+    assert code(caught) == "stale-term"
 
 
 def test_a_revoked_session_ends(site: Site) -> None:

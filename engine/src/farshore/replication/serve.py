@@ -12,6 +12,7 @@ import logging
 import ssl
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Any, Final
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 #: A session that nobody used for this long is forgotten, and its readers closed.
 IDLE_SESSION_S: Final = 3600.0
+#: Cycles whose terms are remembered after their sessions.
+TERMS_MAX: Final = 1024
 
 
 class SourceService:
@@ -61,6 +64,7 @@ class SourceService:
         self._sessions: dict[int, SourceSession] = {}
         self._sent_before = 0
         self._epochs: dict[str, int] = {}
+        self._terms: OrderedDict[tuple[str, str, int], int] = OrderedDict()
         self._listener: DataListener | None = None
         self._gone = threading.Condition(self._lock)
         self._connections: set[ssl.SSLSocket] = set()
@@ -265,7 +269,8 @@ class SourceService:
     def _pass_lower(self, grant: Grant) -> list[SourceSession]:
         """Refuse a grant that others have passed; fence and return the sessions that it passes. The lock is held."""
         epoch = self._epochs.get(grant.group_id, grant.epoch)
-        term = max((s.grant.term for s in self._sessions.values() if _same_work(s.grant, grant)), default=grant.term)
+        work = grant.group_id, grant.session_id, grant.epoch
+        term = self._terms.get(work, grant.term)  # of closed sessions too: a node that was passed may come late
         if grant.epoch < epoch or grant.term < term:
             raise Fenced(
                 f"a session of group {grant.group_id} with a higher epoch or term is open or was open",
@@ -275,6 +280,10 @@ class SourceService:
                 term=grant.term,
             )
         self._epochs[grant.group_id] = grant.epoch
+        self._terms[work] = grant.term
+        self._terms.move_to_end(work)
+        while len(self._terms) > TERMS_MAX:
+            self._terms.popitem(last=False)
         return self._fence(
             lambda session: (
                 session.grant.group_id == grant.group_id
