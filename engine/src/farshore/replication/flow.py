@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 
 #: A disk that waits for credit looks at its law this often, also when nothing is heard of its chunks.
 TICK_S: Final = 1.0
+#: How often it is found out what the paths hold.
+SEEN_S: Final = 0.4
+#: What a chunk takes besides the round trip: read, digested, written.
+SERVICE_S: Final = 0.05
 
 
 class NodeWindow:
@@ -39,6 +43,8 @@ class NodeWindow:
         self._numbers = itertools.count(1)
         self._watcher: DiskWindow | None = None
         self._wake_at = 0.0
+        self._seen = time.monotonic(), 0
+        self._rtt_s = 0.0
 
     def disk(
         self,
@@ -82,6 +88,19 @@ class NodeWindow:
             self.scheduler.limit(name, per_s, time.monotonic(), unit)
             for window in self._disks.values():
                 window.wake()
+
+    def seen(self, rtt_s: float | None) -> None:
+        """Take the round trip of a path that is used; called about twice a second, by each group."""
+        now = time.monotonic()
+        with self.lock:
+            self._rtt_s = max(self._rtt_s, rtt_s or 0.0)
+            since, before = self._seen
+            if now - since < SEEN_S:
+                return
+            written = self.scheduler.written_bytes
+            self.scheduler.need(int((written - before) / (now - since) * (self._rtt_s + SERVICE_S)))
+            self._seen, self._rtt_s = (now, written), 0.0
+            self.grant(now)
 
     def in_flight(self) -> int:
         """Return the bytes in flight of all disks."""

@@ -243,7 +243,7 @@ class _Group:
             self._stack.callback(cycle.close)
         # Callbacks run last first: the session ends before the windows and drafts that its answers would touch.
         self._stack.callback(session.close)
-        self._run(session, on_progress, cancel)
+        self._run(session, window, on_progress, cancel)
         session.close()
         return self._stats(session)
 
@@ -253,7 +253,9 @@ class _Group:
             return self._target.has(state.sealed.point)
         return state.copied is not None and f"draft:{state.draft_key}" in self._target.points()
 
-    def _run(self, session: Session, on_progress: OnProgress, cancel: threading.Event | None) -> None:
+    def _run(
+        self, session: Session, window: NodeWindow, on_progress: OnProgress, cancel: threading.Event | None
+    ) -> None:
         done = threading.Condition()
         running = len(self._cycles)
         errors: list[BaseException] = []
@@ -292,6 +294,7 @@ class _Group:
                     finished = done.wait_for(lambda: running == 0, timeout=PROGRESS_INTERVAL_S)
                 if finished:
                     break
+                window.seen(session.rtt_s)
                 on_progress(self._progress(session))
                 if cancel is not None and cancel.is_set() and not errors:
                     fail(Retry("the cycle was cancelled", code="cancelled", hint="What is durable is kept."))

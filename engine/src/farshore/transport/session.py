@@ -56,6 +56,11 @@ class Session:
         self.source_stats: dict[str, Any] = {}
 
     @property
+    def rtt_s(self) -> float | None:
+        """The shortest round trip to the source that was seen, in seconds; None before the first."""
+        return self._link.rtt_s
+
+    @property
     def away(self) -> tuple[float, str]:
         """For how long the source has not been reached, in seconds, and why; 0 where it is."""
         return self._link.down

@@ -13,6 +13,9 @@ NODE_BUDGET_MIN: Final = WINDOW_LEVELS[0]
 #: A disk with work may always have this much in flight, however much others want, as far as the budget goes round.
 SHARE_MAX: Final = WINDOW_LEVELS[0]
 
+#: More in flight than this many times what a path holds brings nothing but waiting; less may hide that it holds more.
+NEED_TIMES: Final = 4
+
 
 def node_budget(memory_bytes: int, node_window: int | None = None) -> int:
     """Return the bytes that a node of ``memory_bytes`` of RAM may hold in flight: a quarter, 512 MiB at most.
@@ -31,3 +34,8 @@ def guaranteed_share(budget_bytes: int, disks: int) -> int:
     """
     share = min(SHARE_MAX, budget_bytes // max(disks, 1))
     return max(CHUNK_SIZE, share // CHUNK_SIZE * CHUNK_SIZE)
+
+
+def in_use(budget_bytes: int, disks: int, need_bytes: int) -> int:
+    """Return how much of the budget ``disks`` disks with work share, where the paths hold ``need_bytes``."""
+    return min(budget_bytes, max(WINDOW_LEVELS[-1], disks * CHUNK_SIZE, NEED_TIMES * need_bytes))

@@ -13,6 +13,8 @@ A chunk is *requested* (its bytes are in flight), *received*, then *written* or 
 4. Each disk with work has a guaranteed share; what is in the budget besides goes to those above it. Both in turns, by
    deficit round robin with a quantum of one chunk, so a disk with work gets a chunk in each round. Where the budget has
    no room for a chunk per disk the turns park disks.
+   Of the budget no more is used than brings something: what one disk may have, a chunk for each disk, and four times
+   what the path has been seen to hold. More would only wait in line, those in front longest.
 5. When three quarters of the budget wait to be written, nobody gets more than the share until it is less than half.
 6. A disk whose rate limit is used up waits in the order in which that happened.
 
@@ -30,7 +32,7 @@ from typing import Final
 
 from farshore.limits import Bucket, Unit
 from farshore.units import CHUNK_SIZE
-from farshore.window.budget import guaranteed_share
+from farshore.window.budget import guaranteed_share, in_use
 from farshore.window.law import Law, LevelChange
 from farshore.window.meter import Meter
 
@@ -98,7 +100,9 @@ class Scheduler:
     def __init__(self, budget_bytes: int) -> None:
         if budget_bytes < CHUNK_SIZE:
             raise ValueError(f"a budget of {budget_bytes} bytes has no room for a chunk")
-        self._budget = budget_bytes
+        self._most = budget_bytes
+        self._need = 0
+        self._budget = in_use(budget_bytes, 0, 0)
         self._in_flight = 0
         self._queued = 0
         self._pressed = False
@@ -115,6 +119,7 @@ class Scheduler:
         self._share = CHUNK_SIZE
         self._reserved = 0
         self.peak_bytes = 0
+        self.written_bytes = 0
 
     # Disks and limits -----------------------------------------------------------------------------------------------
 
@@ -163,6 +168,11 @@ class Scheduler:
         bucket = self._buckets.setdefault(name, Bucket(None, now, unit))
         bucket.unit = unit
         bucket.change(per_s, now)
+
+    def need(self, size_bytes: int) -> None:
+        """Take the bytes that the paths have been seen to hold: their rate now by their round trip."""
+        self._need = size_bytes
+        self._share_out()
 
     def correct(self, disk: int, surplus_bytes: int) -> None:
         """Give the disk's limits back what was requested and did not cross the link (negative: what did besides)."""
@@ -218,6 +228,7 @@ class Scheduler:
         entry = self._disks[disk]
         flying = entry.flying[chunk]
         entry.written += flying.size
+        self.written_bytes += flying.size
         entry.latency_s = now - flying.since
         since = flying.received if flying.received is not None else now
         entry.meter.written(flying.size, now - since if took_s is None else took_s, now)
@@ -415,6 +426,7 @@ class Scheduler:
 
     def _share_out(self) -> None:
         """Find the guaranteed share anew; the number of disks with work has changed."""
+        self._budget = in_use(self._most, self._active, self._need)
         self._share = guaranteed_share(self._budget, self._active)
         for entry in self._disks.values():
             self._reserve(entry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from farshore.units import CHUNK_SIZE, GIB, MIB, WINDOW_LEVELS
-from farshore.window.budget import NODE_BUDGET_MAX, NODE_BUDGET_MIN, guaranteed_share, node_budget
+from farshore.window.budget import NODE_BUDGET_MAX, NODE_BUDGET_MIN, guaranteed_share, in_use, node_budget
 from farshore.window.levels import fixed_level, usable_levels
 from farshore.window.scheduler import LINGER_S, Scheduler
 
@@ -24,6 +24,29 @@ def test_a_share_is_whole_chunks_within_bounds() -> None:
     assert guaranteed_share(512 * MIB, 1) == 16 * MIB
     assert guaranteed_share(512 * MIB, 80) == 6 * MIB
     assert guaranteed_share(64 * MIB, 80) == CHUNK_SIZE
+
+
+def test_no_more_of_the_budget_is_in_use_than_brings_something() -> None:
+    assert in_use(512 * MIB, 1, 0) == 64 * MIB
+    assert in_use(512 * MIB, 80, 0) == 80 * MIB
+    assert in_use(512 * MIB, 80, 50 * MIB) == 200 * MIB
+    assert in_use(512 * MIB, 2, 500 * MIB) == 512 * MIB
+    assert in_use(16 * MIB, 80, 0) == 16 * MIB
+
+
+def test_what_the_paths_hold_opens_more_of_the_budget() -> None:
+    node = Scheduler(512 * MIB)
+    for disk in range(4):
+        node.add_disk(disk, 64 * MIB, 500 * MIB)
+    chunks = iter(range(10_000))
+    held = []
+    for need in (0, 40 * MIB, 0):
+        node.need(need)
+        for disk in range(4):
+            for _ in range(256):
+                node.want(disk, next(chunks), CHUNK_SIZE)
+        held.append(sum(CHUNK_SIZE for _ in node.requested(0.0)))
+    assert held == [64 * MIB, 96 * MIB, 0]  # 160 MiB in all, and nothing more once they are too much
 
 
 def test_a_level_is_what_the_plan_says_within_bounds() -> None:
