@@ -57,7 +57,18 @@ class Request:
     answer is expected to bring, ``keeps`` says that it may bring a payload at all.
     """
 
-    __slots__ = ("abandoned", "build", "frame", "keeps", "number", "on_answer", "on_error", "times_sent", "weight")
+    __slots__ = (
+        "abandoned",
+        "asked_at",
+        "build",
+        "frame",
+        "keeps",
+        "number",
+        "on_answer",
+        "on_error",
+        "times_sent",
+        "weight",
+    )
 
     def __init__(
         self,
@@ -76,6 +87,7 @@ class Request:
         self.number = 0
         self.frame = b""
         self.times_sent = 0
+        self.asked_at = 0.0
         self.abandoned = False
 
 
@@ -269,6 +281,7 @@ class Connection(threading.Thread):
                     self.load -= request.weight + len(request.frame)
                     continue
                 request.times_sent += 1
+                request.asked_at = request.asked_at or time.monotonic()
                 self._outstanding[request.number] = request
                 self._outstanding_bytes += len(request.frame)
                 batch.append(request.frame)

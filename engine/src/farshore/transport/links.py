@@ -33,9 +33,10 @@ log = logging.getLogger(__name__)
 
 #: A link may be down for so long, again and again, and the work that uses it goes on.
 GIVE_UP_S: Final = 900.0
-#: A request that broke this many connections, or outlived them, is not tried on another one: the peer accepts
-#: connections, but does not answer.
+#: A request that broke this many connections, or outlived them, for this part of the time that a link may be down, is
+#: not tried on another one: the peer accepts connections, but does not answer. A burst of damage breaks many at once.
 SENDS_MAX: Final = 10
+STUBBORN_PARTS: Final = 10
 #: Of an absence that was shorter nobody is told that it is over.
 _AWAY_S: Final = 5.0
 #: Connections that one node may open to us.
@@ -333,7 +334,8 @@ class Link:
                 if request.times_sent:
                     self.resent_bytes += request.weight if greeted else 0
                     request.times_sent -= not greeted  # then nobody was there to ask
-                if request.times_sent >= SENDS_MAX:
+                stubborn_s = time.monotonic() - request.asked_at
+                if request.times_sent >= SENDS_MAX and stubborn_s > self._give_up_s / STUBBORN_PARTS:
                     hopeless.append(request)
                 else:
                     self._place(request)
