@@ -244,7 +244,7 @@ class Connection(threading.Thread):
         self._link.greeted(self)
 
     def _serve(self, connection: ssl.SSLSocket) -> None:
-        stream = Stream(connection, ANSWER_TIMEOUT_S)
+        stream = Stream(connection, ANSWER_TIMEOUT_S, self._link.lanes.next())
         poll = select.poll()
         poll.register(connection, select.POLLIN)
         poll.register(self._event, select.POLLIN)

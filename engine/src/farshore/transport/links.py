@@ -27,6 +27,7 @@ from farshore.transport.connection import Connection, Request
 from farshore.transport.dialing import CONNECT_TIMEOUT_S
 from farshore.transport.notices import Notices
 from farshore.transport.sockets import connections_for, parse_address
+from farshore.transport.stream import Lanes
 from farshore.transport.tls import NodeTls, Peer
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,11 @@ class Link:
     def identity(self) -> NodeTls:
         """Who we are, with the newest certificate."""
         return self._links.identity
+
+    @property
+    def lanes(self) -> Lanes:
+        """In which its connections are read."""
+        return self._links.lanes
 
     @property
     def buffers(self) -> BufferPool:
@@ -393,6 +399,7 @@ class Links:
         self.identity = identity
         self.connect_timeout_s = connect_timeout_s
         self.buffers = BufferPool()
+        self.lanes = Lanes()
         self._give_up_s = give_up_s
         self._lock = threading.Lock()
         self._closed = False

@@ -19,18 +19,31 @@ from typing import Final
 from farshore.errors import Reconnect
 from farshore.units import KIB
 
-_LANES: Final = itertools.cycle([threading.Lock() for _ in range(max(1, (os.cpu_count() or 1) // 2))])
 #: What is shorter than this comes in one or two records, and needs no lane.
 _SHORT: Final = 32 * KIB
 
 
-class Stream:
-    """A connection after its greeting. Silence of ``timeout_s`` in the midst of a frame ends it with ``Reconnect``."""
+class Lanes:
+    """The lanes of a node: one for two processors, for each of them is busy at either end of a link."""
 
-    def __init__(self, connection: ssl.SSLSocket, timeout_s: float) -> None:
+    def __init__(self) -> None:
+        self._locks = itertools.cycle([threading.Lock() for _ in range(max(1, (os.cpu_count() or 1) // 2))])
+
+    def next(self) -> threading.Lock:
+        """Return the lane of one more connection."""
+        return next(self._locks)
+
+
+class Stream:
+    """A connection after its greeting, read in a ``lane``.
+
+    Silence of ``timeout_s`` in the midst of a frame ends it with ``Reconnect``.
+    """
+
+    def __init__(self, connection: ssl.SSLSocket, timeout_s: float, lane: threading.Lock) -> None:
         connection.setblocking(False)
         self._connection = connection
-        self._lane = next(_LANES)
+        self._lane = lane
         self._timeout_ms = int(timeout_s * 1000)
         self._readable = select.poll()
         self._readable.register(connection, select.POLLIN)
