@@ -598,7 +598,8 @@ class World:
                     return
                 if self._is_new_point_needed(outcome):
                     break
-                self.hub.sleep(self.rng.choice((0.0, 0.05, 1.0)))
+                # A node that still works on it, for its link may be away for long, is not asked again at once.
+                self.hub.sleep(10.0 if outcome.code == "draft-busy" else self.rng.choice((0.0, 0.05, 1.0)))
 
     def _newest_sequence(self) -> int:
         found = newest(self.manifests, GROUP)
