@@ -162,9 +162,36 @@ def test_a_killed_pull_goes_on_where_it_was(keys: Path, tmp_path: Path) -> None:
         first.kill()
         first.wait()
         assert (tmp_path / "b.img.linktest").is_dir()
-        pulled(keys, target, "--connect", f"127.0.0.1:{port}")
+        report = pulled(keys, target, "--connect", f"127.0.0.1:{port}")
     assert target.read_bytes() == source.read_bytes()
+    assert report["verified"] is True
     assert not (tmp_path / "b.img.linktest").exists()
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["whole", "damaged"])
+def test_a_pull_that_had_published_proves_the_disk_once_more(keys: Path, tmp_path: Path, damaged: bool) -> None:
+    source, target, port = image(tmp_path / "a.img", 4 * MIB, 9), tmp_path / "b.img", free_port()
+    with serving("--keys", keys, "--disk", source, "--listen", f"127.0.0.1:{port}"):
+        wait_for(port)
+        # It ends just behind the manifest, as if it had been killed there.
+        words = ("pull", "--keys", keys, "--disk", target, "--connect", f"127.0.0.1:{port}")
+        code = (
+            "import sys; from farshore.cli.main import main\n"
+            "from farshore.cli.local.linktest import pulling; pulling._is_proven = lambda _: sys.exit(9)\n"
+            "main(['linktest', *sys.argv[1:]])"
+        )
+        cut = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, check=False)
+        assert cut.returncode == 9, cut.stderr
+        if damaged:
+            with target.open("r+b") as file:
+                file.seek(3 * MIB)
+                file.write(b"rot")
+            result = run(*words)
+            assert result.returncode not in {0, 1}
+            assert "read-back" in result.stderr
+        else:
+            report = pulled(keys, target, "--connect", f"127.0.0.1:{port}")
+            assert (report["bytes"], report["verified"]) == (0, True)
 
 
 @pytest.mark.parametrize(

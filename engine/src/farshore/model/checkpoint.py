@@ -71,12 +71,17 @@ class LevelChange(Report):
 
 
 class DiskStats(Report):
-    """What one disk of a cycle took. ``level_bytes`` is its window at the end."""
+    """What one disk of a cycle took. ``level_bytes`` is its window at the end.
+
+    ``read_back_bytes`` is data that the last attempt read back; where it is all of ``moved_bytes``, nothing that was
+    written is unproven.
+    """
 
     disk_key: str
     mode: str
     moved_bytes: int
     resent_bytes: int = 0
+    read_back_bytes: int = 0
     retries: int = 0
     seconds: float
     level_bytes: int = 0

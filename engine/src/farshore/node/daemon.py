@@ -37,7 +37,7 @@ from farshore.node.worker import KeyedLocks, Lane, Worker
 from farshore.platforms import registry
 from farshore.replication.flow import NodeWindow
 from farshore.replication.serve import SourceService
-from farshore.replication.usage import settle
+from farshore.replication.usage import memory_bytes, settle
 from farshore.transport import tls
 from farshore.transport.dialing import Dialer
 from farshore.transport.links import Links
@@ -81,7 +81,7 @@ class Node:
         self._journal_dir = config.state_dir / "journal"
         durable.make_dir(self._journal_dir)
         workers = processes(config.workers, len(os.sched_getaffinity(0)))
-        budget_bytes = node_budget(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), config.node_window)
+        budget_bytes = node_budget(memory_bytes(), config.node_window)
         budget_bytes = max(CHUNK_SIZE, budget_bytes // (workers + 1))
         site = self._site = Site(
             platform=self._platform,

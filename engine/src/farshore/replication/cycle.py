@@ -237,6 +237,7 @@ class DiskCycle:
             mode=self.plan.mode if self.plan else "incremental",
             moved_bytes=counters.moved_bytes,
             resent_bytes=counters.resent_bytes,
+            read_back_bytes=self._landing.read_back_bytes,
             retries=self._landing.retries.total(),
             seconds=round(self._ended - self._began, 3),
             level_bytes=window.level,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -40,6 +39,7 @@ from farshore.replication.cycle import MODES, DiskCycle, Mode
 from farshore.replication.flow import NodeWindow
 from farshore.replication.landing import Landing, journal_error
 from farshore.replication.seeding import Adopt, let_go, take_in
+from farshore.replication.usage import memory_bytes
 from farshore.transport.frames import ZERO_BLOCK
 from farshore.transport.links import Links
 from farshore.transport.session import Session
@@ -431,4 +431,4 @@ def _no_stats(manifest: Manifest) -> CycleStats:
 
 
 def _default_budget() -> int:
-    return node_budget(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return node_budget(memory_bytes())

@@ -44,6 +44,7 @@ class Landing:
     Attributes:
         done_bytes: written so far, also by earlier attempts; may be read at any time, for progress.
         retries: writes that were tried again, by the code of the error.
+        read_back_bytes: data that was read back by this attempt, and was what had come.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Landing:
         """``read_back``: read again what was written and compare it; the session's epoch, for that is in the digest."""
         self.done_bytes = state.durable.total()
         self.retries: Counter[str] = Counter()
+        self.read_back_bytes = 0
         self._key = disk_key
         self._state = state
         self._window = window
@@ -319,6 +321,7 @@ class Landing:
                 disk=self._key,
                 offset=offset,
             ) from error
+        self.read_back_bytes += at  # the checks of a disk run one after the other
 
 
 def _joined(pieces: Iterable[tuple[int, int, bool]], limit: int) -> Iterator[tuple[int, int, bool]]:

@@ -228,9 +228,9 @@ class AttachedTarget:
         return sorted(_point_of(held["key"]) if held["sealed"] else f"draft:{held['key']}" for _, held in self._all())
 
     def abandon(self, key: str) -> None:
-        """Forget the draft named ``key``; the image is its user's and stays."""
+        """Forget the draft named ``key``, unless it is a point already; the image is its user's and stays."""
         for disk_key, held in self._all():
-            if held["key"] == key:
+            if held["key"] == key and not held["sealed"]:
                 durable.remove(self._path(disk_key))
 
     def usage(self) -> PoolFacts:

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from farshore.cli.output import Output, facts
+from farshore.model.checkpoint import DiskPoint, DiskStats
 from farshore.replication.usage import peak_rss_bytes
 from farshore.units import MIB, format_duration, format_size
 
@@ -95,14 +96,14 @@ class Measure:
             "resent_bytes": stats.resent_bytes,
             "disks": [
                 {
-                    "disk": str(disks[one.disk_key]),
+                    "disk": str(path),
                     "bytes": one.moved_bytes,
                     "seconds": one.seconds,
                     "level_bytes": one.level_bytes,
                     "level_changes": [change.model_dump() for change in one.level_changes],
                     "root": point.tree_root,
                 }
-                for one, point in zip(stats.disks, result.manifest.disks, strict=True)
+                for path, one, point in _disks(result, disks)
             ],
             "level_changes": sum(len(one.level_changes) for one in stats.disks),
             "samples": self._samples,
@@ -131,3 +132,11 @@ class Measure:
             )
         rows.extend(("hint", hint) for hint in report["hints"])
         return facts(rows)
+
+
+def _disks(result: ReplicateResult, paths: Mapping[str, Path]) -> Iterator[tuple[Path, DiskStats, DiskPoint]]:
+    """Yield each disk with what it took; nothing where an interrupted call had copied all of it."""
+    took = {one.disk_key: one for one in result.stats.disks}
+    for point in result.manifest.disks:
+        nothing = DiskStats(disk_key=point.disk_key, mode=result.stats.mode, moved_bytes=0, seconds=0.0)
+        yield paths[point.disk_key], took.get(point.disk_key, nothing), point

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -14,20 +13,21 @@ from typing import TYPE_CHECKING, Final
 
 from farshore import durable
 from farshore.blocks.digest import leaf_digest
+from farshore.checkpoints.scrub import scrub
 from farshore.checkpoints.trees import TreeStore
 from farshore.cli.local.linktest.keys import SITE, SOURCE, TARGET, Keys, read
 from farshore.cli.local.linktest.measure import Measure
 from farshore.cli.local.linktest.serving import POINT
 from farshore.cli.output import Output
-from farshore.errors import Invalid, Permanent
+from farshore.errors import Corruption, Invalid, Permanent
 from farshore.model.checkpoint import Manifest
 from farshore.model.grant import ALL_DISKS, Grant, GrantDisk, sign
-from farshore.model.task import ReplicateDisk, ReplicateParams
+from farshore.model.task import ReplicateDisk, ReplicateParams, ReplicateResult
 from farshore.platforms.directory import DirectoryManifests
 from farshore.platforms.file.attached import BASE, MACHINE, AttachedTarget, base_of
 from farshore.replication.flow import NodeWindow
 from farshore.replication.group import replicate
-from farshore.replication.usage import settle
+from farshore.replication.usage import memory_bytes, settle
 from farshore.transport.links import Link, Links
 from farshore.transport.listener import DataListener
 from farshore.transport.session import Session
@@ -94,7 +94,7 @@ def run(
         manifests = DirectoryManifests(state / "manifests")
         with measure.paused():
             bases = {one.disk_key: _base(state, manifests, one, path) for one, path in zip(offered, disks, strict=True)}
-        window = NodeWindow(limits.node_window or node_budget(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
+        window = NodeWindow(limits.node_window or node_budget(memory_bytes()))
         names: tuple[str, ...] = ()
         if limits.bandwidth is not None:
             window.limit(_BANDWIDTH, limits.bandwidth)
@@ -109,6 +109,8 @@ def run(
             window=window,
             grant_key=keys.grant_key,
         )
+        if not _is_proven(result):
+            _prove(state, manifests, target, result.manifest)
         measure.end()
         shutil.rmtree(state)
         paths = {one.disk_key: path for one, path in zip(offered, disks, strict=True)}
@@ -125,6 +127,24 @@ def _way(stack: ExitStack, links: Links, keys: Keys, address: str, *, listens: b
     stack.callback(listener.stop)
     listener.start(address)
     return lambda: links.from_peer(keys.peer)
+
+
+def _is_proven(result: ReplicateResult) -> bool:
+    """Say whether all that was ever written to the disks was read back; what an interrupted call wrote may not be."""
+    return all(disk.read_back_bytes == disk.moved_bytes for disk in result.stats.disks) and bool(result.stats.disks)
+
+
+def _prove(state: Path, manifests: DirectoryManifests, target: AttachedTarget, manifest: Manifest) -> None:
+    """Read all of the disks back, and compare them with the manifest.
+
+    Raises:
+        Corruption: a disk is not what the manifest says.
+    """
+    verdict, *_ = scrub(manifests, target, manifest.group_id, manifest.checkpoint_id, SITE)
+    if verdict.verdict != "verified":
+        raise Corruption(
+            verdict.reason, code="read-back", hint=f"Check the storage below the disks; remove {state} to begin again."
+        )
 
 
 def _inspect(link: Link, keys: Keys, transport: Transport, stack: ExitStack) -> tuple[OpenedDisk, ...]:
