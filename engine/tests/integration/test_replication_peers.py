@@ -260,6 +260,14 @@ def test_a_higher_term_or_epoch_fences_the_lower(site: Site, counter: str) -> No
     assert code(caught) == "stale-term"
 
 
+def test_all_connections_of_a_peer_are_one_path(site: Site) -> None:
+    session = site.session()
+    session.open()
+    read(session, (0, 512))
+    link = site.used[-1]
+    assert site.service.paths.to(("beta", "beta-1")).connections == link.stats().connections >= 1
+
+
 def test_a_revoked_session_ends(site: Site) -> None:
     session = site.session()
     session.open()

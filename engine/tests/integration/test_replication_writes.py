@@ -251,6 +251,9 @@ def test_what_is_read_back_and_is_not_what_came_is_never_published(here: Here) -
 def test_a_rate_is_kept_to_by_all_disks_together(here: Here) -> None:
     here.transport(per_disk_window=4 * MIB)
     here.window.limit("plan:test", 40 * MIB)
+    seen: list[float | None] = []
+    here.window.seen = seen.append  # type: ignore[method-assign]
     result = here.replicate(limits=("plan:test",))
+    assert any(rtt_s is not None and rtt_s > 0 for rtt_s in seen)  # what the path holds is told while it runs
     # No upper bound: this machine may be busy. A limit that did not hold would be over in a tenth of this.
     assert result.stats.seconds >= 0.8 * result.stats.moved_bytes / (40 * MIB)

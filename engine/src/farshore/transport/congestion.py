@@ -124,6 +124,11 @@ class Path:
         self._sent = self._again = 0
         self._next = 0.0
 
+    @property
+    def connections(self) -> int:
+        """How many connections the path has now."""
+        return len(self._connections)
+
     def join(self, connection: socket.socket) -> None:
         """Take up a connection; it gets what the others have."""
         with self._lock:

@@ -278,6 +278,11 @@ class Scheduler:
         """Return the bytes in flight of one disk, or of the node."""
         return self._in_flight if disk is None else self._disks[disk].in_flight
 
+    @property
+    def usable_bytes(self) -> int:
+        """What of the budget may be used now; see :func:`farshore.window.budget.in_use`."""
+        return self._budget
+
     def exposed(self, disk: int) -> int:
         """Return the bytes that a crash now would make travel again."""
         entry = self._disks[disk]

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from farshore.errors import FarshoreError, Retry
+from farshore.replication import flow
 from farshore.replication.flow import DiskWindow, NodeWindow
 from farshore.units import MIB
 
@@ -126,6 +127,22 @@ def test_a_window_that_is_closed_gives_all_of_its_credit_back(pool: ThreadPoolEx
     one.close()
     assert waiting.result(30)
     assert node.in_flight() == MIB
+
+
+def test_what_a_path_has_been_seen_to_hold_opens_more_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(flow.time, "monotonic", lambda: clock[0])
+    node = NodeWindow(512 * MIB)
+    disk = fixed(node, 64 * MIB, 500 * MIB)
+    assert node.scheduler.usable_bytes == 64 * MIB
+    for chunk in [disk.acquire(MIB) for _ in range(64)]:
+        disk.written(chunk)
+    clock[0] += 1.0
+    node.seen(0.95)  # 64 MiB in a second, on a way of a second: it holds 64 MiB
+    assert node.scheduler.usable_bytes == 256 * MIB
+    clock[0] += 1.0
+    node.seen(0.95)  # and nothing since
+    assert node.scheduler.usable_bytes == 64 * MIB
 
 
 def test_many_disks_stay_within_the_budget_and_all_end() -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Callable
+from pathlib import Path
 
+import pytest
+from farshore.transport import congestion
 from farshore.transport.congestion import Choice
+from farshore.transport.congestion import Path as Way
 
 RATE = 14_000_000
 
@@ -73,3 +79,33 @@ def test_a_path_that_swings_is_left_at_rest_for_longer_and_longer() -> None:
 def test_a_trickle_says_nothing() -> None:
     choice = Choice()
     assert [choice.observe(now, now * 1000, 0, 1.0) for now in range(600)] == [None] * 600
+
+
+def test_all_connections_of_a_path_change_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    available = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text(encoding="ascii").split()
+    if "bbr" not in available:
+        pytest.skip("this kernel has no BBR")
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        ends = [stack.enter_context(socket.create_connection(listener.getsockname())) for _ in range(3)]
+        path = Way()
+        sent = 0
+
+        def losses(_connection: socket.socket) -> tuple[int, int, float]:
+            nonlocal sent
+            sent += 1_000_000
+            return sent, sent // 1000, 1.0
+
+        monkeypatch.setattr(congestion, "losses_of", losses)
+        for one in ends[:2]:
+            path.join(one)
+        assert [used(one) for one in ends[:2]] == ["cubic", "cubic"]
+        for tick in range(8):
+            path.look(tick * 0.6)
+        path.leave(ends[0])
+        path.join(ends[2])  # one that comes later gets what the others have
+        assert [used(one) for one in ends] == ["bbr", "bbr", "bbr"]
+
+
+def used(connection: socket.socket) -> str:
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
