@@ -150,13 +150,13 @@ def test_several_disks_go_side_by_side(keys: Path, tmp_path: Path) -> None:
 
 def test_a_killed_pull_goes_on_where_it_was(keys: Path, tmp_path: Path) -> None:
     source, target, port = tmp_path / "a.img", tmp_path / "b.img", free_port()
-    source.write_bytes(random.Random(5).randbytes(48 * MIB))
-    words = ("--keys", keys, "--disk", target, "--connect", f"127.0.0.1:{port}", "--bandwidth", "16MiB")
+    source.write_bytes(random.Random(5).randbytes(160 * MIB))
+    words = ("--keys", keys, "--disk", target, "--connect", f"127.0.0.1:{port}", "--bandwidth", "80MiB")
     with serving("--keys", keys, "--disk", source, "--listen", f"127.0.0.1:{port}"):
         wait_for(port)
         first = subprocess.Popen([*FARSHORE, "linktest", "pull", *map(str, words)], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 30
-        while not target.exists() or target.stat().st_blocks * 512 < 8 * MIB:
+        while not target.exists() or target.stat().st_blocks * 512 < 144 * MIB:  # a mark is made at 125
             assert time.monotonic() < deadline
             time.sleep(0.02)
         first.kill()
@@ -165,6 +165,8 @@ def test_a_killed_pull_goes_on_where_it_was(keys: Path, tmp_path: Path) -> None:
         report = pulled(keys, target, "--connect", f"127.0.0.1:{port}")
     assert target.read_bytes() == source.read_bytes()
     assert report["verified"] is True
+    assert report["earlier_bytes"] >= 120 * MIB
+    assert report["bytes"] + report["earlier_bytes"] == 160 * MIB
     assert not (tmp_path / "b.img.linktest").exists()
 
 

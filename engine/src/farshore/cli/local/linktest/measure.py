@@ -70,11 +70,13 @@ class Measure:
         disks: Mapping[str, Path],
         hints: Iterable[str],
     ) -> dict[str, Any]:
-        """Return the figures as a JSON document. ``bytes`` is what was copied, before compression."""
+        """Return the figures as a JSON document. ``bytes`` is what this call copied, before compression."""
         stats = result.stats
+        copied = sum(one.read_back_bytes for one in stats.disks)  # all that this call wrote, and no earlier one
         source = stats.source
         return {
-            "bytes": stats.moved_bytes,
+            "bytes": copied,
+            "earlier_bytes": stats.moved_bytes - copied,
             "zero_bytes": stats.zero_bytes,
             "changed_bytes": stats.changed_bytes,
             "disk_bytes": stats.disk_bytes,
@@ -82,7 +84,7 @@ class Measure:
             "wire_bytes": link.wire_sent + link.wire_received,
             "source_read_bytes": source.read_bytes if source else None,
             "seconds": round(self.seconds, 3),
-            "mib_per_s": round(stats.moved_bytes / MIB / self.seconds, 2),
+            "mib_per_s": round(copied / MIB / self.seconds, 2),
             "cpu_s": {"source": source.cpu_s if source else None, "target": round(self.cpu_s, 3)},
             "peak_rss_mib": {
                 "source": round(source.peak_rss_bytes / MIB, 1) if source else None,
@@ -97,7 +99,7 @@ class Measure:
             "disks": [
                 {
                     "disk": str(path),
-                    "bytes": one.moved_bytes,
+                    "bytes": one.read_back_bytes,
                     "seconds": one.seconds,
                     "level_bytes": one.level_bytes,
                     "level_changes": [change.model_dump() for change in one.level_changes],
@@ -118,6 +120,7 @@ class Measure:
         gib = report["bytes"] / (1 << 30) or 1.0
         rows = [
             ("copied", f"{format_size(report['bytes'])} in {format_duration(report['seconds'])}, {report['mode']}"),
+            ("copied before", format_size(report["earlier_bytes"]) if report["earlier_bytes"] else None),
             ("rate", f"{report['mib_per_s']:.1f} MiB/s"),
             ("on the wire", f"{format_size(report['wire_bytes'])}, both directions"),
             ("round trip", f"{report['rtt_ms']} ms over {report['connections']} connections"),
