@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from farshore.checkpoints.manifest import decode, encode, key_of
-from farshore.checkpoints.retention import to_drop
+from farshore.control.scheduling.retention import Kept, surplus
 from farshore.model.checkpoint import Manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,23 +33,19 @@ def manifest(sequence: int, epoch: int = 1, plan: str = "p") -> Manifest:
 
 
 @settings(max_examples=300)
-@given(st.sets(st.tuples(st.integers(1, 3), st.integers(1, 30)), max_size=20), st.integers(0, 10), st.data())
-def test_retention_keeps_what_it_must(places: set[tuple[int, int]], keep: int, data: st.DataObject) -> None:
-    manifests = [manifest(sequence, epoch) for epoch, sequence in places]
-    ids = [one.checkpoint_id for one in manifests]
-    pinned = set(data.draw(st.lists(st.sampled_from(ids)))) if ids else set[str]()
-    in_use = set(data.draw(st.lists(st.sampled_from(ids)))) if ids else set[str]()
-    dropped = [one.checkpoint_id for one in to_drop(manifests, keep, pinned, in_use)]
-    ordered = [one.checkpoint_id for one in sorted(manifests, key=lambda one: (one.epoch, one.sequence))]
-    assert not set(dropped) & (pinned | in_use)
-    assert len(set(dropped)) == len(dropped)
-    assert not ordered or ordered[-1] not in dropped
-    stay = [one for one in ordered if one not in dropped and one not in pinned and one not in in_use]
-    assert len(stay) <= max(keep, 1)
-    # The oldest go first: none that is free and older than a dropped one stays.
-    if dropped:
-        oldest = ordered[: ordered.index(dropped[-1]) + 1]
-        assert all(one in dropped or one in pinned or one in in_use for one in oldest)
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), max_size=20), st.integers(1, 10))
+def test_retention_keeps_what_it_must(flags: list[tuple[bool, bool, bool]], count: int) -> None:
+    points = [Kept(f"cp-{number}", *each) for number, each in enumerate(flags)]
+    gone = surplus(points, count)
+    must_stay = {one.checkpoint_id for one in points if one.pinned or one.in_use}
+    must_stay |= {one.checkpoint_id for one in points[-1:]}
+    must_stay |= {one.checkpoint_id for one in [one for one in points if not one.suspect][-1:]}
+    assert not set(gone) & must_stay
+    assert gone == [one.checkpoint_id for one in points if one.checkpoint_id in gone]  # oldest first, none twice
+    counted = [one for one in points if not one.pinned]
+    assert len(counted) - len(gone) >= min(count, len(counted))
+    if not must_stay - {one.checkpoint_id for one in points[-1:]}:
+        assert len(counted) - len(gone) <= count
 
 
 @settings(max_examples=200)

@@ -18,7 +18,6 @@ from farshore.units import LEAF_SIZE
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 DIGEST_SIZE: Final = 32
-WIRE_DIGEST_SIZE: Final = 16
 _CONTEXT: Final = struct.Struct(">QIQI")
 
 

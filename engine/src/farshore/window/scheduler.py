@@ -77,7 +77,6 @@ class _Disk:
     refused: bool = False
     active: bool = False
     idle_since: float | None = None
-    latency_s: float = 0.0
     changes: list[LevelChange] = field(default_factory=list)
 
     def fits(self, size: int) -> bool:
@@ -229,7 +228,6 @@ class Scheduler:
         flying = entry.flying[chunk]
         entry.written += flying.size
         self.written_bytes += flying.size
-        entry.latency_s = now - flying.since
         since = flying.received if flying.received is not None else now
         entry.meter.written(flying.size, now - since if took_s is None else took_s, now)
         flying.received = None  # the meter knows
@@ -287,10 +285,6 @@ class Scheduler:
         """Return the bytes that a crash now would make travel again."""
         entry = self._disks[disk]
         return entry.in_flight + entry.written
-
-    def latency(self, disk: int) -> float:
-        """Return the seconds that the disk's last chunk took from its request to its write."""
-        return self._disks[disk].latency_s
 
     def level(self, disk: int) -> int:
         """Return the disk's window in bytes."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from farshore.checkpoints import catalog, retention
+from farshore.checkpoints import catalog
 from farshore.checkpoints.manifest import decode, encode, key_of, load_group, newest, parse_key, validate
 from farshore.checkpoints.publish import find, publish
 from farshore.errors import Corruption, Fenced, Invalid
@@ -160,22 +160,3 @@ def test_the_catalog_scan_reports_damage_and_goes_on(store: DirectoryManifests) 
 def test_points_and_manifests_are_compared() -> None:
     difference = catalog.compare([manifest(1)], ["point-2", "draft:key"])
     assert difference == catalog.Difference((("cp-1", "point-1"),), ("point-2",), ("key",))
-
-
-@pytest.mark.parametrize(
-    ("count", "keep", "pinned", "in_use", "dropped"),
-    [
-        (0, 3, [], [], []),
-        (3, 3, [], [], []),
-        (5, 3, [], [], [1, 2]),
-        (5, 0, [], [], [1, 2, 3, 4]),
-        (5, 2, ["cp-1"], [], [2, 3]),
-        (5, 2, [], ["cp-2"], [1, 3]),
-        (5, 2, ["cp-5"], [], [1, 2]),
-        (3, 1, ["cp-1", "cp-2", "cp-3"], [], []),
-    ],
-)
-def test_retention(count: int, keep: int, pinned: list[str], in_use: list[str], dropped: list[int]) -> None:
-    manifests = [manifest(number) for number in range(count, 0, -1)]
-    result = retention.to_drop(manifests, keep, pinned, in_use)
-    assert [one.sequence for one in result] == dropped
