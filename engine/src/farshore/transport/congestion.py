@@ -93,7 +93,9 @@ class Choice:
         longest = self._longest(now, queue)
         slow = self._slow.lossy(now, sent, again)
         if self.name == "bbr":
-            if slow is None or now - self._since < self._rest_s or (slow and longest < QUEUE_OF_BBR):
+            # It overflows queues itself; so losses with a queue end its time too, but not before long.
+            rest_s = REST_MAX_S if slow else self._rest_s
+            if slow is None or now - self._since < rest_s or (slow and longest < QUEUE_OF_BBR):
                 return None
             self._rest_s = min(2 * self._rest_s, REST_MAX_S)
             return self._change("cubic", now)

@@ -55,11 +55,10 @@ def test_a_queue_that_overflows_now_and_then_is_no_chance() -> None:
     assert drive(Choice(), 300, lambda now: 0.01 if now % 10 < 3 else 0.0, lambda now: 1.2 + now % 10 / 10) == []
 
 
-def test_losses_of_bbrs_own_queue_do_not_hold_it() -> None:
-    changes = drive(
-        Choice(), 60, lambda now: 0.001 if now < 10 or now > 12 else 0.0, lambda now: 1.0 if now < 12 else 2
-    )
-    assert [name for _, name in changes[:2]] == ["bbr", "cubic"]
+def test_losses_of_bbrs_own_queue_hold_it_for_long_and_not_for_ever() -> None:
+    (_, first), (when, then), *_ = drive(Choice(), 120, lambda _now: 0.001, lambda now: 1.0 if now < 12 else 2.0)
+    assert (first, then) == ("bbr", "cubic")
+    assert 60 <= when <= 66
 
 
 def test_a_path_that_is_clean_again_goes_back_to_cubic() -> None:
