@@ -254,6 +254,7 @@ def test_a_renewed_certificate_is_on_new_connections_and_an_open_session_goes_on
         session = Session(link, sites.params(snapshot).grant, 1, 4096)
         session.open()
         before = sites.beta_tls.peer.thumbprint
+        await_true(lambda: len(shown) == 3)
         files = sites.authority.node("beta", "beta-1")
         renewed = load(files.cert, files.key, files.ca)
         here.links.renew(renewed)
@@ -262,7 +263,7 @@ def test_a_renewed_certificate_is_on_new_connections_and_an_open_session_goes_on
         other = Session(link, sites.params(snapshot, term=2).grant, 1, 4096)
         other.open()
         other.close()
-        await_true(lambda: link.stats().connections == 3)
+        await_true(lambda: len(shown) == 6 and link.stats().connections == 3)
         assert sorted(shown) == sorted([before] * 3 + [renewed.peer.thumbprint] * 3)
         assert link.stats().reconnects == 0
     finally:
