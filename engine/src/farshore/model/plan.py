@@ -14,7 +14,7 @@ from farshore.model.base import Duration, Model, Name, Port, Size
 from farshore.model.link import Bandwidth
 from farshore.units import INTERMEDIATE_CHECKPOINT_WINDOW, PER_DISK_WINDOW, WINDOW_LEVELS
 
-Purpose = Literal["drill", "failover"]
+Purpose = Literal["drill", "failover", "failback", "migration"]
 
 
 class _Probe(Model):

@@ -14,7 +14,7 @@ from farshore.model.base import Report
 from farshore.model.checkpoint import CycleStats, Level, Manifest
 from farshore.model.integrity import Addendum
 from farshore.model.machine import Finding, Inventory, MachineFacts, Power
-from farshore.model.plan import Probe, Transport
+from farshore.model.plan import Probe, Purpose, Transport
 
 TaskKind = Literal[
     "inventory",
@@ -207,12 +207,12 @@ class DiskSpec(Report):
 class MachineCreateParams(Report):
     """Reconstruct disks, instantiate, attach networks; left powered off.
 
-    ``tag`` marks everything that is made. ``purpose`` ``drill`` is thrown away later, ``failover`` becomes the machine.
+    ``tag`` marks everything that is made. ``purpose`` ``drill`` is thrown away later, else it becomes the machine.
     ``name`` is unique at the site.
     """
 
     tag: str
-    purpose: Literal["drill", "failover"]
+    purpose: Purpose
     name: str
     facts: MachineFacts
     cpus: int
