@@ -50,6 +50,12 @@ def members(session: Session, name: str) -> list[PlanMachine]:
     return list(session.scalars(select(PlanMachine).where(PlanMachine.plan == name).order_by(PlanMachine.position)))
 
 
+def direction(row: Plan) -> tuple[str, str]:
+    """Return the source and the target site of a plan's replication as it is now: from where the plan is active."""
+    source, target = str(row.definition["source_site"]), str(row.definition["target_site"])
+    return (source, target) if row.active_site == source else (row.active_site, source)
+
+
 def ordered(row: Checkpoint) -> Stamp:
     """Return when the source point of a checkpoint was ordered."""
     return Stamp(row.ordered_at, row.ordered_boot_s, row.ordered_boot_id)
