@@ -8,7 +8,9 @@ from collections import Counter
 from typing import Any
 
 from doubles.scripted_node import Handler, ScriptedNode
+from farshore.checkpoints.manifest import digest
 from farshore.errors import FarshoreError, NotFound
+from farshore.model.checkpoint import Manifest
 from farshore.model.task import Task
 
 MIB = 1 << 20
@@ -41,6 +43,7 @@ class ScriptedSite:
         self.incremental = True
         self.manifests: list[dict[str, Any]] = []
         self.addenda: list[dict[str, Any]] = []
+        self.bundles: dict[str, str] = {}
         #: Damages that a scrub finds, by checkpoint.
         self.damages: dict[str, list[dict[str, Any]]] = {}
         self.calls: list[tuple[str, dict[str, Any]]] = []
@@ -220,6 +223,17 @@ class ScriptedSite:
     def catalog_scan(self, _task: Task) -> dict[str, Any]:
         return {"manifests": self.manifests, "addenda": self.addenda}
 
+    def catalog_check(self, task: Task) -> dict[str, Any]:
+        ours = [
+            Manifest.model_validate(one) for one in self.manifests if one["catalog_id"] == task.params["catalog_id"]
+        ]
+        keys = ("checkpoint_id", "group_id", "plan", "epoch", "generation", "sequence")
+        return {"manifests": [{**{key: getattr(one, key) for key in keys}, "digest": digest(one)} for one in ours]}
+
+    def bundle_put(self, task: Task) -> dict[str, Any]:
+        self.bundles[task.params["key"]] = task.params["data"]
+        return {"keys": sorted(self.bundles)}
+
     def scrub(self, task: Task) -> dict[str, Any]:
         wanted, others = task.params["checkpoint_id"], {}
         self.tagged.setdefault(task.params["tag"], set()).add(f"lease:{wanted}")
@@ -265,6 +279,8 @@ KINDS = (
     "sweep",
     "drop-checkpoint",
     "catalog-scan",
+    "catalog-check",
+    "bundle-put",
     "scrub",
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from typing import Final
@@ -58,6 +59,12 @@ def validate(manifest: Manifest) -> Manifest:
 def encode(manifest: Manifest) -> bytes:
     """Return the object's bytes: JSON with sorted keys, so that equal manifests are equal bytes."""
     return json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True).encode() + b"\n"
+
+
+def digest(manifest: Manifest) -> str:
+    """Return the SHA-256 of what a manifest says: equal for equal manifests, whatever wrote their bytes."""
+    text = json.dumps(manifest.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def decode(data: bytes, key: str) -> Manifest:

@@ -34,6 +34,8 @@ TaskKind = Literal[
     "sweep",
     "drop-checkpoint",
     "catalog-scan",
+    "catalog-check",
+    "bundle-put",
     "scrub",
 ]
 
@@ -302,6 +304,60 @@ class CatalogScanResult(Report):
 PARAMS: dict[str, type[Report]] = {
     "inventory": Empty,
     "check": Empty,
+class CatalogCheckParams(Report):
+    """Hold the manifests of a site's store against its native points; ``catalog_id``: of whose manifests."""
+
+    catalog_id: str
+
+
+class StoredManifest(Report):
+    """A manifest of the store, in short. ``digest`` is the SHA-256 of its canonical JSON."""
+
+    checkpoint_id: str
+    group_id: str
+    plan: str
+    epoch: int
+    generation: int
+    sequence: int
+    digest: str
+
+
+class MissingPoint(Report):
+    """A native point that a manifest names and the platform does not have."""
+
+    checkpoint_id: str
+    disk_key: str
+    point: str
+
+
+class CatalogCheckResult(Report):
+    """What a site holds: manifests, the points that they miss, points that none names, drafts.
+
+    ``foreign`` counts the manifests of other catalogues; their points are no orphans.
+    """
+
+    manifests: tuple[StoredManifest, ...] = ()
+    missing: tuple[MissingPoint, ...] = ()
+    orphans: tuple[str, ...] = ()
+    drafts: tuple[str, ...] = ()
+    foreign: int = 0
+    findings: tuple[Finding, ...] = ()
+
+
+class BundlePutParams(Report):
+    """Keep a sealed site bundle under ``key`` in the manifest store; of older ones of its catalogue ``keep`` stay."""
+
+    key: str = Field(max_length=255)
+    data: str
+    keep: int = Field(3, ge=0)
+
+
+class BundlePutResult(Report):
+    """The keys of the catalogue's bundles that the site holds now, oldest first."""
+
+    keys: tuple[str, ...] = ()
+
+
     "point": PointParams,
     "replicate": ReplicateParams,
     "release": ReleaseParams,
@@ -320,6 +376,8 @@ PARAMS: dict[str, type[Report]] = {
     "scrub": ScrubParams,
 }
 RESULTS: dict[str, type[Report]] = {
+    "catalog-check": CatalogCheckParams,
+    "bundle-put": BundlePutParams,
     "inventory": Inventory,
     "check": CheckResult,
     "point": PointResult,
@@ -340,6 +398,8 @@ RESULTS: dict[str, type[Report]] = {
     "scrub": ScrubResult,
 }
 
+    "catalog-check": CatalogCheckResult,
+    "bundle-put": BundlePutResult,
 
 class Progress(Report):
     """How far a running task is; counters in bytes, ``note`` a short sentence for people."""

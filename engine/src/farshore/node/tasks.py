@@ -23,6 +23,7 @@ from farshore.errors import Invalid, NotFound, Permanent
 from farshore.model import task as model
 from farshore.model.base import Report
 from farshore.model.machine import Finding, Inventory
+from farshore.node import stored
 from farshore.node.drafts import cover_of
 from farshore.node.log import fields
 from farshore.node.marks import Marks
@@ -249,6 +250,16 @@ def catalog_scan(site: Site, _params: model.Empty, _call: Call) -> model.Catalog
     return model.CatalogScanResult(manifests=tuple(manifests), addenda=tuple(addenda.load(site.platform.manifests)))
 
 
+def catalog_check(site: Site, params: model.CatalogCheckParams, _call: Call) -> model.CatalogCheckResult:
+    """Hold the manifests of the site's store against its points."""
+    return stored.check(site.platform.manifests, site.platform.target, params.catalog_id)
+
+
+def bundle_put(site: Site, params: model.BundlePutParams, _call: Call) -> model.BundlePutResult:
+    """Keep a sealed site bundle beside the manifests; older ones go."""
+    return stored.put_bundle(site.platform.manifests, params)
+
+
 def scrub(site: Site, params: model.ScrubParams, call: Call) -> model.ScrubResult:
     """Read a checkpoint back and compare it with its manifest."""
     found = scrubbing.scrub(
@@ -294,6 +305,8 @@ HANDLERS: Final[dict[str, Handler]] = {
     "sweep": Handler("machine", sweep),
     "drop-checkpoint": Handler("quick", drop_checkpoint, "group_id"),
     "catalog-scan": Handler("quick", catalog_scan),
+    "catalog-check": Handler("quick", catalog_check),
+    "bundle-put": Handler("quick", bundle_put),
     "scrub": Handler("machine", scrub, "checkpoint_id"),
 }
 
