@@ -301,9 +301,6 @@ class CatalogScanResult(Report):
     addenda: tuple[Addendum, ...] = ()
 
 
-PARAMS: dict[str, type[Report]] = {
-    "inventory": Empty,
-    "check": Empty,
 class CatalogCheckParams(Report):
     """Hold the manifests of a site's store against its native points; ``catalog_id``: of whose manifests."""
 
@@ -358,6 +355,9 @@ class BundlePutResult(Report):
     keys: tuple[str, ...] = ()
 
 
+PARAMS: dict[str, type[Report]] = {
+    "inventory": Empty,
+    "check": Empty,
     "point": PointParams,
     "replicate": ReplicateParams,
     "release": ReleaseParams,
@@ -373,11 +373,11 @@ class BundlePutResult(Report):
     "sweep": SweepParams,
     "drop-checkpoint": DropCheckpointParams,
     "catalog-scan": Empty,
+    "catalog-check": CatalogCheckParams,
+    "bundle-put": BundlePutParams,
     "scrub": ScrubParams,
 }
 RESULTS: dict[str, type[Report]] = {
-    "catalog-check": CatalogCheckParams,
-    "bundle-put": BundlePutParams,
     "inventory": Inventory,
     "check": CheckResult,
     "point": PointResult,
@@ -395,11 +395,11 @@ RESULTS: dict[str, type[Report]] = {
     "sweep": SweepResult,
     "drop-checkpoint": Empty,
     "catalog-scan": CatalogScanResult,
+    "catalog-check": CatalogCheckResult,
+    "bundle-put": BundlePutResult,
     "scrub": ScrubResult,
 }
 
-    "catalog-check": CatalogCheckResult,
-    "bundle-put": BundlePutResult,
 
 class Progress(Report):
     """How far a running task is; counters in bytes, ``note`` a short sentence for people."""
