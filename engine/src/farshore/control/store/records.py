@@ -136,7 +136,10 @@ class Machine(Base):
 
 
 class Plan(Base):
-    """A protection plan as it is now; ``epoch`` grows with each change of the active site."""
+    """A protection plan as it is now; ``epoch`` grows with each change of the active site.
+
+    ``committed``: the last change of sites is not to be rolled back any more.
+    """
 
     __tablename__ = "plan"
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -150,6 +153,7 @@ class Plan(Base):
     created_at: Mapped[float]
     changed_at: Mapped[float]
     last_error: Mapped[Json | None]
+    committed: Mapped[bool] = mapped_column(default=True)
 
 
 class PlanRevision(Base):
@@ -168,7 +172,9 @@ class PlanMachine(Base):
     """A machine's part in a plan. ``machine_id`` is None until an inventory has shown the machine.
 
     ``source_state``, ``target_state`` and ``raised`` are those of ``farshore.recovery.states``; ``recovered_from`` is
-    the checkpoint that the machine at the target grew from.
+    the checkpoint that the machine at the target grew from. ``site`` and ``machine_id`` are where the machine is
+    replicated from; they change with the direction. ``old_machine_id`` is the old primary that then rests at the other
+    site, ``home`` a dump of the facts of the machine that ran at the plan's source site first.
     """
 
     __tablename__ = "plan_machine"
@@ -186,6 +192,24 @@ class PlanMachine(Base):
     target_state: Mapped[str] = mapped_column(default="absent")
     raised: Mapped[bool] = mapped_column(default=False)
     recovered_from: Mapped[str | None]
+    old_machine_id: Mapped[str | None]
+    home: Mapped[Json | None]
+
+
+class OldPrimary(Base):
+    """A machine that was the primary until ``epoch`` began; it rests, fenced, with its disks as they were.
+
+    ``divergent``: the epoch was forced, so that it may hold what nobody else has.
+    """
+
+    __tablename__ = "old_primary"
+    plan: Mapped[str] = mapped_column(ForeignKey("plan.name", ondelete="CASCADE"), primary_key=True)
+    machine: Mapped[str] = mapped_column(primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True)
+    site: Mapped[str]
+    machine_id: Mapped[str]
+    divergent: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[float]
 
 
 class Group(Base):
