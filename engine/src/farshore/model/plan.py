@@ -10,44 +10,18 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from farshore.model.base import Duration, Model, Name, Port, Size
+from farshore.model import schedule
+from farshore.model.base import Duration, Model, Name, Size
 from farshore.model.link import Bandwidth
+from farshore.model.probe import ConsoleProbe, GuestAgentProbe, HttpProbe, SshProbe, TcpProbe, WinRmProbe
 from farshore.units import INTERMEDIATE_CHECKPOINT_WINDOW, PER_DISK_WINDOW, WINDOW_LEVELS
 
 Purpose = Literal["drill", "failover", "failback", "migration"]
 
 
-class _Probe(Model):
-    timeout: Duration = Field(120.0, gt=0, description="give up after this long, all tries together")
-    interval: Duration = Field(2.0, gt=0, description="pause between two tries")
-
-
-class TcpProbe(_Probe):
-    """Green when the port sends a banner that holds ``banner``. A bare connect proves nothing."""
-
-    type: Literal["tcp"]
-    port: Port
-    banner: str = Field(min_length=1)
-
-
-class HttpProbe(_Probe):
-    """Green when the answer has this status and its body holds ``contains``."""
-
-    type: Literal["http"]
-    port: Port = 80
-    path: str = Field("/", pattern=r"^/[^\s]*$")
-    status: int = Field(200, ge=100, le=599)
-    contains: str = ""
-
-
-class ConsoleProbe(_Probe):
-    """Green when the machine's console text holds ``contains``."""
-
-    type: Literal["console"]
-    contains: str = Field(min_length=1)
-
-
-Probe = Annotated[TcpProbe | HttpProbe | ConsoleProbe, Field(discriminator="type")]
+Probe = Annotated[
+    TcpProbe | HttpProbe | ConsoleProbe | SshProbe | WinRmProbe | GuestAgentProbe, Field(discriminator="type")
+]
 
 
 class RecoverySettings(Model):
@@ -111,6 +85,22 @@ class Shutdown(Model):
     on_timeout: Literal["abort", "power_off"] = "abort"
 
 
+class DrillPolicy(Model):
+    """When a drill is run by itself, and from what."""
+
+    schedule: str | None = Field(
+        None, description="`every 7d`, or five fields as cron has them, in UTC: `30 4 * * sun`; default: never"
+    )
+    checkpoint: Literal["latest", "latest_clean"] = "latest"
+
+    @field_validator("schedule")
+    @classmethod
+    def _is_a_schedule(cls, value: str | None) -> str | None:
+        if value is not None:
+            schedule.parse(value)
+        return value
+
+
 class Retention(Model):
     """Which checkpoints are kept."""
 
@@ -157,6 +147,7 @@ class Plan(Model):
     boot_groups: tuple[BootGroup, ...] = Field((), description="default: one group of all, ordered by depends_on")
     networks: tuple[NetworkMapping, ...] = ()
     shutdown: Shutdown = Shutdown()
+    drill: DrillPolicy = DrillPolicy()
     retention: Retention = Retention()
     transport: Transport = Transport()
 
@@ -204,6 +195,7 @@ class Plan(Model):
             if source in sources[:index]:
                 raise ValueError(f"networks[{index}].source: {source!r} is mapped twice")
         subnets = [mapping.drill.subnet for mapping in self.networks]
+        taken: dict[tuple[Purpose, IPv4Address], str] = {}
         for index, machine in enumerate(self.machines):
             for purpose, address in machine.recovery.addresses.items():
                 where = f"machines[{index}].recovery.addresses.{purpose}"
@@ -212,6 +204,11 @@ class Plan(Model):
                 if purpose == "drill" and subnets and not any(address in subnet for subnet in subnets):
                     listed = ", ".join(map(str, subnets))
                     raise ValueError(f"{where}: {address} is in no drill subnet of the plan ({listed})")
+                if purpose == "drill" and (reason := _reserved(address, subnets)):
+                    raise ValueError(f"{where}: {address} is {reason}; choose another")
+                owner = taken.setdefault((purpose, address), machine.name)
+                if owner != machine.name:
+                    raise ValueError(f"{where}: {address} is the address of {owner!r} already; choose another")
         return self
 
     def machine(self, name: str) -> MachinePlan:
@@ -235,6 +232,16 @@ def _not_a_machines(address: IPv4Address) -> str | None:
         "unspecified": address.is_unspecified,
     }
     return next((kind for kind, found in kinds.items() if found), None)
+
+
+def _reserved(address: IPv4Address, subnets: list[IPv4Network]) -> str | None:
+    """Return what an address of a drill network is kept for, None if a machine may have it."""
+    for subnet in subnets:
+        if address == subnet.network_address + 1:
+            return f"the hypervisor's own in {subnet}"
+        if address in subnet and address in {subnet.network_address, subnet.broadcast_address}:
+            return f"no host's address in {subnet}"
+    return None
 
 
 def _refuse_cycle(edges: dict[str, tuple[str, ...]]) -> None:

@@ -31,6 +31,8 @@ TaskKind = Literal[
     "machine-create",
     "machine-power-on",
     "machine-probe",
+    "machine-look",
+    "isolation",
     "sweep",
     "drop-checkpoint",
     "catalog-scan",
@@ -248,6 +250,8 @@ class ProbeOutcome(Report):
     seconds: float
     tries: int
     detail: str = ""
+    #: Why it is not green: ``no-address``, ``dns-failed``, ``no-answer``, ``refused``, ``wrong-answer`` ...
+    code: str = ""
     evidence: str = Field("", max_length=4096)
 
 
@@ -258,6 +262,68 @@ class ProbeResult(Report):
     green: bool
     outcomes: tuple[ProbeOutcome, ...]
     console: str = ""
+
+
+class LookParams(Report):
+    """Show what people would see of one machine now."""
+
+    machine_id: str
+
+
+class LookResult(Report):
+    """A machine's console text, and its screen as a PNG in base64 (empty where there is none; ``note`` says why)."""
+
+    machine_id: str
+    taken_at: float
+    console: str = ""
+    screen: str = Field("", max_length=1 << 20)
+    note: str = ""
+
+
+class IsolationParams(Report):
+    """Prove that the isolated networks of ``tag`` lead nowhere.
+
+    ``canaries``: try it from inside and outside, while no machine is on yet. Counters are read in any case: what guests
+    have tried since then shows in them.
+    """
+
+    tag: str
+    networks: tuple[str, ...]
+    canaries: bool = True
+
+
+class Canary(Report):
+    """One try of a connection. A ``control`` has to be reached, all others must not be."""
+
+    network: str
+    source: str
+    target: str
+    control: bool
+    reached: bool
+    detail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it went as it has to."""
+        return self.reached == self.control
+
+
+class PacketCount(Report):
+    """What the rules of one network counted. ``outside``: packets that got past them, in either direction."""
+
+    network: str
+    outside: int
+    stopped: int
+    admitted: int
+
+
+class IsolationResult(Report):
+    """The proof: ``proven`` if all canaries went as they have to and nothing got outside; else ``reason``."""
+
+    proven: bool
+    reason: str = ""
+    canaries: tuple[Canary, ...] = ()
+    packets: tuple[PacketCount, ...] = ()
 
 
 class SweepParams(Report):
@@ -370,6 +436,8 @@ PARAMS: dict[str, type[Report]] = {
     "machine-create": MachineCreateParams,
     "machine-power-on": MachineParams,
     "machine-probe": ProbeParams,
+    "machine-look": LookParams,
+    "isolation": IsolationParams,
     "sweep": SweepParams,
     "drop-checkpoint": DropCheckpointParams,
     "catalog-scan": Empty,
@@ -392,6 +460,8 @@ RESULTS: dict[str, type[Report]] = {
     "machine-create": MachineCreateResult,
     "machine-power-on": MachineResult,
     "machine-probe": ProbeResult,
+    "machine-look": LookResult,
+    "isolation": IsolationResult,
     "sweep": SweepResult,
     "drop-checkpoint": Empty,
     "catalog-scan": CatalogScanResult,
