@@ -49,7 +49,7 @@ class MachinePlan(Model):
     @classmethod
     def _seeds_are_paths(cls, value: dict[str, str]) -> dict[str, str]:
         for disk, path in value.items():
-            if not path or "\0" in path or ".." in path.split("/"):
+            if not path or "\0" in path or ".." in path.split("/") or path.startswith("machine:"):
                 raise ValueError(f"{disk}: {path!r} is no path below the pool; write it as seeds/db.raw")
         return value
 
@@ -76,6 +76,10 @@ class NetworkMapping(Model):
     source: Name
     drill: DrillNetwork
     failover: Name = Field(description="an existing network at the target site")
+    failback: Name | None = Field(
+        None, description="an existing network at the source site; default: the one that the machine was in before"
+    )
+    migration: Name | None = Field(None, description="an existing network at the target site; default: that of failover")
 
 
 class Shutdown(Model):
@@ -147,6 +151,9 @@ class Plan(Model):
     boot_groups: tuple[BootGroup, ...] = Field((), description="default: one group of all, ordered by depends_on")
     networks: tuple[NetworkMapping, ...] = ()
     shutdown: Shutdown = Shutdown()
+    commit: Literal["auto", "manual"] = Field(
+        "auto", description="manual: a failover can be rolled back until somebody commits it"
+    )
     drill: DrillPolicy = DrillPolicy()
     retention: Retention = Retention()
     transport: Transport = Transport()

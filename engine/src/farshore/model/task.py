@@ -105,7 +105,8 @@ class ReplicateDisk(Report):
 
     ``draft_key`` and ``durable`` (ascending ranges, start and stop) are what an earlier holder of the task had written
     for good when it last told: a successor that can take the draft over goes on from there. ``seed``: an image in the
-    target's pool that a disk without a base begins with.
+    target's pool that a disk without a base begins with; ``old_disk``: ``machine_id/disk_id`` of a machine at the target
+    that was the primary before, whose disk it begins with.
     """
 
     disk_key: str
@@ -115,6 +116,7 @@ class ReplicateDisk(Report):
     base_root: str | None = None
     reason: str = ""
     seed: str | None = None
+    old_disk: str | None = None
     draft_key: str | None = None
     durable: tuple[tuple[int, int], ...] = ()
 
@@ -212,7 +214,8 @@ class MachineCreateParams(Report):
     """Reconstruct disks, instantiate, attach networks; left powered off.
 
     ``tag`` marks everything that is made. ``purpose`` ``drill`` is thrown away later, else it becomes the machine.
-    ``name`` is unique at the site.
+    ``name`` is unique at the site; ``replaces`` is the id of an old primary, fenced and off, that gives the name up
+    where it has it.
     """
 
     tag: str
@@ -224,6 +227,7 @@ class MachineCreateParams(Report):
     disks: tuple[DiskSpec, ...]
     nics: tuple[NicSpec, ...]
     epoch: int
+    replaces: str | None = None
 
 
 class MachineCreateResult(Report):

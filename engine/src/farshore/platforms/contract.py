@@ -287,7 +287,8 @@ class Platform:
 
     ``adopt(disk_key, size_bytes, image, key)`` makes a point of an image that lies in the pool already, and returns it;
     the image stays as it is, and is shorter than the disk or as long. The same key finds the same point. None where
-    the platform cannot.
+    the platform cannot. ``machine:<machine id>/<disk id>`` names the disk of a machine that is fenced and off;
+    ``Conflict`` where it is not.
     """
 
     type: str
