@@ -61,6 +61,25 @@ class SiteLink(Base):
     created_at: Mapped[float]
 
 
+class SiteBundle(Base):
+    """What a site keeps for a control plane that follows this one: see ``farshore.control.bundle``.
+
+    ``digest`` is that of what the newest bundle there says, ``number`` its number. ``wanted`` is the digest of what
+    ``task_id`` writes, until it has ended.
+    """
+
+    __tablename__ = "site_bundle"
+    site: Mapped[str] = mapped_column(ForeignKey("site.name", ondelete="CASCADE"), primary_key=True)
+    digest: Mapped[str] = mapped_column(default="")
+    number: Mapped[int] = mapped_column(default=0)
+    written_at: Mapped[float | None]
+    wanted: Mapped[str] = mapped_column(default="")
+    task_id: Mapped[str | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[float] = mapped_column(default=0.0)
+    error: Mapped[Json | None]
+
+
 class Node(Base):
     """A worker of one site.
 
