@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 
 from farshore.model.checkpoint import Level
 from farshore.model.machine import Finding, Inventory, MachineFacts, PoolFacts, Power
-from farshore.model.task import MachineCreateParams, NetworkCreateParams
+from farshore.model.task import IsolationResult, MachineCreateParams, NetworkCreateParams
 from farshore.units import LEAF_SIZE, MIB
 
 
@@ -276,6 +276,23 @@ class Compute(Protocol):
 
     def console(self, machine_id: str, tail_bytes: int = 16384) -> str:
         """Return the end of the machine's console text."""
+
+    def screen(self, machine_id: str) -> bytes:
+        """Return what the machine shows on its screen as a PNG; ``NotFound`` if it has none or is off."""
+
+    def agent(self, machine_id: str, request: Mapping[str, Any], timeout_s: float) -> Any:
+        """Ask the guest's agent, in the words of the QEMU guest agent; return what it answers under ``return``.
+
+        Raises:
+            Retry: it does not answer, or not yet.
+            Permanent: it refuses, or the machine has no agent.
+        """
+
+    def isolation(self, tag: str, networks: Sequence[str], *, canaries: bool) -> IsolationResult:
+        """Try whether the isolated ``networks`` of ``tag`` lead anywhere, and count what went through them.
+
+        ``canaries``: with stand-ins for guests, while no machine is on yet; else only the counters are read.
+        """
 
     def sweep(self, tag: str) -> tuple[list[str], list[str]]:
         """Remove machines, disks, networks and rules that carry ``tag``; return (removed, still there)."""
