@@ -40,6 +40,8 @@ _ROLE: Final = {
     "machine-untrack": "replication",
     "network-create": "recovery",
     "machine-create": "recovery",
+    "machine-prepare": "recovery",
+    "dns-update": "recovery",
     "machine-power-on": "recovery",
     "machine-probe": "recovery",
 }

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from farshore.model import schedule
 from farshore.model.base import Duration, Model, Name, Size
+from farshore.model.guest import Dns, DnsName, GuestNetwork, GuestPolicy, Hostname
 from farshore.model.link import Bandwidth
 from farshore.model.probe import ConsoleProbe, GuestAgentProbe, HttpProbe, SshProbe, TcpProbe, WinRmProbe
 from farshore.units import INTERMEDIATE_CHECKPOINT_WINDOW, PER_DISK_WINDOW, WINDOW_LEVELS
@@ -29,7 +30,13 @@ class RecoverySettings(Model):
 
     cpus: int | None = Field(None, ge=1)
     memory: Size | None = Field(None, ge=16 << 20)
-    addresses: dict[Purpose, IPv4Address] = Field({}, description="address per purpose, handed out by DHCP")
+    addresses: dict[Purpose, IPv4Address] = Field(
+        {}, description="address per purpose: handed out by DHCP, and written into guests that have a fixed one"
+    )
+    hostname: Hostname | None = Field(None, description="the machine's own name after a failover, failback or migration")
+    mac: Literal["keep", "new"] = Field("keep", description="the hardware addresses of its interfaces")
+    bios_id: Literal["keep", "new"] = Field("keep", description="the UUID that its firmware tells")
+    dns: tuple[DnsName, ...] = Field((), description="names that get its address where the plan has `dns`")
 
 
 class MachinePlan(Model):
@@ -38,6 +45,7 @@ class MachinePlan(Model):
     name: Name = Field(description="the machine's name or id at the source site")
     depends_on: tuple[Name, ...] = Field((), description="machines whose probes must be green first")
     recovery: RecoverySettings = RecoverySettings()
+    guest: GuestPolicy = GuestPolicy()
     probes: tuple[Probe, ...] = ()
     seed: dict[str, str] = Field(
         {},
@@ -76,6 +84,9 @@ class NetworkMapping(Model):
     source: Name
     drill: DrillNetwork
     failover: Name = Field(description="an existing network at the target site")
+    guest: dict[Purpose, GuestNetwork] = Field(
+        {}, description="subnet, gateway and name servers for guests with a fixed address, per purpose"
+    )
     failback: Name | None = Field(
         None, description="an existing network at the source site; default: the one that the machine was in before"
     )
@@ -157,6 +168,7 @@ class Plan(Model):
     drill: DrillPolicy = DrillPolicy()
     retention: Retention = Retention()
     transport: Transport = Transport()
+    dns: Dns | None = Field(None, description="where recovered machines are entered under their names; never by a drill")
 
     @field_validator("rpo")
     @classmethod

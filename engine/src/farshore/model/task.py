@@ -12,6 +12,7 @@ from pydantic import Field
 
 from farshore.model.base import Report
 from farshore.model.checkpoint import CycleStats, Level, Manifest
+from farshore.model.guest import DnsUpdateParams, DnsUpdateResult, MachinePrepareParams, MachinePrepareResult
 from farshore.model.integrity import Addendum
 from farshore.model.machine import Finding, Inventory, MachineFacts, Power
 from farshore.model.plan import Probe, Purpose, Transport
@@ -29,6 +30,7 @@ TaskKind = Literal[
     "machine-untrack",
     "network-create",
     "machine-create",
+    "machine-prepare",
     "machine-power-on",
     "machine-probe",
     "machine-look",
@@ -39,6 +41,7 @@ TaskKind = Literal[
     "catalog-check",
     "bundle-put",
     "scrub",
+    "dns-update",
 ]
 
 
@@ -195,11 +198,15 @@ class NetworkCreateParams(Report):
 
 
 class NicSpec(Report):
-    """One interface of a machine to be made. ``address`` is handed out by the network's DHCP where it has one."""
+    """One interface of a machine to be made. ``address`` is handed out by the network's DHCP where it has one.
+
+    ``source_mac``: the interface's in the machine's facts, where it is to get another one.
+    """
 
     mac: str
     network: str
     address: str | None = None
+    source_mac: str = ""
 
 
 class DiskSpec(Report):
@@ -213,7 +220,7 @@ class DiskSpec(Report):
 class MachineCreateParams(Report):
     """Reconstruct disks, instantiate, attach networks; left powered off.
 
-    ``tag`` marks everything that is made. ``purpose`` ``drill`` is thrown away later, else it becomes the machine.
+    ``bios_id``: the UUID that its firmware tells; empty: a new one. ``tag`` marks everything that is made. ``purpose`` ``drill`` is thrown away later, else it becomes the machine.
     ``name`` is unique at the site; ``replaces`` is the id of an old primary, fenced and off, that gives the name up
     where it has it.
     """
@@ -226,6 +233,7 @@ class MachineCreateParams(Report):
     memory_bytes: int
     disks: tuple[DiskSpec, ...]
     nics: tuple[NicSpec, ...]
+    bios_id: str = ""
     epoch: int
     replaces: str | None = None
 
@@ -438,6 +446,7 @@ PARAMS: dict[str, type[Report]] = {
     "machine-untrack": MachineParams,
     "network-create": NetworkCreateParams,
     "machine-create": MachineCreateParams,
+    "machine-prepare": MachinePrepareParams,
     "machine-power-on": MachineParams,
     "machine-probe": ProbeParams,
     "machine-look": LookParams,
@@ -448,6 +457,7 @@ PARAMS: dict[str, type[Report]] = {
     "catalog-check": CatalogCheckParams,
     "bundle-put": BundlePutParams,
     "scrub": ScrubParams,
+    "dns-update": DnsUpdateParams,
 }
 RESULTS: dict[str, type[Report]] = {
     "inventory": Inventory,
@@ -462,6 +472,7 @@ RESULTS: dict[str, type[Report]] = {
     "machine-untrack": Empty,
     "network-create": Empty,
     "machine-create": MachineCreateResult,
+    "machine-prepare": MachinePrepareResult,
     "machine-power-on": MachineResult,
     "machine-probe": ProbeResult,
     "machine-look": LookResult,
@@ -472,6 +483,7 @@ RESULTS: dict[str, type[Report]] = {
     "catalog-check": CatalogCheckResult,
     "bundle-put": BundlePutResult,
     "scrub": ScrubResult,
+    "dns-update": DnsUpdateResult,
 }
 
 

@@ -30,7 +30,7 @@ from farshore.node.marks import Marks
 from farshore.node.worker import Call, KeyedLocks
 from farshore.platforms.contract import Compute, Platform
 from farshore.recovery.probes import runner
-from farshore.recovery.steps import instantiate, power
+from farshore.recovery.steps import instantiate, power, prepare
 from farshore.recovery.steps import sweep as sweeping
 from farshore.replication.flow import NodeWindow
 from farshore.replication.group import replicate as replicate_group
@@ -209,6 +209,12 @@ def machine_create(site: Site, params: model.MachineCreateParams, call: Call) ->
         return instantiate.machine(site.compute(), site.platform.target, params)
 
 
+def machine_prepare(site: Site, params: model.MachinePrepareParams, _call: Call) -> model.MachinePrepareResult:
+    """Check, repair and readdress a machine that was made and is off."""
+    site.marks.admit(params.machine_id, params.epoch)
+    return prepare.machine(params)
+
+
 def machine_probe(site: Site, params: model.ProbeParams, call: Call) -> model.ProbeResult:
     """Try a machine's probes until green or out of time."""
     compute = site.compute()
@@ -300,6 +306,7 @@ HANDLERS: Final[dict[str, Handler]] = {
     "machine-untrack": Handler("quick", machine_untrack, "machine_id"),
     "network-create": Handler("machine", network_create, "name"),
     "machine-create": Handler("machine", machine_create, "name"),
+    "machine-prepare": Handler("machine", machine_prepare, "machine_id"),
     "machine-power-on": Handler("machine", machine_start, "machine_id"),
     "machine-probe": Handler("machine", machine_probe),
     "sweep": Handler("machine", sweep),
