@@ -220,8 +220,8 @@ class DiskSpec(Report):
 class MachineCreateParams(Report):
     """Reconstruct disks, instantiate, attach networks; left powered off.
 
-    ``bios_id``: the UUID that its firmware tells; empty: a new one. ``tag`` marks everything that is made. ``purpose`` ``drill`` is thrown away later, else it becomes the machine.
-    ``name`` is unique at the site; ``replaces`` is the id of an old primary, fenced and off, that gives the name up
+    ``tag`` marks everything that is made. ``purpose`` ``drill`` is thrown away later, else it becomes the machine.
+    ``bios_id`` is the UUID that its firmware tells, a new one where it is empty. ``name`` is unique at the site; ``replaces`` is the id of an old primary, fenced and off, that gives the name up
     where it has it.
     """
 
