@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from farshore.model.base import Report
 from farshore.model.integrity import DiskAudit
 from farshore.model.machine import MachineFacts
 
 Level = Literal["crash", "machine", "group", "application"]
+#: From the lowest to the highest.
+LEVELS: Final[tuple[Level, ...]] = ("crash", "machine", "group", "application")
+
+
+class DiskContent(Report):
+    """What a cycle wrote to a disk, judged by samples of 4 KiB.
+
+    Attributes:
+        mode: how the disk was copied.
+        written_bytes: data that crossed the link, zeroes not counted.
+        held_bytes: data that the disk holds, as far as the copies so far show.
+        samples: how many were looked at.
+        noisy: how many of them look like noise, as encrypted or compressed data does.
+        entropy_bits: mean entropy of a byte, 0 to 8.
+        uniformity: chi-squared of the noisy samples' bytes together, per degree of freedom: about 1 for what a cipher
+            makes, more for most of what a compressor makes; 0 where there is too little to tell.
+    """
+
+    mode: str
+    written_bytes: int
+    held_bytes: int
+    samples: int = 0
+    noisy: int = 0
+    entropy_bits: float = 0.0
+    uniformity: float = 0.0
 
 
 class DiskPoint(Report):
@@ -21,6 +46,7 @@ class DiskPoint(Report):
         tree_root: hex root of the disk's digest tree (``farshore.blocks.tree``).
         source_point: the source's point that these bytes are; the base of the next cycle.
         audit: which leaves were compared with the source; None in manifests of before there was an audit.
+        content: what the cycle wrote looks like; None in manifests of before that was looked at.
     """
 
     disk_key: str
@@ -29,6 +55,7 @@ class DiskPoint(Report):
     tree_root: str
     source_point: str
     audit: DiskAudit | None = None
+    content: DiskContent | None = None
 
 
 class Manifest(Report):
@@ -86,6 +113,7 @@ class DiskStats(Report):
     seconds: float
     level_bytes: int = 0
     level_changes: tuple[LevelChange, ...] = ()
+    content: DiskContent | None = None
 
 
 class SourceStats(Report):

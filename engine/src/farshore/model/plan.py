@@ -19,6 +19,8 @@ from farshore.units import INTERMEDIATE_CHECKPOINT_WINDOW, PER_DISK_WINDOW, WIND
 
 Purpose = Literal["drill", "failover", "failback", "migration"]
 
+Consistency = Literal["machine", "group", "application"]
+RecoverySource = Literal["current", "captured"]
 
 Probe = Annotated[
     TcpProbe | HttpProbe | ConsoleProbe | SshProbe | WinRmProbe | GuestAgentProbe, Field(discriminator="type")
@@ -40,6 +42,20 @@ class RecoverySettings(Model):
 
 
 class MachinePlan(Model):
+class Quiesce(Model):
+    """What runs in a machine around the freeze of an application-consistent point; nothing does unless named here.
+
+    Both are commands with their arguments, run by the guest agent without a shell. ``after`` runs once ``before`` was
+    tried, whatever came of it.
+    """
+
+    before: tuple[str, ...] = Field(
+        (), description="run before the file systems are frozen, such as [/usr/local/bin/x]"
+    )
+    after: tuple[str, ...] = Field((), description="run after they were thawed")
+    timeout: Duration = Field(30.0, gt=0, le=300, description="for each of the two")
+
+
     """One machine of the plan."""
 
     name: Name = Field(description="the machine's name or id at the source site")
@@ -48,6 +64,8 @@ class MachinePlan(Model):
     guest: GuestPolicy = GuestPolicy()
     probes: tuple[Probe, ...] = ()
     seed: dict[str, str] = Field(
+    quiesce: Quiesce = Quiesce()
+    hooks: Hooks = Field({}, description="what is done before the machine starts, and when its probes are green")
         {},
         description="image in the target's pool per disk id, such as {vda: seeds/db.raw}; the first copy sends only"
         " what differs from it",
@@ -117,9 +135,33 @@ class DrillPolicy(Model):
 
 
 class Retention(Model):
-    """Which checkpoints are kept."""
+    """Which checkpoints are kept: the newest ones, and the last of each of the newest hours, days, weeks and months.
 
-    count: int = Field(8, ge=1, le=30)
+    Times are UTC. Pinned, held and used ones stay beside these; so does the newest that is sound and the newest without
+    a sign of encryption, and never fewer than two are left.
+    """
+
+    count: int = Field(8, ge=1, le=120, description="the newest so many")
+    hourly: int = Field(0, ge=0, le=120, description="the last one of each of so many hours that have any")
+    daily: int = Field(0, ge=0, le=120, description="the last one of each of so many days that have any")
+    weekly: int = Field(0, ge=0, le=120, description="the last one of each of so many weeks (ISO 8601) that have any")
+    monthly: int = Field(0, ge=0, le=120, description="the last one of each of so many months that have any")
+    max_age: Annotated[Duration, Field(ge=3600)] | None = Field(
+        None, description="older ones go whatever the other rules say, such as 90d"
+    )
+    max_chain: int = Field(
+        32, ge=4, le=128, description="points of a group that may hang together; thinned before that, an alarm at it"
+    )
+
+    @model_validator(mode="after")
+    def _fits_the_chain(self) -> Self:
+        wanted = self.count + self.hourly + self.daily + self.weekly + self.monthly
+        if wanted > self.max_chain:
+            raise ValueError(
+                f"these rules may keep {wanted} checkpoints, more than max_chain: {self.max_chain}; keep fewer, or write"
+                f" max_chain: {wanted} and let reading old points become slower"
+            )
+        return self
 
 
 class Transport(Model):
@@ -155,8 +197,10 @@ class Plan(Model):
     source_site: Name
     target_site: Name
     rpo: Duration = Field(900.0, description="how much data, as time, may be lost; a cycle starts at least this often")
-    consistency: Literal["machine", "group"] = Field(
-        "machine", description="group: one common instant over all machines of the plan, by a short pause"
+    consistency: Consistency = Field(
+        "machine",
+        description="group: one common instant over all machines of the plan, by a short pause; application: their file"
+        " systems frozen by the guest agent too",
     )
     machines: tuple[MachinePlan, ...] = Field(min_length=1)
     boot_groups: tuple[BootGroup, ...] = Field((), description="default: one group of all, ordered by depends_on")
@@ -169,6 +213,9 @@ class Plan(Model):
     retention: Retention = Retention()
     transport: Transport = Transport()
     dns: Dns | None = Field(None, description="where recovered machines are entered under their names; never by a drill")
+    recovery_settings: RecoverySource = Field(
+        "current", description="captured: recover with the settings that the plan had when the checkpoint was made"
+    )
 
     @field_validator("rpo")
     @classmethod

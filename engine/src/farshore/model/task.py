@@ -15,7 +15,7 @@ from farshore.model.checkpoint import CycleStats, Level, Manifest
 from farshore.model.guest import DnsUpdateParams, DnsUpdateResult, MachinePrepareParams, MachinePrepareResult
 from farshore.model.integrity import Addendum
 from farshore.model.machine import Finding, Inventory, MachineFacts, Power
-from farshore.model.plan import Probe, Purpose, Transport
+from farshore.model.plan import Consistency, Probe, Purpose, Quiesce, Transport
 
 TaskKind = Literal[
     "inventory",
@@ -73,12 +73,16 @@ class PointParams(Report):
     """Take one source point over all disks of ``machine_ids``, named ``point_id``.
 
     ``bases`` maps a disk key to the source point that the target holds of it, None where it holds nothing.
+    ``demanded``: fail rather than take a point of a lower level. ``quiesce``: what to run in machines around a freeze,
+    by their ids.
     """
 
     group_id: str
     point_id: str
     machine_ids: tuple[str, ...]
-    consistency: Literal["machine", "group"] = "machine"
+    consistency: Consistency = "machine"
+    demanded: bool = False
+    quiesce: dict[str, Quiesce] = {}
     bases: dict[str, str | None] = {}
     epoch: int = 0
 

@@ -22,6 +22,7 @@ from farshore.checkpoints import scrub as scrubbing
 from farshore.errors import Invalid, NotFound, Permanent
 from farshore.model import task as model
 from farshore.model.base import Report
+from farshore.model.checkpoint import LEVELS
 from farshore.model.machine import Finding, Inventory
 from farshore.node import stored
 from farshore.node.drafts import cover_of
@@ -104,8 +105,19 @@ def point(site: Site, params: model.PointParams, _call: Call) -> model.PointResu
     for machine_id in params.machine_ids:
         site.marks.admit(machine_id, params.epoch, reads=True)
     snapshot = site.platform.source.snapshot(
-        params.group_id, params.point_id, params.machine_ids, params.bases, params.consistency
+        params.group_id, params.point_id, params.machine_ids, params.bases, params.consistency, params.quiesce
     )
+    if params.demanded and LEVELS.index(snapshot.level) < LEVELS.index(params.consistency):
+        site.platform.source.release(params.group_id, params.point_id, params.machine_ids, applied=False)
+        why = "; ".join(snapshot.evidence.get("below_application", ()))
+        raise Permanent(
+            f"the point would be of level {snapshot.level}, not {params.consistency}{': ' if why else ''}{why}",
+            code="consistency-not-reached",
+            field="consistency",
+            hint="Nothing was kept. Put right what is named, or ask for a lower level.",
+            level=snapshot.level,
+            reasons=list(snapshot.evidence.get("below_application", ())),
+        )
     return model.PointResult(
         point_id=snapshot.point_id,
         taken_at=snapshot.taken_at,

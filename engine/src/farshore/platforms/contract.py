@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 
 from farshore.model.checkpoint import Level
 from farshore.model.machine import Finding, Inventory, MachineFacts, PoolFacts, Power
+from farshore.model.plan import Consistency, Quiesce
 from farshore.model.task import IsolationResult, MachineCreateParams, NetworkCreateParams
 from farshore.units import LEAF_SIZE, MIB
 
@@ -112,9 +113,13 @@ class Source(Protocol):
         point_id: str,
         machine_ids: Sequence[str],
         bases: Mapping[str, str | None],
-        consistency: Literal["machine", "group"],
+        consistency: Consistency,
+        quiesce: Mapping[str, Quiesce] | None = None,
     ) -> Snapshot:
         """Take one point over all disks of ``machine_ids`` and begin tracking changes from it.
+
+        ``consistency`` is what is wished for; the point's level is what was done, never more, and its evidence says why
+        it is less. ``quiesce`` names what runs in machines (by id) around a freeze; nothing does without it.
 
         Works for running and stopped machines. Calling it again with the same ``point_id`` returns the same point.
         A left-over of an older attempt of the same group is removed first. ``bases`` says, per disk key, which

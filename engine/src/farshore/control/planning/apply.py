@@ -55,7 +55,7 @@ def group_of(definition: Definition, machine: str) -> str:
 
     No other plan or machine has it: names hold no ``=``, which also is a plain character in file names and keys.
     """
-    return f"grp-{definition.name}" if definition.consistency == "group" else f"grp-{definition.name}={machine}"
+    return f"grp-{definition.name}={machine}" if definition.consistency == "machine" else f"grp-{definition.name}"
 
 
 def source_text(definition: dict[str, Any]) -> str:

@@ -67,7 +67,7 @@ def outcome(session: Session, name: str, wish: ProtectWish) -> Outcome:
             code="plan-failed-over",
             hint=f"To protect the machines where they are now, write a plan whose source_site is {plan.active_site}.",
         )
-    if definition.consistency == "group" and len(set(after.values())) > 1:
+    if definition.consistency != "machine" and len(set(after.values())) > 1:
         raise Conflict(
             f"plan {name!r} keeps its machines consistent as one group; they are protected together",
             code="group-is-one",

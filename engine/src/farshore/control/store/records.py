@@ -248,7 +248,9 @@ class Checkpoint(Base):
     """A projection of a published manifest, with what the catalogue adds: pins, labels, leases.
 
     ``ordered_boot_s`` and ``ordered_boot_id`` are the second clock's reading when the source point was ordered.
-    ``drops`` counts how often it was decided to drop it. ``integrity`` is what ``addenda`` say together.
+    ``drops`` counts how often it was decided to drop it. ``integrity`` is what ``addenda`` say together. ``hold`` is the
+    reason of a legal hold, empty where there is none. ``score`` is a dump of ``farshore.checkpoints.score.Score``;
+    ``cleared`` says who found its marks to be harmless.
     """
 
     __tablename__ = "checkpoint"
@@ -280,6 +282,11 @@ class Checkpoint(Base):
     pinned: Mapped[bool] = mapped_column(default=False)
     label: Mapped[str] = mapped_column(default="")
     note: Mapped[str] = mapped_column(Text, default="")
+    hold: Mapped[str] = mapped_column(Text, default="")
+    held_by: Mapped[str] = mapped_column(default="")
+    held_at: Mapped[float | None]
+    score: Mapped[Json | None]
+    cleared: Mapped[Json | None]
 
 
 class Lease(Base):
@@ -295,6 +302,7 @@ class Cycle(Base):
 
     ``state``: waiting, point, replicate, release, then done, failed or cancelled. ``error`` is set as soon as the
     outcome is known, also while the release is still going on. ``abandon``: nothing more is asked of the source site.
+    ``consistency``: a level that was asked for beyond the plan's; the cycle fails rather than stay below it.
     """
 
     __tablename__ = "cycle"
@@ -326,6 +334,9 @@ class Cycle(Base):
     error: Mapped[Json | None]
     label: Mapped[str] = mapped_column(default="")
     pin: Mapped[bool] = mapped_column(default=False)
+    hold: Mapped[str] = mapped_column(Text, default="")
+    held_by: Mapped[str] = mapped_column(default="")
+    consistency: Mapped[str | None]
     created_at: Mapped[float]
     started_at: Mapped[float | None]
     ended_at: Mapped[float | None]

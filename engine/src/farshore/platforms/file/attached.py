@@ -16,11 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from farshore import durable
 from farshore.errors import Conflict, Invalid, NotFound, Permanent
 from farshore.model.machine import PoolFacts
+from farshore.model.plan import Consistency, Quiesce
 from farshore.platforms.contract import Caps, Extent, Kind, Snapshot, SnapshotDisk
 from farshore.platforms.file.sparse import data_ranges, named, punch_hole
 
@@ -99,7 +100,8 @@ class AttachedSource:
         point_id: str,
         machine_ids: Sequence[str],  # noqa: ARG002
         bases: Mapping[str, str | None],  # noqa: ARG002
-        consistency: Literal["machine", "group"],  # noqa: ARG002
+        consistency: Consistency,  # noqa: ARG002
+        quiesce: Mapping[str, Quiesce] | None = None,  # noqa: ARG002
     ) -> Snapshot:
         """Return the only point."""
         found = self.find(point_id)

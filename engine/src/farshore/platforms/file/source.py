@@ -16,11 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from farshore import durable
 from farshore.errors import Invalid, NotFound, RestartFromCheckpoint
 from farshore.model.machine import Inventory, MachineFacts, PoolFacts, disk_key
+from farshore.model.plan import Consistency, Quiesce
 from farshore.platforms.contract import Caps, Extent, Kind, Snapshot, SnapshotDisk
 from farshore.platforms.file.machine import BLOCK, FileMachine, machines
 from farshore.platforms.file.sparse import clone, data_ranges, named
@@ -43,7 +44,8 @@ class FileSource:
         point_id: str,
         machine_ids: Sequence[str],
         bases: Mapping[str, str | None],
-        consistency: Literal["machine", "group"],
+        consistency: Consistency,
+        quiesce: Mapping[str, Quiesce] | None = None,  # noqa: ARG002  nobody is in there
     ) -> Snapshot:
         """Take one point; see the contract. All machines are paused together, so the level is ``group`` for several."""
         folder = self._folder(point_id)
@@ -70,10 +72,10 @@ class FileSource:
             point_id=point_id,
             group_id=group_id,
             taken_at=taken_at,
-            level="group" if consistency == "group" else "machine",
+            level="group" if consistency == "group" or (consistency != "machine" and len(members) > 1) else "machine",
             machines=facts,
             disks=tuple(disks),
-            evidence={"method": "machines paused while their images were copied"},
+            evidence=_evidence(consistency),
         )
         durable.write_json(folder / "snapshot.json", _to_json(snapshot))
         return snapshot
@@ -312,6 +314,13 @@ def _gone(point_id: str) -> RestartFromCheckpoint:
         hint="The next cycle takes a new point; nothing that was published is affected.",
         point=point_id,
     )
+
+
+def _evidence(consistency: Consistency) -> dict[str, Any]:
+    evidence: dict[str, Any] = {"method": "machines paused while their images were copied"}
+    if consistency == "application":
+        evidence["below_application"] = ["images have no guest agent that could freeze what is in them"]
+    return evidence
 
 
 def _to_json(snapshot: Snapshot) -> dict[str, Any]:

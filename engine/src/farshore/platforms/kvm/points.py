@@ -56,7 +56,10 @@ class MachineRecord(Report):
 
 
 class PointRecord(Report):
-    """A point: ``beginning`` until it is whole, then ``open`` until it is released."""
+    """A point: ``beginning`` until it is whole, then ``open`` until it is released.
+
+    ``paused`` and ``frozen`` name the machines that are about to be, so that a later life lets them go.
+    """
 
     point_id: str
     group_id: str
@@ -66,6 +69,7 @@ class PointRecord(Report):
     evidence: dict[str, Any] = {}
     machines: tuple[MachineRecord, ...] = ()
     paused: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
 
     def snapshot(self) -> Snapshot:
         """Return the point as the contract names it."""

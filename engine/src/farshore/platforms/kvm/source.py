@@ -1,6 +1,7 @@
 """Machines that are protected: points of running and stopped domains, and what changed between them.
 
-Order of a point: record ``beginning`` → (pause) → checkpoint and export of each machine → (resume) → record ``open``.
+Order of a point: record ``beginning`` → (freeze) → (pause) → checkpoint and export of each machine → (resume) → (thaw)
+→ record ``open``.
 Whatever a crash leaves is found by its names and by the record, and removed before the machine's next point begins.
 See docs/internals/kvm.md.
 """
@@ -16,21 +17,24 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from farshore import durable
 from farshore.errors import FarshoreError, Invalid, NoSpace, NotFound, RestartFromCheckpoint, Retry
 from farshore.model.checkpoint import Level
-from farshore.model.machine import disk_key
+from farshore.model.machine import MachineFacts, disk_key
+from farshore.model.plan import Consistency, Quiesce
 from farshore.platforms.contract import Caps, Extent, Snapshot
-from farshore.platforms.kvm import backup, machines, pausing, reading, resting, tracking
+from farshore.platforms.kvm import backup, freezing, machines, pausing, reading, resting, tracking
 from farshore.platforms.kvm.connection import Hypervisor, asking
 from farshore.platforms.kvm.domain import Domain
 from farshore.platforms.kvm.points import DiskRecord, MachineRecord, PointRecord, Points, short
 from farshore.platforms.nbd.launcher import Launcher, check_socket_path
 from farshore.units import MIB
 
-CAPS: Final = Caps(granularity_bytes=64 * 1024, max_io_bytes=MIB, max_parallel=8, levels=("machine", "group"))
+CAPS: Final = Caps(
+    granularity_bytes=64 * 1024, max_io_bytes=MIB, max_parallel=8, levels=("machine", "group", "application")
+)
 #: A guest's writes fill the scratch files of a running job, and a full file system would fail them.
 MIN_SCRATCH_BYTES: Final = 256 * MIB
 _KEY: Final = "source:"
@@ -68,7 +72,8 @@ class KvmSource:
         point_id: str,
         machine_ids: Sequence[str],
         bases: Mapping[str, str | None],
-        consistency: Literal["machine", "group"],
+        consistency: Consistency,
+        quiesce: Mapping[str, Quiesce] | None = None,
     ) -> Snapshot:
         """Take a point over all disks of the machines.
 
@@ -84,7 +89,7 @@ class KvmSource:
             existing = self._find(point_id)
             if existing:
                 return existing
-            self._resume_left_paused()
+            self._let_go()
             handles = {machine_id: self._hypervisor.domain(machine_id) for machine_id in machine_ids}
             self._clear_left_overs(handles)
             for machine_id, handle in handles.items():
@@ -98,7 +103,7 @@ class KvmSource:
             kept = {tracking.name(base) for base in bases.values() if base}
             for handle in handles.values():
                 self._forget_all_but(kept, handle)
-            return self._begin(group_id, point_id, handles, bases, consistency).snapshot()
+            return self._begin(group_id, point_id, handles, bases, consistency, quiesce or {}).snapshot()
 
     def find(self, point_id: str) -> Snapshot | None:
         """Return the point if it can still be read; a daemon that is missing is started again."""
@@ -172,12 +177,14 @@ class KvmSource:
         point_id: str,
         handles: Mapping[str, Any],
         bases: Mapping[str, str | None],
-        consistency: Literal["machine", "group"],
+        consistency: Consistency,
+        quiesce: Mapping[str, Quiesce],
     ) -> PointRecord:
         self._need_room()
         facts = {machine_id: machines.facts(handle) for machine_id, handle in handles.items()}
         running = [machine_id for machine_id in handles if facts[machine_id].power != "off"]
-        common = consistency == "group" and len(handles) > 1
+        awake = tuple(m for m in running if facts[m].power == "on")
+        common = consistency != "machine" and len(handles) > 1
         record = PointRecord(
             point_id=point_id,
             group_id=group_id,
@@ -185,7 +192,8 @@ class KvmSource:
                 MachineRecord(machine_id=m, running=m in running, socket=str(self._socket(point_id, m)))
                 for m in handles
             ),
-            paused=tuple(m for m in running if facts[m].power == "on") if common else (),
+            paused=awake if common else (),
+            frozen=awake if consistency == "application" else (),
         )
         self._beginning.add(point_id)
         try:
@@ -194,7 +202,10 @@ class KvmSource:
             for machine_id in handles.keys() - running:
                 taken[machine_id] = self._take_stopped(point_id, handles[machine_id], bases)
             plans = [backup.plan(handles[m], point_id, bases, self._socket(point_id, m)) for m in running]
-            with pausing.paused([(m, handles[m]) for m in record.paused]) as pauses:
+            with (
+                freezing.frozen([(m, handles[m]) for m in record.frozen], quiesce) as frozen,
+                pausing.paused([(m, handles[m]) for m in record.paused]) as pauses,
+            ):
                 taken_at = time.time()
                 begun = [backup.begin(plan) for plan in plans]
             for plan in begun:
@@ -203,14 +214,18 @@ class KvmSource:
                 for disk in taken[machine_id].disks:
                     resting.still_rests(handles[machine_id], disk)
             level: Level = "group" if common else "machine"
+            short_of = _short_of_application(facts, frozen) if consistency == "application" else None
+            if short_of == []:
+                level = "application"
             record = record.model_copy(
                 update={
                     "state": "open",
                     "taken_at": taken_at,
                     "level": level,
-                    "evidence": _evidence(level, pauses, taken),
+                    "evidence": _evidence(common, pauses, taken, frozen, short_of),
                     "machines": tuple(taken[m].model_copy(update={"facts": facts[m]}) for m in handles),
                     "paused": (),
+                    "frozen": (),
                 }
             )
             self._points.save(record)
@@ -292,7 +307,7 @@ class KvmSource:
         A point that was published but never released may still be somebody's base; the next point of its machine names
         its bases and removes the rest.
         """
-        self._resume_left_paused()
+        self._let_go()
         removed = []
         for record in list(self._points.all()):
             if record.point_id in keep or record.point_id in self._beginning:
@@ -362,8 +377,8 @@ class KvmSource:
             # They do no harm; the next point tries again.
             _log.warning("stale checkpoints of %s stay for now: %s", handle.name(), error)
 
-    def _resume_left_paused(self) -> None:
-        """Let machines run that a life before ours paused for a common point and did not come to resume."""
+    def _let_go(self) -> None:
+        """Let machines run, and thaw guests, that a life before ours stopped for a point and did not come to let go."""
         for record in list(self._points.all()):
             if record.point_id in self._beginning:
                 continue
@@ -374,6 +389,12 @@ class KvmSource:
                         with asking(f"resuming machine {machine_id}"):
                             handle.resume()
                         _log.warning("resumed machine %s, left paused by point %s", machine_id, record.point_id)
+            for machine_id in record.frozen:
+                try:
+                    if freezing.thaw(self._hypervisor.domain(machine_id)):
+                        _log.warning("thawed machine %s, left frozen by point %s", machine_id, record.point_id)
+                except FarshoreError as error:  # one without an agent was never frozen
+                    _log.info("machine %s cannot be asked whether it is frozen: %s", machine_id, error)
 
     @contextlib.contextmanager
     def _alone(self, machine_ids: Sequence[str]) -> Iterator[None]:
@@ -394,16 +415,41 @@ def _others(found: Domain, targets: set[str]) -> list[str]:
     return [*(disk.target for disk in found.disks if disk.target not in targets), *found.other_targets]
 
 
-def _evidence(level: Level, pauses: Mapping[str, float], taken: Mapping[str, MachineRecord]) -> dict[str, Any]:
+def _short_of_application(facts: Mapping[str, MachineFacts], frozen: Mapping[str, freezing.Frozen]) -> list[str]:
+    """Return why a point cannot count as application-consistent, a sentence per machine; empty if it can."""
+    reasons = []
+    for machine_id, one in facts.items():
+        outcome = frozen.get(machine_id)
+        if outcome is None:
+            reasons.append(f"{one.name}: it is {one.power}; nobody can say whether it was stopped in order")
+        elif outcome.reason:
+            reasons.append(f"{one.name}: {outcome.reason}")
+    return reasons
+
+
+def _evidence(
+    common: bool,
+    pauses: Mapping[str, float],
+    taken: Mapping[str, MachineRecord],
+    frozen: Mapping[str, freezing.Frozen],
+    short_of: list[str] | None,
+) -> dict[str, Any]:
     evidence: dict[str, Any] = {
         "machines": {m: "running" if record.running else "stopped" for m, record in taken.items()}
     }
-    if level == "group":
+    if common:
         evidence["method"] = "paused together"
         evidence["paused_s"] = {m: round(seconds, 4) for m, seconds in pauses.items()}
         evidence["longest_pause_s"] = round(max(pauses.values(), default=0.0), 4)
     else:
         evidence["method"] = "one transaction over the disks of each machine"
+    if short_of is not None:
+        if not short_of:
+            evidence["method"] = "file systems frozen by the guest agents, then " + evidence["method"]
+        evidence["frozen"] = {m: outcome.told() for m, outcome in frozen.items()}
+        evidence["longest_freeze_s"] = round(max((one.frozen_s for one in frozen.values()), default=0.0), 4)
+        if short_of:
+            evidence["below_application"] = short_of
     return evidence
 
 
