@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from farshore.model import schedule
 from farshore.model.base import Duration, Model, Name, Size
 from farshore.model.guest import Dns, DnsName, GuestNetwork, GuestPolicy, Hostname
+from farshore.model.hooks import Digest, Hooks
 from farshore.model.link import Bandwidth
 from farshore.model.probe import ConsoleProbe, GuestAgentProbe, HttpProbe, SshProbe, TcpProbe, WinRmProbe
 from farshore.units import INTERMEDIATE_CHECKPOINT_WINDOW, PER_DISK_WINDOW, WINDOW_LEVELS
@@ -63,6 +64,7 @@ class Quiesce(Model):
     recovery: RecoverySettings = RecoverySettings()
     guest: GuestPolicy = GuestPolicy()
     probes: tuple[Probe, ...] = ()
+    hooks: Hooks = Field({}, description="what is done before the machine starts, and when its probes are green")
     seed: dict[str, str] = Field(
     quiesce: Quiesce = Quiesce()
     hooks: Hooks = Field({}, description="what is done before the machine starts, and when its probes are green")
@@ -88,6 +90,7 @@ class BootGroup(Model):
     critical: bool = Field(
         default=True, description="a failure halts the run; else the others go on and it ends partial"
     )
+    hooks: Hooks = Field({}, description="what is done before the group's machines start, and when all are green")
 
 
 class DrillNetwork(Model):
@@ -216,6 +219,8 @@ class Plan(Model):
     recovery_settings: RecoverySource = Field(
         "current", description="captured: recover with the settings that the plan had when the checkpoint was made"
     )
+    hooks: Hooks = Field({}, description="what is done before a verb begins, and when it is through")
+    bundle: Digest | None = Field(None, description="the files of the hooks; filled in by what sends the plan")
 
     @field_validator("rpo")
     @classmethod

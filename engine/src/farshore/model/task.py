@@ -13,6 +13,7 @@ from pydantic import Field
 from farshore.model.base import Report
 from farshore.model.checkpoint import CycleStats, Level, Manifest
 from farshore.model.guest import DnsUpdateParams, DnsUpdateResult, MachinePrepareParams, MachinePrepareResult
+from farshore.model.hooks import BundlePath, Digest, SecretName, Variable
 from farshore.model.integrity import Addendum
 from farshore.model.machine import Finding, Inventory, MachineFacts, Power
 from farshore.model.plan import Consistency, Probe, Purpose, Quiesce, Transport
@@ -340,6 +341,36 @@ class IsolationResult(Report):
     reason: str = ""
     canaries: tuple[Canary, ...] = ()
     packets: tuple[PacketCount, ...] = ()
+
+
+class HookParams(Report):
+    """Run ``file`` of the bundle: Ansible tasks, with ``context`` and ``vars`` as variables, and the named secrets.
+
+    It is killed after ``timeout_s``, with all that it has begun. As any task it may run again after a crash.
+    """
+
+    bundle: Digest
+    file: BundlePath
+    timeout_s: float
+    secrets: tuple[SecretName, ...] = ()
+    vars: dict[Variable, Any] = {}
+    context: dict[str, Any] = {}
+
+
+class HookResult(Report):
+    """How a hook ended. ``output`` is what it wrote, its middle left out where it is long, secrets masked.
+
+    ``user`` is whom it ran as; ``killed`` why it was ended, empty where it ended by itself.
+    """
+
+    ok: bool
+    summary: str
+    seconds: float
+    user: str = ""
+    killed: Literal["", "timeout", "output", "files"] = ""
+    changed: int = 0
+    output: str = ""
+    output_bytes: int = 0
 
 
 class SweepParams(Report):

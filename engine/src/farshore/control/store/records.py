@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, MetaData, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 Json = dict[str, Any]
@@ -424,7 +424,7 @@ class Run(Base):
 
 
 class RunStep(Base):
-    """One step of a run, of one machine where ``machine`` is not empty."""
+    """One step of a run, of one machine where ``machine`` is not empty. ``evidence``: what it saw, as JSON."""
 
     __tablename__ = "run_step"
     __table_args__ = (Index("ix_run_step_run_id_position", "run_id", "position"),)
@@ -439,6 +439,18 @@ class RunStep(Base):
     detail: Mapped[str] = mapped_column(Text, default="")
     task_id: Mapped[str | None]
     error: Mapped[Json | None]
+    evidence: Mapped[Json | None]
+
+
+class HookBundle(Base):
+    """The files of plans' hooks: see ``farshore.model.hooks``. ``digest`` is the SHA-256 of ``content``, a tar file."""
+
+    __tablename__ = "hook_bundle"
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    content: Mapped[bytes] = mapped_column(LargeBinary)
+    files: Mapped[list[str]]
+    created_at: Mapped[float]
+    actor: Mapped[str]
 
 
 class RunMachine(Base):

@@ -1,5 +1,8 @@
 """Hooks and their bundles."""
 
+import sqlalchemy as sa
+from alembic import op
+
 revision = "0009"
 down_revision = "0008"
 branch_labels = None
@@ -8,7 +11,21 @@ depends_on = None
 
 def upgrade() -> None:
     """Apply."""
+    op.create_table(
+        "hook_bundle",
+        sa.Column("digest", sa.String(), nullable=False),
+        sa.Column("content", sa.LargeBinary(), nullable=False),
+        sa.Column("files", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("actor", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("digest", name=op.f("pk_hook_bundle")),
+    )
+    with op.batch_alter_table("run_step", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("evidence", sa.JSON(none_as_null=True), nullable=True))
 
 
 def downgrade() -> None:
     """Take back."""
+    with op.batch_alter_table("run_step", schema=None) as batch_op:
+        batch_op.drop_column("evidence")
+    op.drop_table("hook_bundle")
