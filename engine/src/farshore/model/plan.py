@@ -13,15 +13,14 @@ from pydantic import Field, field_validator, model_validator
 from farshore.model import schedule
 from farshore.model.base import Duration, Model, Name, Size
 from farshore.model.guest import Dns, DnsName, GuestNetwork, GuestPolicy, Hostname
-from farshore.model.hooks import Digest, Hooks
 from farshore.model.link import Bandwidth
 from farshore.model.probe import ConsoleProbe, GuestAgentProbe, HttpProbe, SshProbe, TcpProbe, WinRmProbe
 from farshore.units import INTERMEDIATE_CHECKPOINT_WINDOW, PER_DISK_WINDOW, WINDOW_LEVELS
 
 Purpose = Literal["drill", "failover", "failback", "migration"]
-
 Consistency = Literal["machine", "group", "application"]
 RecoverySource = Literal["current", "captured"]
+
 
 Probe = Annotated[
     TcpProbe | HttpProbe | ConsoleProbe | SshProbe | WinRmProbe | GuestAgentProbe, Field(discriminator="type")
@@ -42,7 +41,6 @@ class RecoverySettings(Model):
     dns: tuple[DnsName, ...] = Field((), description="names that get its address where the plan has `dns`")
 
 
-class MachinePlan(Model):
 class Quiesce(Model):
     """What runs in a machine around the freeze of an application-consistent point; nothing does unless named here.
 
@@ -57,6 +55,7 @@ class Quiesce(Model):
     timeout: Duration = Field(30.0, gt=0, le=300, description="for each of the two")
 
 
+class MachinePlan(Model):
     """One machine of the plan."""
 
     name: Name = Field(description="the machine's name or id at the source site")
@@ -64,10 +63,8 @@ class Quiesce(Model):
     recovery: RecoverySettings = RecoverySettings()
     guest: GuestPolicy = GuestPolicy()
     probes: tuple[Probe, ...] = ()
-    hooks: Hooks = Field({}, description="what is done before the machine starts, and when its probes are green")
-    seed: dict[str, str] = Field(
     quiesce: Quiesce = Quiesce()
-    hooks: Hooks = Field({}, description="what is done before the machine starts, and when its probes are green")
+    seed: dict[str, str] = Field(
         {},
         description="image in the target's pool per disk id, such as {vda: seeds/db.raw}; the first copy sends only"
         " what differs from it",
@@ -90,7 +87,6 @@ class BootGroup(Model):
     critical: bool = Field(
         default=True, description="a failure halts the run; else the others go on and it ends partial"
     )
-    hooks: Hooks = Field({}, description="what is done before the group's machines start, and when all are green")
 
 
 class DrillNetwork(Model):
@@ -214,13 +210,11 @@ class Plan(Model):
     )
     drill: DrillPolicy = DrillPolicy()
     retention: Retention = Retention()
-    transport: Transport = Transport()
-    dns: Dns | None = Field(None, description="where recovered machines are entered under their names; never by a drill")
     recovery_settings: RecoverySource = Field(
         "current", description="captured: recover with the settings that the plan had when the checkpoint was made"
     )
-    hooks: Hooks = Field({}, description="what is done before a verb begins, and when it is through")
-    bundle: Digest | None = Field(None, description="the files of the hooks; filled in by what sends the plan")
+    transport: Transport = Transport()
+    dns: Dns | None = Field(None, description="where recovered machines are entered under their names; never by a drill")
 
     @field_validator("rpo")
     @classmethod
