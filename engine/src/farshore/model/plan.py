@@ -18,6 +18,8 @@ from farshore.model.probe import ConsoleProbe, GuestAgentProbe, HttpProbe, SshPr
 from farshore.units import INTERMEDIATE_CHECKPOINT_WINDOW, PER_DISK_WINDOW, WINDOW_LEVELS
 
 Purpose = Literal["drill", "failover", "failback", "migration"]
+#: What may need approval.
+Verb = Literal["drill", "failover", "failback", "migrate", "reprotect"]
 Consistency = Literal["machine", "group", "application"]
 RecoverySource = Literal["current", "captured"]
 
@@ -87,6 +89,9 @@ class BootGroup(Model):
     critical: bool = Field(
         default=True, description="a failure halts the run; else the others go on and it ends partial"
     )
+    delay: Duration = Field(
+        0.0, ge=0, description="pause after the groups before have settled, for what no probe can tell"
+    )
 
 
 class DrillNetwork(Model):
@@ -108,6 +113,20 @@ class NetworkMapping(Model):
         None, description="an existing network at the source site; default: the one that the machine was in before"
     )
     migration: Name | None = Field(None, description="an existing network at the target site; default: that of failover")
+
+
+class Limits(Model):
+    """How much of a run happens at once."""
+
+    create: int | None = Field(None, ge=1, description="machines that are being made")
+    start: int | None = Field(None, ge=1, description="machines between their power-on and green probes")
+
+
+class Approval(Model):
+    """Runs that wait until people other than the one who ordered them agree."""
+
+    verbs: tuple[Verb, ...] = Field(min_length=1)
+    people: Literal[1, 2] = Field(1, description="so many, each with a token of their own")
 
 
 class Shutdown(Model):
@@ -205,6 +224,8 @@ class Plan(Model):
     boot_groups: tuple[BootGroup, ...] = Field((), description="default: one group of all, ordered by depends_on")
     networks: tuple[NetworkMapping, ...] = ()
     shutdown: Shutdown = Shutdown()
+    limits: Limits = Limits()
+    approval: Approval | None = None
     commit: Literal["auto", "manual"] = Field(
         "auto", description="manual: a failover can be rolled back until somebody commits it"
     )

@@ -1,14 +1,15 @@
-"""The order in which machines start: boot groups, and dependencies within and between them. Pure.
+"""The order in which machines are made and start: boot groups, and dependencies within and between them. Pure.
 
-A group begins when every machine of the groups before it has settled; a machine begins when all that it depends on is
-green. Machines of one group start together as far as their dependencies allow. A failure in a critical group halts the
-run; in another one it only keeps back what depends on the failed machine.
+A group begins when every machine of the groups before it has settled, and after the delay that it asks for; a machine
+begins when all that it depends on is green. Machines of one group start together as far as their dependencies and the
+plan's limits allow. A failure in a critical group halts the run; in another one it only keeps back what depends on the
+failed machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from farshore.model.plan import Plan
@@ -29,26 +30,57 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Who starts when. Members stand in the plan's order within their groups."""
+    """Who starts when. Members stand in the plan's order within their groups.
+
+    ``groups`` are the boot groups' names, ``delays`` their pauses in seconds. ``most_made`` and ``most_starting`` limit
+    how many machines are being made, and are between power-on and green; None is no limit.
+    """
 
     members: tuple[Member, ...]
+    groups: tuple[str, ...] = ()
+    delays: tuple[float, ...] = ()
+    most_made: int | None = None
+    most_starting: int | None = None
 
     @classmethod
     def of(cls, plan: Plan) -> Order:
         """Return the order that ``plan`` (validated: no cycles, every machine in one group) describes."""
+        depends_on = {machine.name: machine.depends_on for machine in plan.machines}
+        groups = plan.groups()
         return cls(
             tuple(
-                Member(name, index, group.critical, plan.machine(name).depends_on)
-                for index, group in enumerate(plan.groups())
+                Member(name, index, group.critical, depends_on[name])
+                for index, group in enumerate(groups)
                 for name in group.machines
-            )
+            ),
+            tuple(group.name for group in groups),
+            tuple(group.delay for group in groups),
+            plan.limits.create,
+            plan.limits.start,
         )
 
+    def only(self, names: Collection[str]) -> Order:
+        """Return the order of those machines alone; what they depend on beyond them is taken for given."""
+        kept = set(names)
+        return replace(
+            self,
+            members=tuple(
+                replace(member, depends_on=tuple(other for other in member.depends_on if other in kept))
+                for member in self.members
+                if member.name in kept
+            ),
+        )
+
+    def to_make(self, waiting: Collection[str], making: int) -> list[str]:
+        """Return those of ``waiting`` that may be made now, while ``making`` others are, first what starts first."""
+        room = len(self.members) if self.most_made is None else self.most_made - making
+        return [member.name for member in self.members if member.name in waiting][: max(room, 0)]
+
     def ready(self, states: Mapping[str, State]) -> list[str]:
-        """Return the machines that may start now, in order; none once a critical machine has failed."""
+        """Return the machines whose turn it is, in order; none once a critical machine has failed."""
         if self.halted(states):
             return []
-        current = self._current(states)
+        current = self.current(states)
         return [
             member.name
             for member in self.members
@@ -57,15 +89,34 @@ class Order:
             and all(states[other] == "green" for other in member.depends_on)
         ]
 
+    def to_start(
+        self, states: Mapping[str, State], settled_at: Mapping[str, float | None], now: float
+    ) -> tuple[list[str], float | None]:
+        """Return the machines that may start now, and when to look again if only a delay keeps some from it.
+
+        ``settled_at``: when each machine came up or was given up, on the clock of ``now``.
+        """
+        ready = self.ready(states)
+        if not ready:
+            return [], None
+        opens_at = self._opens_at(states, settled_at)
+        if opens_at > now:
+            return [], opens_at
+        starting = sum(state == "starting" for state in states.values())
+        room = len(ready) if self.most_starting is None else self.most_starting - starting
+        return ready[: max(room, 0)], None
+
     def blocked(self, states: Mapping[str, State]) -> list[str]:
         """Return the pending machines that can never start: the run is halted, or a dependency has not come up."""
         halted = self.halted(states)
         gone = {member.name for member in self.members if states[member.name] in {"failed", "skipped"}}
+        if not gone:
+            return []
         found: list[str] = []
         for _ in self.members:  # a chain of dependencies is at most as long as there are members
             before = len(found)
             for member in self.members:
-                if states[member.name] != "pending" or member.name in found:
+                if states[member.name] != "pending" or member.name in gone:
                     continue
                 if halted or any(other in gone for other in member.depends_on):
                     found.append(member.name)
@@ -77,7 +128,7 @@ class Order:
     def halted(self, states: Mapping[str, State]) -> str | None:
         """Return the failed machine of a critical group that halts the run, None if it goes on."""
         return next(
-            (member.name for member in self.members if member.critical and states[member.name] == "failed"), None
+            (member.name for member in self.members if states[member.name] == "failed" and member.critical), None
         )
 
     def settled(self, states: Mapping[str, State]) -> bool:
@@ -93,5 +144,14 @@ class Order:
             states.update(dict.fromkeys(ready, "green"))
         return waves
 
-    def _current(self, states: Mapping[str, State]) -> int | None:
-        return min((member.group for member in self.members if states[member.name] not in _SETTLED), default=None)
+    def current(self, states: Mapping[str, State]) -> int | None:
+        """Return the index of the group whose turn it is, None when all have settled."""
+        return next((member.group for member in self.members if states[member.name] not in _SETTLED), None)
+
+    def _opens_at(self, states: Mapping[str, State], settled_at: Mapping[str, float | None]) -> float:
+        """Return when the current group may begin: its delay counts from the end of the groups before it."""
+        current = self.current(states)
+        if current is None or current >= len(self.delays) or not self.delays[current]:
+            return 0.0
+        ends = [settled_at.get(member.name) or 0.0 for member in self.members if member.group < current]
+        return max(ends) + self.delays[current] if ends else 0.0

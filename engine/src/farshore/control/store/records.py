@@ -401,7 +401,9 @@ class Run(Base):
     """Something that a person asked for and that takes a while.
 
     ``workflow``: the orchestrator tells its story. ``pokes`` counts what happened to it, ``told`` how much of that the
-    orchestrator was told.
+    orchestrator was told; ``wake_at`` is when it has to look again by itself. ``phase`` is where its story is.
+    ``approval``: how many people have to agree and who did, None where nobody has to. ``retry_of``: the run that this
+    one goes on with.
     """
 
     __tablename__ = "run"
@@ -419,6 +421,11 @@ class Run(Base):
     workflow: Mapped[bool] = mapped_column(default=False)
     pokes: Mapped[int] = mapped_column(default=0)
     told: Mapped[int] = mapped_column(default=0)
+    pause: Mapped[bool] = mapped_column(default=False)
+    phase: Mapped[str] = mapped_column(default="")
+    wake_at: Mapped[float | None]
+    approval: Mapped[Json | None]
+    retry_of: Mapped[str | None]
     error: Mapped[Json | None]
     facts: Mapped[Json]
 
@@ -427,7 +434,10 @@ class RunStep(Base):
     """One step of a run, of one machine where ``machine`` is not empty. ``evidence``: what it saw, as JSON."""
 
     __tablename__ = "run_step"
-    __table_args__ = (Index("ix_run_step_run_id_position", "run_id", "position"),)
+    __table_args__ = (
+        Index("ix_run_step_run_id_position", "run_id", "position"),
+        Index("ix_run_step_run_id_ended_at", "run_id", "ended_at"),
+    )
     run_id: Mapped[str] = mapped_column(ForeignKey("run.run_id", ondelete="CASCADE"), primary_key=True)
     name: Mapped[str] = mapped_column(primary_key=True)
     machine: Mapped[str] = mapped_column(primary_key=True, default="")
@@ -469,6 +479,7 @@ class RunMachine(Base):
     rpo_s: Mapped[float | None]
     rto_s: Mapped[float | None]
     stop_ordered_at: Mapped[float | None]
+    settled_at: Mapped[float | None]
     probes: Mapped[list[Json]]
 
 
