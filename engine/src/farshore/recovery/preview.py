@@ -6,13 +6,13 @@ addresses, sizes) from the plan as it is now.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from farshore.errors import Permanent
 from farshore.model.checkpoint import Manifest
-from farshore.model.machine import MachineFacts, disk_key
+from farshore.model.machine import MachineFacts, NicFacts, disk_key
 from farshore.model.plan import Plan, Purpose
 from farshore.model.task import DiskSpec, MachineCreateParams, NetworkCreateParams, NicSpec
 from farshore.recovery.plan import Order
@@ -20,11 +20,16 @@ from farshore.recovery.plan import Order
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Where one machine of a plan comes back from."""
+    """Where one machine of a plan comes back from.
+
+    ``home`` is the machine as it was at the plan's source site, where it does not come from there: on the way back it
+    gets the networks, addresses and sizes again that it had.
+    """
 
     name: str
     machine_id: str
     manifest: Manifest
+    home: MachineFacts | None = None
 
     @property
     def facts(self) -> MachineFacts:
@@ -47,10 +52,10 @@ def networks(plan: Plan, choices: list[Choice], names: Mapping[str, str], tag: s
         hosts = {
             nic.mac: address
             for choice in choices
-            for nic, address in _addressed(plan, choice, "drill")
-            if nic.network == mapping.source and address is not None
+            for nic, network, address in _plugs(plan, choice, "drill")
+            if network == mapping.source and address is not None
         }
-        if any(nic.network == mapping.source for choice in choices for nic in choice.facts.nics):
+        if any(network == mapping.source for choice in choices for _, network, _ in _plugs(plan, choice, "drill")):
             made.append(
                 NetworkCreateParams(tag=tag, name=names[mapping.source], subnet=str(mapping.drill.subnet), hosts=hosts)
             )
@@ -80,24 +85,26 @@ def machine(
                 disk=disk.disk_id,
             )
         disks.append(DiskSpec(disk_id=disk.disk_id, point=point.point, size_bytes=point.size_bytes))
-    mapped = drill_networks if purpose == "drill" else {item.source: item.failover for item in plan.networks}
     nics = []
-    for nic, address in _addressed(plan, choice, purpose):
-        if nic.network not in mapped:
+    for nic, network, address in _plugs(plan, choice, purpose):
+        chosen = drill_networks.get(network) if purpose == "drill" else _network(plan, network, purpose)
+        if chosen is None:
             raise Permanent(
-                f"machine {choice.name!r} is plugged into {nic.network!r}, which the plan does not map",
+                f"machine {choice.name!r} is plugged into {network!r}, which the plan does not map",
                 code="network-unmapped",
-                hint=f"Add an entry with `source: {nic.network}` to networks.",
+                hint=f"Add an entry with `source: {network}` to networks.",
                 machine=choice.name,
             )
-        nics.append(NicSpec(mac=nic.mac, network=mapped[nic.network], address=address))
+        nics.append(NicSpec(mac=nic.mac, network=chosen, address=address))
+    # What a machine was given for the other site is taken back on the way home.
+    size = choice.home if purpose == "failback" and choice.home is not None else None
     return MachineCreateParams(
         tag=tag,
         purpose=purpose,
         name=name,
         facts=facts,
-        cpus=settings.cpus or facts.cpus,
-        memory_bytes=settings.memory or facts.memory_bytes,
+        cpus=size.cpus if size else settings.cpus or facts.cpus,
+        memory_bytes=size.memory_bytes if size else settings.memory or facts.memory_bytes,
         disks=tuple(disks),
         nics=tuple(nics),
         epoch=epoch,
@@ -129,17 +136,54 @@ def describe(orders: list[MachineCreateParams], made: list[NetworkCreateParams],
     }
 
 
-def _addressed(plan: Plan, choice: Choice, purpose: Purpose) -> list[tuple[Any, str | None]]:
-    """Return a machine's interfaces, the plan's one address given to the first that fits its network."""
+def _network(plan: Plan, network: str, purpose: Purpose) -> str | None:
+    """Return where a machine is plugged in that was in ``network`` at the plan's source site; None: nobody said."""
+    mapping = next((item for item in plan.networks if item.source == network), None)
+    if purpose == "failback":
+        return (mapping.failback if mapping is not None else None) or network
+    if mapping is None:
+        return None
+    return (mapping.migration if purpose == "migration" else None) or mapping.failover
+
+
+def _plugs(plan: Plan, choice: Choice, purpose: Purpose) -> list[tuple[NicFacts, str, str | None]]:
+    """Return a machine's interfaces, each with its network at the plan's source site and the address that it gets.
+
+    The plan's one address goes to the first that fits its network. On the way home, without one, an address that was
+    changed for the other site is what it was before.
+    """
     wanted = plan.machine(choice.name).recovery.addresses.get(purpose)
-    subnets = {mapping.source: mapping.drill.subnet for mapping in plan.networks}
-    nics = list(choice.facts.nics)
+    found = list(_at_home(plan, choice))
     index = 0
     if wanted is not None and purpose == "drill":
-        fitting = [
-            position for position, nic in enumerate(nics) if nic.network in subnets and wanted in subnets[nic.network]
-        ]
+        subnets = {mapping.source: mapping.drill.subnet for mapping in plan.networks}
+        fitting = [at for at, (_, name) in enumerate(found) if name in subnets and wanted in subnets[name]]
         index = fitting[0] if fitting else 0
-    return [
-        (nic, str(wanted) if wanted is not None and position == index else None) for position, nic in enumerate(nics)
-    ]
+    changed = "failover" in plan.machine(choice.name).recovery.addresses
+    before = [nic.addresses for nic in choice.home.nics] if choice.home is not None and purpose == "failback" else []
+    plugs = []
+    for at, (nic, network) in enumerate(found):
+        address = str(wanted) if wanted is not None and at == index else None
+        if wanted is None and changed and at < len(before) and before[at]:
+            address = before[at][0]
+        plugs.append((nic, network, address))
+    return plugs
+
+
+def _at_home(plan: Plan, choice: Choice) -> Iterator[tuple[NicFacts, str]]:
+    """Yield a machine's interfaces with the networks that they are in at the plan's source site.
+
+    Of one that runs elsewhere: those of the interface with its hardware address, else in its place, else of the one
+    network that is mapped to where it is now.
+    """
+    if choice.home is None:
+        yield from ((nic, nic.network) for nic in choice.facts.nics)
+        return
+    by_mac = {nic.mac.lower(): nic for nic in choice.home.nics}
+    for at, nic in enumerate(choice.facts.nics):
+        before = by_mac.get(nic.mac.lower()) or (choice.home.nics[at] if at < len(choice.home.nics) else None)
+        if before is not None:
+            yield nic.model_copy(update={"mac": before.mac}), before.network
+            continue
+        sources = [item.source for item in plan.networks if nic.network in {item.failover, item.migration}]
+        yield nic, sources[0] if len(sources) == 1 else nic.network

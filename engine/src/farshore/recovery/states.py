@@ -5,6 +5,10 @@ this change of sites was raised. The rule behind all guards: at the target nothi
 and the epoch is raised only when the machine at the source is fenced (read back), or when somebody who is named in the
 audit trail says that the source is lost (``force-epoch``). After a force the source is ``stale``; the first thing that
 happens to it when it answers again is the fence. Once raised, nothing at the source is unfenced or started any more.
+
+Two ways lead on. ``reprotect`` turns the roles: what ran at the target is the source of the other direction, and what
+was the source rests, fenced, as the old primary. ``roll-back`` gives up what was made at the target, which has to be
+fenced first, and makes the source the primary again, in an epoch of its own.
 """
 
 from __future__ import annotations
@@ -14,9 +18,9 @@ from typing import Final, Literal
 
 from farshore.errors import Conflict
 
-State = Literal["unprotected", "seeding", "protected", "failing-over", "failed-over", "reprotecting"]
+State = Literal["unprotected", "seeding", "protected", "failing-over", "failed-over", "reprotecting", "rolling-back"]
 Source = Literal["running", "stopped", "fenced", "stale"]
-Target = Literal["absent", "created", "running"]
+Target = Literal["absent", "created", "running", "fenced"]
 Event = Literal[
     "protect",
     "unprotect",
@@ -32,6 +36,11 @@ Event = Literal[
     "created",
     "started",
     "finish",
+    "reprotect",
+    "begin-rollback",
+    "give-up",
+    "roll-back",
+    "rolled-back",
 ]
 
 
@@ -48,25 +57,30 @@ class Machine:
     @property
     def primaries(self) -> int:
         """How many sites may run the machine by our doing. Never more than one."""
-        return (not self.raised) + (self.target != "absent")
+        return (not self.raised) + (self.target not in {"absent", "fenced"})
 
 
 #: Event: the states in which it is allowed.
 _STATES: Final[dict[Event, frozenset[State]]] = {
     "protect": frozenset({"unprotected"}),
-    "unprotect": frozenset({"unprotected", "seeding", "protected", "failed-over"}),
-    "copied": frozenset({"seeding", "protected"}),
+    "unprotect": frozenset({"unprotected", "seeding", "protected", "failed-over", "reprotecting"}),
+    "copied": frozenset({"seeding", "protected", "reprotecting"}),
     "begin": frozenset({"seeding", "protected"}),
     "stopped": frozenset({"failing-over"}),
-    "fenced": frozenset({"failing-over", "failed-over", "unprotected"}),
+    "fenced": frozenset({"failing-over", "failed-over", "rolling-back", "unprotected"}),
     "raise-epoch": frozenset({"failing-over"}),
     "force-epoch": frozenset({"failing-over"}),
-    "unfenced": frozenset({"failing-over"}),
-    "restarted": frozenset({"failing-over"}),
+    "unfenced": frozenset({"failing-over", "rolling-back"}),
+    "restarted": frozenset({"failing-over", "rolling-back"}),
     "abort": frozenset({"failing-over"}),
     "created": frozenset({"failing-over"}),
     "started": frozenset({"failing-over"}),
     "finish": frozenset({"failing-over"}),
+    "reprotect": frozenset({"failed-over"}),
+    "begin-rollback": frozenset({"failing-over", "failed-over"}),
+    "give-up": frozenset({"rolling-back"}),
+    "roll-back": frozenset({"rolling-back"}),
+    "rolled-back": frozenset({"rolling-back"}),
 }
 
 
@@ -92,6 +106,7 @@ def apply(machine: Machine, event: Event) -> Machine:
         return replace(machine, source="stopped")
     if event == "fenced":
         # Of a stale source whatever it shows: it is the first contact.
+        _need(machine, event, machine.state != "rolling-back" or machine.raised, "it was made the primary again")
         _need(machine, event, machine.source != "running", "the machine at the source is not verified off")
         return replace(machine, source="fenced")
     if event == "raise-epoch":
@@ -116,9 +131,34 @@ def apply(machine: Machine, event: Event) -> Machine:
     if event == "started":
         _need(machine, event, machine.target != "absent", "the machine at the target was not made")
         return replace(machine, target="running")
+    if event == "reprotect":
+        _need(machine, event, machine.raised and machine.target == "running", "nothing of it runs at the other site")
+        _need(machine, event, machine.source == "fenced", "the old primary is not fenced")
+        return Machine(state="reprotecting", epoch=machine.epoch)
+    if event in _ROLLBACK:
+        return _roll_back(machine, event)
     # finish
     _need(machine, event, machine.target == "running", "the machine at the target does not run")
     return replace(machine, state="failed-over")
+
+
+_ROLLBACK: Final = frozenset({"begin-rollback", "give-up", "roll-back", "rolled-back"})
+
+
+def _roll_back(machine: Machine, event: Event) -> Machine:
+    if event == "begin-rollback":
+        _need(machine, event, machine.raised, "the epoch was not raised: there is nothing to roll back")
+        _need(machine, event, machine.source == "fenced", "the old primary is not fenced: nobody knows how it is")
+        return replace(machine, state="rolling-back")
+    if event == "give-up":
+        _need(machine, event, machine.raised, "it was made the primary again")
+        return replace(machine, target="absent" if machine.target == "absent" else "fenced")
+    if event == "roll-back":
+        _need(machine, event, machine.raised, "it was made the primary again already")
+        _need(machine, event, machine.target in {"absent", "fenced"}, "the machine at the target is not fenced")
+        return replace(machine, epoch=machine.epoch + 1, raised=False)
+    _need(machine, event, not machine.raised and machine.source == "running", "the machine at the source does not run")
+    return replace(machine, state="protected", target="absent")
 
 
 def _need(machine: Machine, event: Event, condition: bool, why: str) -> None:
