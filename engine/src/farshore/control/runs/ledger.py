@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from farshore.control import ids
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Lease, Plan, Run, RunMachine, RunStep
+from farshore.control.views.protection import direction
 from farshore.errors import Conflict, FarshoreError
 
 OPEN: Final = ("pending", "running")
@@ -24,6 +25,8 @@ def create(
     """Insert a run. One with a workflow is begun by the conductor once this is durable."""
     run = Run(
         run_id=ids.new("run"),
+        from_site=direction(plan)[0],
+        to_site=direction(plan)[1],
         kind=kind,
         plan=plan.name,
         plan_revision=plan.revision,

@@ -47,8 +47,10 @@ class Scene:
     definition: Definition
 
     def site(self, purpose: str = "target") -> str:
-        """Return the plan's ``source`` or ``target`` site."""
-        return self.definition.source_site if purpose == "source" else self.definition.target_site
+        """Return the run's ``source`` or ``target`` site: as the plan ran when it was ordered."""
+        if purpose == "source":
+            return self.run.from_site or self.definition.source_site
+        return self.run.to_site or self.definition.target_site
 
 
 @dataclass(frozen=True, slots=True)

@@ -407,6 +407,9 @@ class Run(Base):
     """
 
     __tablename__ = "run"
+    #: The way that the plan ran, or was to run, when this began.
+    from_site: Mapped[str] = mapped_column(default="")
+    to_site: Mapped[str] = mapped_column(default="")
     run_id: Mapped[str] = mapped_column(primary_key=True)
     kind: Mapped[str] = mapped_column(index=True)
     plan: Mapped[str] = mapped_column(index=True)

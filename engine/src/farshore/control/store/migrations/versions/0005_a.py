@@ -16,6 +16,9 @@ def upgrade() -> None:
     with op.batch_alter_table("plan_machine", schema=None) as batch_op:
         batch_op.add_column(sa.Column("old_machine_id", sa.String(), nullable=True))
         batch_op.add_column(sa.Column("home", sa.JSON(none_as_null=True), nullable=True))
+    with op.batch_alter_table("run", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("from_site", sa.String(), nullable=False, server_default=""))
+        batch_op.add_column(sa.Column("to_site", sa.String(), nullable=False, server_default=""))
     op.create_table(
         "old_primary",
         sa.Column("plan", sa.String(), nullable=False),
@@ -33,6 +36,9 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Take back."""
     op.drop_table("old_primary")
+    with op.batch_alter_table("run", schema=None) as batch_op:
+        batch_op.drop_column("to_site")
+        batch_op.drop_column("from_site")
     with op.batch_alter_table("plan_machine", schema=None) as batch_op:
         batch_op.drop_column("home")
         batch_op.drop_column("old_machine_id")
