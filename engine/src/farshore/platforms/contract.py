@@ -10,8 +10,10 @@ Errors are those of :mod:`farshore.errors`: ``Retry`` for what may pass, ``Perma
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from farshore.model.checkpoint import Level
@@ -238,6 +240,17 @@ class ManifestStore(Protocol):
         """Take an object away for good: it is not listed, not readable, and its key cannot be created again."""
 
 
+@dataclass(frozen=True, slots=True)
+class OpenDisk:
+    """A disk of a machine that is off, as a file that reads and writes like the raw disk."""
+
+    disk_id: str
+    path: Path
+    size_bytes: int
+    bus: str = "virtio"
+    boot: bool = False
+
+
 class Compute(Protocol):
     """Machines and networks of a site."""
 
@@ -257,6 +270,14 @@ class Compute(Protocol):
 
     def isolated_network(self, spec: NetworkCreateParams) -> None:
         """Make a network without a way out, the hypervisor's own addresses closed too (but for its DHCP)."""
+
+    def open_disks(self, machine_id: str) -> AbstractContextManager[tuple[OpenDisk, ...]]:
+        """Open the writable layers of a machine that we made and that is off; no checkpoint is written.
+
+        Raises:
+            Conflict: it is on, or its disks are not ours.
+            Permanent: this platform, or this node, cannot.
+        """
 
     def start(self, machine_id: str) -> None:
         """Power on; nothing to do when on. ``Fenced`` if the machine is fenced."""

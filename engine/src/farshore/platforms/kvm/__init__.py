@@ -51,7 +51,7 @@ def open_kvm(config: Mapping[str, Any], part: str = "") -> Platform:
     durable.make_dir(scratch, 0o711)
     launcher = Launcher(scratch / f"daemons{part}")
     target = KvmTarget(pool, launcher)
-    compute = KvmCompute(hypervisor, target, scratch, chosen)
+    compute = KvmCompute(hypervisor, target, scratch, chosen, launcher)
     return Platform(
         type="kvm",
         source=KvmSource(hypervisor, scratch, launcher),

@@ -16,12 +16,13 @@ from farshore import durable
 from farshore.errors import Conflict, Fenced, Invalid, NotFound
 from farshore.model.machine import Finding, Inventory, MachineFacts, Power
 from farshore.model.task import MachineCreateParams, NetworkCreateParams
-from farshore.platforms.contract import Caps
-from farshore.platforms.kvm import checks, domain, firewall, images, machines
+from farshore.platforms.contract import Caps, OpenDisk
+from farshore.platforms.kvm import checks, domain, firewall, guest_disks, images, machines
 from farshore.platforms.kvm.accelerator import Accelerator
 from farshore.platforms.kvm.connection import Hypervisor, asking, libvirt
 from farshore.platforms.kvm.networks import Networks
 from farshore.platforms.kvm.target import KvmTarget
+from farshore.platforms.nbd.launcher import Launcher
 
 CAPS: Final = Caps(fences_by="lock")
 #: Namespace of the ids of machines that we make: the same run and name is the same machine.
@@ -37,8 +38,16 @@ class KvmCompute:
 
     caps = CAPS
 
-    def __init__(self, hypervisor: Hypervisor, target: KvmTarget, scratch: Path, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        hypervisor: Hypervisor,
+        target: KvmTarget,
+        scratch: Path,
+        accelerator: Accelerator,
+        launcher: Launcher | None = None,
+    ) -> None:
         self._hypervisor = hypervisor
+        self._launcher = launcher or Launcher(scratch / "daemons")
         self._target = target
         self._scratch = scratch
         self._accelerator = accelerator
@@ -141,6 +150,19 @@ class KvmCompute:
         _check_name(spec.name)
         self._networks.create_isolated(spec)
 
+    def open_disks(self, machine_id: str) -> contextlib.AbstractContextManager[tuple[OpenDisk, ...]]:
+        """Open a recovered machine's own layers; see :mod:`farshore.platforms.kvm.guest_disks`."""
+        handle = self._hypervisor.domain(machine_id)
+        found = machines.defined(handle)
+        if machines.power(handle) != "off":
+            raise Conflict(f"machine {found.name} is not off", code="machine-on", machine_id=machine_id)
+        folder = self._target.layers.recovered
+        return guest_disks.opened(self._launcher, self._guests, machine_id, found.disks, folder)
+
+    @property
+    def _guests(self) -> Path:
+        return self._scratch / "guests"
+
     # --- power ---------------------------------------------------------------------------------------------------
 
     def start(self, machine_id: str) -> None:
@@ -162,6 +184,7 @@ class KvmCompute:
             )
         if machines.power(handle) != "off":
             return
+        guest_disks.close(self._launcher, self._guests, machine_id)
         try:
             handle.create()
         except libvirt.libvirtError as error:
@@ -310,6 +333,7 @@ class KvmCompute:
         return found
 
     def _remove(self, handle: Any) -> None:
+        guest_disks.close(self._launcher, self._guests, handle.UUIDString())
         self.power_off(handle.UUIDString())
         flags = (
             libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from farshore import durable
 from farshore.errors import Conflict, FarshoreError, Invalid, NoSpace, Permanent, Reconnect, Retry, Unavailable
@@ -35,6 +35,13 @@ START_S: Final = 30.0
 #: A daemon flushes its images when it is asked to end; slow disks take a while.
 STOP_S: Final = 60.0
 _POLL_S: Final = 0.01
+
+
+class Exported(Protocol):
+    """How a block node is shown to others."""
+
+    def options(self) -> dict[str, Any]:
+        """Return the argument of ``--export`` (QEMU, qapi/block-export.json)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +124,7 @@ class Launcher:
     def _daemon(self, key: str) -> StorageDaemon:
         return StorageDaemon(key, self._folder / hashlib.sha256(key.encode()).hexdigest()[:12])
 
-    def start(self, key: str, nodes: Sequence[dict[str, Any]], exports: Sequence[Export]) -> StorageDaemon:
+    def start(self, key: str, nodes: Sequence[dict[str, Any]], exports: Sequence[Exported]) -> StorageDaemon:
         """Start a daemon that opens ``nodes`` (``blockdev-add`` arguments) and exports some of them.
 
         One of an earlier life with the same key is ended first.
@@ -135,10 +142,11 @@ class Launcher:
         argv += ["--chardev", f"socket,id=monitor,server=on,wait=off,path={monitor}", "--monitor", "chardev=monitor"]
         for node in nodes:
             argv += ["--blockdev", json.dumps(node)]
-        if exports:
+        options = [export.options() for export in exports]
+        if any(item["type"] == "nbd" for item in options):
             argv += ["--nbd-server", json.dumps({"addr": {"type": "unix", "path": str(daemon.nbd_path)}})]
-        for export in exports:
-            argv += ["--export", json.dumps(export.options())]
+        for item in options:
+            argv += ["--export", json.dumps(item)]
         try:
             with (daemon.folder / "log").open("wb") as log:
                 child = subprocess.Popen(
