@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from farshore.control.direction import direction
 from farshore.control.store.records import Node, Plan, Task
 from farshore.control.views.places import is_online, link
 from farshore.model.task import DialOrder
@@ -34,7 +35,7 @@ def orders(session: Session, node: Node) -> tuple[DialOrder, ...]:
                 )
             )
     for plan in session.scalars(select(Plan).where(Plan.activity == "active", Plan.active_site == node.site)):
-        source, target = plan.definition["source_site"], plan.definition["target_site"]
+        source, target = direction(plan)
         if source != node.site or link(session, source, target).data_listen != "target":
             continue
         for other in session.scalars(select(Node).where(Node.site == target).order_by(Node.name)):

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from farshore.control import tasks
+from farshore.control.direction import direction
 from farshore.control.planning.protect import drop
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Cycle, Lease, Plan, Task
@@ -63,7 +64,7 @@ def thin(tx: Transaction, plan: Plan, group_id: str) -> None:
         select(Checkpoint)
         .where(
             Checkpoint.group_id == group_id,
-            Checkpoint.target_site == plan.definition["target_site"],
+            Checkpoint.target_site == direction(plan).target,
             Checkpoint.state == "published",
         )
         .order_by(Checkpoint.epoch, Checkpoint.sequence)

@@ -65,10 +65,16 @@ def _site(session: Session, row: Site) -> dict[str, Any]:
 
 
 def link(session: Session, source_site: str, target_site: str) -> Link:
-    """Return how data goes from one site to another: as described, else as the source site says, without limit."""
+    """Return how data goes from one site to another: as described, else as the source site says, without limit.
+
+    The way back is not limited by what was said of the way there, but the same side listens: who can reach whom.
+    """
     row = session.get(SiteLink, (source_site, target_site))
     if row is not None:
         return Link.model_validate({"data_listen": row.data_listen, "bandwidth": row.bandwidth})
+    back = session.get(SiteLink, (target_site, source_site))
+    if back is not None:
+        return Link.model_validate({"data_listen": "target" if back.data_listen == "source" else "source"})
     source = session.get(Site, source_site)
     return Link.model_validate({"data_listen": source.data_listen if source else "source"})
 

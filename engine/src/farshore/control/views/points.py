@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from farshore.control.clock import iso
+from farshore.control.direction import direction
 from farshore.control.nearby import unknown
 from farshore.control.store.records import Checkpoint, Lease, Plan, PlanMachine
 
@@ -48,21 +49,22 @@ def no_checkpoint(session: Session, wrong: str, field: str = "checkpoint_id", pl
 
 
 def newest(session: Session, plan: Plan, group_id: str, *, sound: bool = False) -> Checkpoint | None:
-    """Return a group's newest published checkpoint of the plan's epoch, between the plan's sites.
+    """Return a group's newest published checkpoint in the direction that the plan runs now.
 
-    What was copied between other sites before the plan was moved is neither a base nor of use at the target. ``sound``:
-    one that is suspect does not count; it may be the base of a cycle, but nobody wants to recover from it.
+    What was copied between other sites, or the other way, is neither a base nor of use at the target. ``sound``: one
+    that is suspect does not count; it may be the base of a cycle, but nobody wants to recover from it.
     """
+    source, target = direction(plan)
     query = select(Checkpoint).where(
         Checkpoint.group_id == group_id,
-        Checkpoint.epoch == plan.epoch,
-        Checkpoint.source_site == plan.definition["source_site"],
-        Checkpoint.target_site == plan.definition["target_site"],
+        Checkpoint.epoch <= plan.epoch,
+        Checkpoint.source_site == source,
+        Checkpoint.target_site == target,
         Checkpoint.state == "published",
     )
     if sound:
         query = query.where(Checkpoint.integrity != "suspect")
-    return session.scalars(query.order_by(Checkpoint.sequence.desc()).limit(1)).first()
+    return session.scalars(query.order_by(Checkpoint.epoch.desc(), Checkpoint.sequence.desc()).limit(1)).first()
 
 
 def _names(row: Checkpoint) -> set[str]:

@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session
 
 from farshore.control import clock, integrity
 from farshore.control.clock import Stamp, iso
+from farshore.control.direction import Direction as Direction
+from farshore.control.direction import direction as direction
 from farshore.control.nearby import unknown
 from farshore.control.scheduling import due
 from farshore.control.store.records import Checkpoint, Cycle, Fence, Group, Machine, Plan, PlanMachine, Run, Task
@@ -19,7 +21,7 @@ from farshore.errors import Invalid
 from farshore.model.plan import Plan as Definition
 from farshore.units import format_duration
 
-_PROTECTING = ("seeding", "protected")
+_PROTECTING = ("seeding", "protected", "reprotecting")
 
 
 def plans(session: Session) -> list[dict[str, Any]]:
@@ -50,10 +52,9 @@ def members(session: Session, name: str) -> list[PlanMachine]:
     return list(session.scalars(select(PlanMachine).where(PlanMachine.plan == name).order_by(PlanMachine.position)))
 
 
-def direction(row: Plan) -> tuple[str, str]:
-    """Return the source and the target site of a plan's replication as it is now: from where the plan is active."""
-    source, target = str(row.definition["source_site"]), str(row.definition["target_site"])
-    return (source, target) if row.active_site == source else (row.active_site, source)
+def is_turned(session: Session, row: Plan) -> bool:
+    """Say whether the plan's machines are taken from where it is active: after a failover, once it was reprotected."""
+    return all(member.site == row.active_site for member in members(session, row.name))
 
 
 def ordered(row: Checkpoint) -> Stamp:
@@ -163,7 +164,7 @@ def conditions(session: Session, row: Plan, definition: Definition, ages: list[f
     ).first():
         found.append("drilling")
     if row.activity == "active" and row.state in _PROTECTING:
-        states = {site: site_state(session, site) for site in (definition.source_site, definition.target_site)}
+        states = {site: site_state(session, site) for site in direction(row)}
         found += [f"site-{state}:{site}" for site, state in states.items() if state != "online"]
     if session.scalars(select(Fence.machine_id).where(Fence.plan == row.name, Fence.done_at.is_(None))).first():
         found.append("old-primary-not-fenced")
@@ -274,7 +275,7 @@ def bottleneck(session: Session, owner: Plan, member: PlanMachine, age: float | 
         return None
     if member.activity == "paused":
         return "Replication is paused."
-    for site in (definition.source_site, definition.target_site):
+    for site in direction(owner):
         if site_state(session, site) != "online":
             return f"No node of site {site} answers."
     if owner.last_error is not None:
