@@ -10,8 +10,7 @@ from sqlalchemy.orm import Session
 
 from farshore.control import clock, integrity
 from farshore.control.clock import Stamp, iso
-from farshore.control.direction import Direction as Direction
-from farshore.control.direction import direction as direction
+from farshore.control.direction import direction
 from farshore.control.nearby import unknown
 from farshore.control.scheduling import due
 from farshore.control.store.records import Checkpoint, Cycle, Fence, Group, Machine, Plan, PlanMachine, Run, Task
@@ -20,6 +19,8 @@ from farshore.control.views.points import newest
 from farshore.errors import Invalid
 from farshore.model.plan import Plan as Definition
 from farshore.units import format_duration
+
+__all__ = ["direction"]
 
 _PROTECTING = ("seeding", "protected", "reprotecting")
 
