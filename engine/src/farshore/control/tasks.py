@@ -29,6 +29,7 @@ assert LONGEST_POLL_S < SILENT_AFTER_S / 1.5  # noqa: S101
 #: Tasks that one node holds at once; each node has its own, smaller limits per kind.
 MOST_HELD: Final = 128
 
+OPEN: Final = ("queued", "assigned")
 ENDED: Final = ("succeeded", "failed", "cancelled")
 
 #: Kinds that need a node with a certain role; the others suit every node of the site.

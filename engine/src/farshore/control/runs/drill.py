@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from farshore.control import clock, ids, tasks
+from farshore.control.planning import definitions
 from farshore.control.runs import boot, ledger, reports, selection, story
 from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.store.database import Transaction
@@ -194,8 +195,7 @@ def _orders(
 
 def _frozen(scene: Scene) -> Scene:
     """Return the scene with the plan as it was when the drill was ordered."""
-    definition = Definition.model_validate(scene.run.facts["definition"])
-    return Scene(scene.tx, scene.ctx, scene.run, scene.plan, definition)
+    return Scene(scene.tx, scene.ctx, scene.run, scene.plan, definitions.of_run(scene.run))
 
 
 def _network(scene: Scene) -> bool:
@@ -216,8 +216,14 @@ def _network(scene: Scene) -> bool:
 
 def _create(scene: Scene) -> bool:
     scene = _frozen(scene)
-    orders, _ = _orders(scene.tx, scene.run, scene.plan, scene.definition)
-    return boot.create(scene, orders)
+    orders: dict[str, MachineCreateParams] = {}
+
+    def order(name: str) -> MachineCreateParams:
+        if not orders:
+            orders.update(_orders(scene.tx, scene.run, scene.plan, scene.definition)[0])
+        return orders[name]
+
+    return boot.create(scene, order)
 
 
 def _boot(scene: Scene) -> bool:

@@ -18,7 +18,7 @@ from farshore import errors
 from farshore.control import audit, clock, tasks
 from farshore.control.clock import Stamp
 from farshore.control.nearby import suggestion
-from farshore.control.planning import protect
+from farshore.control.planning import definitions, protect
 from farshore.control.runs import boot, drill, ledger, reports, selection, story
 from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.scheduling import cycles, fences
@@ -280,23 +280,23 @@ def _orders(
     session: Session, plan: Plan, definition: Definition, chosen: dict[str, Checkpoint], epoch: int
 ) -> dict[str, MachineCreateParams]:
     rows = {row.name: row for row in members(session, plan.name)}
-    return {
-        name: preview.machine(
-            definition,
-            selection.choice(rows[name], point),
-            "failover",
-            tag=f"failover-{plan.name}-{epoch}",
-            name=name,
-            epoch=epoch,
-            drill_networks={},
-        )
-        for name, point in chosen.items()
-    }
+    return {name: _order(plan, definition, rows[name], point, epoch) for name, point in chosen.items()}
+
+
+def _order(plan: Plan, definition: Definition, row: PlanMachine, point: Checkpoint, epoch: int) -> MachineCreateParams:
+    return preview.machine(
+        definition,
+        selection.choice(row, point),
+        "failover",
+        tag=f"failover-{plan.name}-{epoch}",
+        name=row.name,
+        epoch=epoch,
+        drill_networks={},
+    )
 
 
 def _frozen(scene: Scene) -> Scene:
-    definition = Definition.model_validate(scene.run.facts["definition"])
-    return Scene(scene.tx, scene.ctx, scene.run, scene.plan, definition)
+    return Scene(scene.tx, scene.ctx, scene.run, scene.plan, definitions.of_run(scene.run))
 
 
 # Before the epoch -----------------------------------------------------------------------------------------------------
@@ -526,11 +526,13 @@ def _order_fence(scene: Scene, member: PlanMachine) -> None:
 
 def _create(scene: Scene) -> bool:
     scene = _frozen(scene)
-    chosen = {
-        machine.name: scene.tx.get_one(Checkpoint, machine.checkpoint_id)
-        for machine in ledger.machines(scene.tx, scene.run.run_id)
-    }
-    return boot.create(scene, _orders(scene.tx, scene.plan, scene.definition, chosen, scene.plan.epoch), _heard)
+
+    def order(name: str) -> MachineCreateParams:
+        row = scene.tx.get_one(PlanMachine, (scene.plan.name, name))
+        point = scene.tx.get_one(Checkpoint, ledger.machine(scene.tx, scene.run.run_id, name).checkpoint_id)
+        return _order(scene.plan, scene.definition, row, point, scene.plan.epoch)
+
+    return boot.create(scene, order, _heard)
 
 
 def _boot(scene: Scene) -> bool:

@@ -12,17 +12,33 @@ from sqlalchemy.orm import Session
 from farshore.control import ids
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Lease, Plan, Run, RunMachine, RunStep
+from farshore.control.views.history import OPEN, PAUSED, WAITING_APPROVAL
 from farshore.control.views.protection import direction
 from farshore.errors import Conflict, FarshoreError
 
-OPEN: Final = ("pending", "running")
-_LONGEST_DETAIL: Final = 2000
+__all__ = ["OPEN", "PAUSED", "WAITING_APPROVAL"]
+
+LONGEST_DETAIL: Final = 2000
 
 
 def create(
-    tx: Transaction, kind: str, plan: Plan, actor: str, params: dict[str, Any], *, workflow: bool = False
+    tx: Transaction,
+    kind: str,
+    plan: Plan,
+    actor: str,
+    params: dict[str, Any],
+    *,
+    workflow: bool = False,
+    verb: str | None = None,
+    approved: bool = False,
 ) -> Run:
-    """Insert a run. One with a workflow is begun by the conductor once this is durable."""
+    """Insert a run. One with a workflow is begun by the conductor once this is durable.
+
+    ``verb`` is what the plan's policy calls it, where that is not its kind. It waits for approval where the plan asks
+    for that, unless it goes on with what was ``approved``.
+    """
+    asked = plan.definition.get("approval") if workflow and not approved else None
+    waits = asked is not None and (verb or kind) in asked["verbs"]
     run = Run(
         run_id=ids.new("run"),
         from_site=direction(plan)[0],
@@ -30,7 +46,8 @@ def create(
         kind=kind,
         plan=plan.name,
         plan_revision=plan.revision,
-        state="pending",
+        state=WAITING_APPROVAL if waits else "pending",
+        approval={"people": asked["people"], "by": []} if asked is not None and waits else None,
         actor=actor,
         params=params,
         created_at=time.time(),
@@ -38,6 +55,8 @@ def create(
         workflow=workflow,
         pokes=0,
         told=0,
+        pause=False,
+        phase="",
         facts={},
     )
     tx.add(run)
@@ -103,6 +122,12 @@ def machines(session: Session, run_id: str) -> list[RunMachine]:
     return list(session.scalars(select(RunMachine).where(RunMachine.run_id == run_id).order_by(RunMachine.position)))
 
 
+def states(session: Session, run_id: str) -> dict[str, str]:
+    """Return the states of a run's machines, in order."""
+    query = select(RunMachine.name, RunMachine.state).where(RunMachine.run_id == run_id).order_by(RunMachine.position)
+    return {row.name: row.state for row in session.execute(query)}
+
+
 def step(session: Session, run_id: str, name: str, machine_name: str = "") -> RunStep | None:
     """Return a step's record, None before it began."""
     return session.get(RunStep, (run_id, name, machine_name))
@@ -121,7 +146,7 @@ def begin(tx: Transaction, run_id: str, name: str, machine_name: str = "", detai
             attempt=0,
             state="running",
             started_at=time.time(),
-            detail=detail[:_LONGEST_DETAIL],
+            detail=detail[:LONGEST_DETAIL],
         )
         tx.add(row)
         tx.flush()
@@ -134,7 +159,7 @@ def end(tx: Transaction, row: RunStep, state: str, detail: str = "", error: Fars
     if row.ended_at is not None:
         return
     row.state, row.ended_at = state, time.time()
-    row.detail = (detail or (str(error) if error else "") or row.detail)[:_LONGEST_DETAIL]
+    row.detail = (detail or (str(error) if error else "") or row.detail)[:LONGEST_DETAIL]
     row.error = error.to_dict() if error else None
     tx.changed("run", row.run_id)
 
@@ -152,6 +177,7 @@ def finish(tx: Transaction, run: Run, state: str, error: FarshoreError | None = 
     if run.state not in OPEN:
         return
     run.state, run.ended_at = state, time.time()
+    run.pause, run.wake_at = False, None
     run.started_at = run.started_at or run.ended_at
     run.error = error.to_dict() if error else None
     for row in tx.scalars(select(RunStep).where(RunStep.run_id == run.run_id, RunStep.ended_at.is_(None))):

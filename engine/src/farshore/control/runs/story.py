@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import select
+from sqlalchemy.orm import defer
 
 from farshore import errors
 from farshore.control import tasks
 from farshore.control.context import Context
-from farshore.control.runs import ledger
+from farshore.control.planning import definitions
+from farshore.control.runs import ledger, reports
 from farshore.control.store.database import Transaction
-from farshore.control.store.records import Plan, Run, RunStep, Task
+from farshore.control.store.records import Cycle, Plan, Run, RunMachine, RunStep, Task
 from farshore.errors import Conflict, FarshoreError, Reconnect, Retry
 from farshore.model.base import Report
 from farshore.model.plan import Plan as Definition
@@ -57,8 +59,8 @@ class Scene:
 class Phase:
     """One phase of a story.
 
-    ``on_failure`` names the phase where the story goes on after an error or a cancel; None: the next one. ``atomic``:
-    an error takes back all that the phase did.
+    ``on_failure`` names the phase where the story goes on after an error or a cancel; None: the next one, and the phase
+    belongs to the end of the story, which is not paused. ``atomic``: an error takes back all that the phase did.
     """
 
     name: str
@@ -67,6 +69,11 @@ class Phase:
     cancellable: bool = False
     atomic: bool = False
 
+    @property
+    def pausable(self) -> bool:
+        """Whether a run may rest here; on its way to its end it does not."""
+        return self.on_failure is not None
+
 
 Story = tuple[Phase, ...]
 
@@ -74,27 +81,69 @@ Story = tuple[Phase, ...]
 def advance(ctx: Context, story: Story, run_id: str, phase_name: str) -> str | None:
     """Take a run as far as its phase goes now; return the phase to go on with (the same: wait), None at the end."""
     with ctx.store.write() as tx:
-        run = tx.get_one(Run, run_id)
+        # What is large is read where it is needed: a phase looks again each time that something has ended.
+        run = tx.get_one(Run, run_id, options=[defer(Run.facts)])
         if run.state not in ledger.OPEN:
             return None
+        plan = tx.get_one(Plan, run.plan, options=[defer(Plan.definition), defer(Plan.source)])
+        scene = Scene(tx, ctx, run, plan, definitions.of_plan(plan))
+        if run.state == ledger.WAITING_APPROVAL:
+            return _refused(scene) if run.cancel else phase_name
         ledger.start(tx, run)
-        plan = tx.get_one(Plan, run.plan)
-        scene = Scene(tx, ctx, run, plan, Definition.model_validate(plan.definition))
         names = [phase.name for phase in story]
         index = names.index(phase_name)
         phase = story[index]
         after = names[index + 1] if index + 1 < len(names) else None
-        if run.cancel and phase.cancellable:
-            fail(scene, Conflict("the run was cancelled", code="cancelled"))
-            return phase.on_failure or after
-        try:
-            with tx.begin_nested() if phase.atomic else nullcontext():
-                through = phase.act(scene)
-        except FarshoreError as error:
-            # What was found out before the error stays recorded, but for a phase that is all or nothing.
-            fail(scene, error)
-            return phase.on_failure or after
-        return after if through else phase_name
+        if not phase.pausable:
+            run.pause = False
+        if run.pause and run.phase != phase_name:
+            _rest(scene)
+            return phase_name
+        run.phase, run.wake_at = phase_name, None
+        here = _act(scene, phase, after)
+        _rest(scene)
+        return here
+
+
+def _act(scene: Scene, phase: Phase, after: str | None) -> str | None:
+    """Do what a phase can do now; return the phase to go on with."""
+    if scene.run.cancel and phase.cancellable:
+        fail(scene, Conflict("the run was cancelled", code="cancelled"))
+        return phase.on_failure or after
+    try:
+        with scene.tx.begin_nested() if phase.atomic else nullcontext():
+            through = phase.act(scene)
+    except FarshoreError as error:
+        # What was found out before the error stays recorded, but for a phase that is all or nothing.
+        fail(scene, error)
+        return phase.on_failure or after
+    return after if through else phase.name
+
+
+def _refused(scene: Scene) -> None:
+    """End a run that was cancelled before it was approved: nothing of it has begun."""
+    error = Conflict("the run was cancelled before it was approved", code="cancelled")
+    ledger.finish(scene.tx, scene.run, "cancelled", error)
+    reports.seal(scene.tx, scene.ctx, scene.run)
+
+
+def _rest(scene: Scene) -> None:
+    """Show a paused run as such once nothing of it is at work."""
+    tx, run = scene.tx, scene.run
+    if run.state not in {"running", ledger.PAUSED}:
+        return
+    state = "running"
+    if run.pause:
+        at_work = tx.scalars(
+            select(Task.task_id).where(Task.run_id == run.run_id, Task.state.in_(tasks.OPEN)).limit(1)
+        ).first()
+        copies = tx.scalars(
+            select(Cycle.cycle_id).where(Cycle.run_id == run.run_id, Cycle.ended_at.is_(None)).limit(1)
+        ).first()
+        state = ledger.PAUSED if at_work is None and copies is None else "running"
+    if run.state != state:
+        run.state = state
+        tx.changed("run", run.run_id)
 
 
 def fail(scene: Scene, error: FarshoreError) -> None:
@@ -114,7 +163,7 @@ def order(
     step: str,
     kind: str,
     site: str,
-    params: Report,
+    params: Report | Callable[[], Report],
     *,
     machine: str = "",
     patient: bool = False,
@@ -122,12 +171,16 @@ def order(
 ) -> Task | None:
     """Order a step's task, once; return it when it has ended for good, None before.
 
+    ``params`` may be a function, which is called only where the task is ordered now.
     A failure that may pass is tried again after a pause; ``patient``: without limit, for what has to happen.
-    ``pause_s`` comes before the first try.
+    ``pause_s`` comes before the first try. A run that is to pause orders nothing new.
     """
     tx, run = scene.tx, scene.run
-    row = ledger.begin(tx, run.run_id, step, machine)
-    task = tx.get(Task, row.task_id) if row.task_id else None
+    known = ledger.step(tx, run.run_id, step, machine)
+    task = tx.get(Task, known.task_id) if known is not None and known.task_id else None
+    if task is None and run.pause:
+        return None
+    row = known or ledger.begin(tx, run.run_id, step, machine)
     if task is None:
         task = _insert(scene, row, kind, site, params)
         task.not_before = time.time() + pause_s if pause_s else 0.0
@@ -141,6 +194,8 @@ def order(
     error = tasks.failure(task)
     passes = isinstance(error, (Retry, Reconnect)) and task.state == "failed"
     if passes and (patient or row.attempt + 1 < MOST_TRIES):
+        if run.pause:
+            return None
         row.attempt += 1
         row.detail = f"try {row.attempt + 1}: {error.message}"
         again = _insert(scene, row, kind, site, params)
@@ -150,7 +205,31 @@ def order(
     return task
 
 
-def _insert(scene: Scene, row: RunStep, kind: str, site: str, params: Report) -> Task:
+def idle(scene: Scene, *states: str) -> list[str]:
+    """Return, in order, the run's machines in one of ``states`` for which nothing is at work: those to look at.
+
+    The rest waits for its tasks, and a look at each of a thousand machines would cost more than the step itself.
+    """
+    run_id = scene.run.run_id
+    found = scene.tx.scalars(
+        select(RunMachine.name)
+        .where(RunMachine.run_id == run_id, RunMachine.state.in_(states))
+        .order_by(RunMachine.position)
+    ).all()
+    if not found:
+        return []
+    at_work = set(
+        scene.tx.scalars(
+            select(RunStep.machine)
+            .join(Task, Task.task_id == RunStep.task_id)
+            .where(RunStep.run_id == run_id, RunStep.ended_at.is_(None), Task.state.in_(tasks.OPEN))
+        )
+    )
+    return [name for name in found if name not in at_work]
+
+
+def _insert(scene: Scene, row: RunStep, kind: str, site: str, params: Report | Callable[[], Report]) -> Task:
+    params = params() if callable(params) else params
     task = tasks.ensure(
         scene.tx,
         f"{row.run_id}/{row.name}/{row.machine}/{row.attempt}",
