@@ -17,7 +17,7 @@ from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Cycle, Plan, PlanMachine, Run
 from farshore.control.views.places import site_state
 from farshore.control.views.points import newest
-from farshore.control.views.protection import members, ordered, record
+from farshore.control.views.protection import direction, is_turned, members, ordered, record
 from farshore.errors import Conflict, Invalid, Unavailable
 from farshore.model.base import Duration, Model, Name
 from farshore.model.checkpoint import Level
@@ -173,12 +173,11 @@ def cancel(tx: Transaction, run: Run) -> None:
 
 def _chosen(session: Session, plan: Plan, names: tuple[str, ...] | None) -> list[PlanMachine]:
     rows = members(session, plan.name)
-    definition = Definition.model_validate(plan.definition)
-    if plan.state == "failing-over" or plan.active_site != definition.source_site:
+    if plan.state in {"failing-over", "rolling-back"} or not is_turned(session, plan):
         raise Conflict(
             f"plan {plan.name!r} is {plan.state}; it is active at site {plan.active_site!r}",
-            code="plan-failing-over" if plan.state == "failing-over" else "plan-failed-over",
-            hint="Nothing replicates from there yet.",
+            code=f"plan-{plan.state}" if plan.state in {"failing-over", "rolling-back"} else "plan-failed-over",
+            hint=f"Nothing replicates from there yet. Begin with: `farshore reprotect {plan.name}`.",
         )
     if names is not None:
         known = {row.name for row in rows}
@@ -210,9 +209,7 @@ def _chosen(session: Session, plan: Plan, names: tuple[str, ...] | None) -> list
 
 
 def _require_sites(session: Session, plan: Plan) -> None:
-    definition = Definition.model_validate(plan.definition)
-    for key in ("source_site", "target_site"):
-        site = getattr(definition, key)
+    for site in direction(plan):
         state = site_state(session, site)
         if state != "online":
             raise Unavailable(

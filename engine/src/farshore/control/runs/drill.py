@@ -19,7 +19,7 @@ from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Cycle, Plan, PlanMachine, Run
 from farshore.control.views.places import site_state
-from farshore.control.views.protection import members, ordered, record
+from farshore.control.views.protection import direction, members, ordered, record
 from farshore.errors import Conflict, Permanent, Unavailable
 from farshore.model.base import Model
 from farshore.model.plan import Plan as Definition
@@ -65,8 +65,9 @@ def preview_of(session: Session, name: str, wish: DrillWish) -> dict[str, Any]:
     ]
     now = clock.now()
     warnings = []
-    if site_state(session, definition.target_site) != "online":
-        warnings.append(f"no node of site {definition.target_site!r} answers")
+    target = direction(plan).target
+    if site_state(session, target) != "online":
+        warnings.append(f"no node of site {target!r} answers")
     return {
         "changed": True,
         "before": {"machines": [], "networks": []},
@@ -84,12 +85,13 @@ def request(tx: Transaction, name: str, wish: DrillWish, actor: str) -> Run:
     plan = record(tx, name)
     definition = Definition.model_validate(plan.definition)
     require_free(tx, plan, "drill")
-    if site_state(tx, definition.target_site) != "online":
+    target = direction(plan).target
+    if site_state(tx, target) != "online":
         raise Unavailable(
-            f"no node of site {definition.target_site!r} answers",
-            code=f"site-{site_state(tx, definition.target_site)}",
+            f"no node of site {target!r} answers",
+            code=f"site-{site_state(tx, target)}",
             hint="Start it: `farshore node start --config FILE`.",
-            site=definition.target_site,
+            site=target,
         )
     chosen = selection.choose(tx, plan, wish.checkpoint, allow_suspect=wish.allow_suspect)
     run = ledger.create(tx, "drill", plan, actor, wish.model_dump(), workflow=True)
@@ -147,6 +149,7 @@ def end(tx: Transaction, name: str, actor: str) -> Run | None:
         return cleaning
     run = ledger.create(tx, "cleanup", plan, actor, {"drill": drill.run_id}, workflow=True)
     # Swept where the drill was, whatever the plan says by now.
+    run.from_site, run.to_site = drill.from_site, drill.to_site
     ledger.note(tx, run, tag=drill.run_id, of=drill.run_id, definition=drill.facts["definition"])
     return run
 

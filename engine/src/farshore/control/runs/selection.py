@@ -10,9 +10,10 @@ from sqlalchemy.orm import Session
 from farshore.control.clock import iso, parse_iso
 from farshore.control.store.records import Checkpoint, Plan, PlanMachine
 from farshore.control.views.points import no_checkpoint
-from farshore.control.views.protection import members
+from farshore.control.views.protection import direction, members
 from farshore.errors import Conflict, NotFound
 from farshore.model.checkpoint import Manifest
+from farshore.model.machine import MachineFacts
 from farshore.recovery.preview import Choice
 
 LATEST: Final = "latest"
@@ -46,10 +47,11 @@ def choose(session: Session, plan: Plan, selector: str, *, allow_suspect: bool =
             named = session.get(Checkpoint, selector)
             if named is None or named.state != "published" or named.plan != plan.name:
                 raise no_checkpoint(session, selector, field="checkpoint", plan=plan.name)
-            if named.target_site != plan.definition["target_site"]:
+            target = direction(plan).target
+            if named.target_site != target:
                 raise Conflict(
                     f"checkpoint {selector} is at site {named.target_site!r}, plan {plan.name!r} recovers at"
-                    f" {plan.definition['target_site']!r}",
+                    f" {target!r}",
                     code="checkpoint-elsewhere",
                     field="checkpoint",
                     hint=f"List the others: `farshore checkpoint list --plan {plan.name}`.",
@@ -73,7 +75,7 @@ def _of(
         return named
     query = select(Checkpoint).where(
         Checkpoint.group_id == row.group_id,
-        Checkpoint.target_site == plan.definition["target_site"],
+        Checkpoint.target_site == direction(plan).target,
         Checkpoint.state == "published",
     )
     if until is not None:
@@ -135,4 +137,6 @@ def holds(point: Checkpoint, row: PlanMachine) -> bool:
 
 def choice(row: PlanMachine, point: Checkpoint) -> Choice:
     """Return the choice as the planner of a recovery takes it."""
-    return Choice(row.name, str(row.machine_id), Manifest.model_validate(point.manifest))
+    away = row.home is not None and point.source_site != row.home["site"]
+    home = MachineFacts.model_validate(row.home["facts"]) if away and row.home is not None else None
+    return Choice(row.name, str(row.machine_id), Manifest.model_validate(point.manifest), home)

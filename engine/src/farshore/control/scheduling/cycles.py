@@ -20,10 +20,10 @@ from farshore.control.runs import closing
 from farshore.control.scheduling import due, retention
 from farshore.control.store import settings
 from farshore.control.store.database import Transaction
-from farshore.control.store.records import Checkpoint, Cycle, Group, Plan, PlanMachine, Task
+from farshore.control.store.records import Checkpoint, Cycle, Group, Machine, Plan, PlanMachine, Task
 from farshore.control.views.places import site_state
 from farshore.control.views.points import newest
-from farshore.control.views.protection import members, ordered
+from farshore.control.views.protection import direction, is_turned, members, ordered
 from farshore.errors import Conflict, Corruption, FarshoreError, Permanent, Reconnect, RestartFromCheckpoint, Retry
 from farshore.model.checkpoint import Manifest
 from farshore.model.machine import disk_key
@@ -94,12 +94,12 @@ def open_cycles(session: Session) -> Sequence[str]:
 def begin_due(tx: Transaction, plan_name: str) -> None:
     """Create cycles for the groups of a plan that are due now."""
     plan = tx.get(Plan, plan_name)
-    if plan is None or plan.activity != "active" or plan.state not in {"seeding", "protected"}:
+    if plan is None or plan.activity != "active" or plan.state not in {"seeding", "protected", "reprotecting"}:
         return
     definition = Definition.model_validate(plan.definition)
-    if plan.active_site != definition.source_site:
-        return  # the machines at the source are no primaries any more
-    if any(site_state(tx, site) != "online" for site in (definition.source_site, definition.target_site)):
+    if not is_turned(tx, plan):
+        return  # the machines that were replicated are no primaries any more
+    if any(site_state(tx, site) != "online" for site in direction(plan)):
         return
     now = clock.now()
     for group in tx.scalars(select(Group).where(Group.plan == plan_name)):
@@ -181,7 +181,8 @@ def _waiting(tx: Transaction, cycle: Cycle) -> None:
     if cycle.cancel:
         _finish(tx, cycle, "cancelled", Conflict("the cycle was cancelled", code="cancelled"))
         return
-    if plan.active_site != definition.source_site:
+    source, target = direction(plan)
+    if not is_turned(tx, plan):
         error = Conflict(f"plan {plan.name!r} is active at {plan.active_site!r}", code="plan-failed-over")
         _finish(tx, cycle, "cancelled", error)
         return
@@ -191,8 +192,8 @@ def _waiting(tx: Transaction, cycle: Cycle) -> None:
         or any(other.group_id == cycle.group_id for other in at_work)
         or retention.dropping(tx, cycle.group_id)
         # Ordered while nobody is there to take the point, it would only look older than it is.
-        or site_state(tx, definition.source_site) != "online"
-        or _copying(tx, at_work, definition.target_site) >= MOST_AT_WORK
+        or site_state(tx, source) != "online"
+        or _copying(tx, at_work, target) >= MOST_AT_WORK
         or _first_waiting(tx, cycle.group_id) != cycle.cycle_id
     ):
         return
@@ -216,7 +217,7 @@ def _waiting(tx: Transaction, cycle: Cycle) -> None:
         tx,
         cycle,
         "point",
-        definition.source_site,
+        source,
         PointParams(
             group_id=cycle.group_id,
             point_id=cycle.point_id,
@@ -239,7 +240,7 @@ def _next_sequence(session: Session, group_id: str, epoch: int) -> int:
 def _copying(session: Session, at_work: Sequence[Cycle], site: str) -> int:
     """Return how many cycles copy to ``site``; one that only waits for its source to let go does not count."""
     plans = {cycle.plan for cycle in at_work if cycle.state != "release"}
-    targets = {name: session.get_one(Plan, name).definition["target_site"] for name in plans}
+    targets = {name: direction(session.get_one(Plan, name)).target for name in plans}
     return sum(cycle.state != "release" and targets[cycle.plan] == site for cycle in at_work)
 
 
@@ -269,7 +270,8 @@ def _pointed(tx: Transaction, cycle: Cycle, task: Task) -> None:
     found = PointResult.model_validate(task.result)
     base = tx.get(Checkpoint, cycle.base_checkpoint_id) if cycle.base_checkpoint_id else None
     held = {disk["disk_key"]: disk for disk in (base.manifest["disks"] if base else [])}
-    seeds = _seeds(tx, definition)
+    seeds, old_disks = _seeds(tx, plan, definition), _old_disks(tx, plan)
+    source, target = direction(plan)
     disks = []
     for disk in found.disks:
         before = held.get(disk.disk_key)
@@ -285,6 +287,7 @@ def _pointed(tx: Transaction, cycle: Cycle, task: Task) -> None:
                 base_root=before["tree_root"] if before else None,
                 reason=disk.reason,
                 seed=seeds.get(disk.disk_key) if before is None else None,
+                old_disk=old_disks.get(disk.disk_key) if before is None else None,
             )
         )
     cycle.source_node = task.node
@@ -306,8 +309,8 @@ def _pointed(tx: Transaction, cycle: Cycle, task: Task) -> None:
         term=1,
         sequence=int(cycle.sequence or 1),
         parent=cycle.base_checkpoint_id,
-        source_site=definition.source_site,
-        target_site=definition.target_site,
+        source_site=source,
+        target_site=target,
         level=found.level,
         evidence=found.evidence,
         ordered_at=float(cycle.ordered_at or 0.0),
@@ -324,8 +327,10 @@ def _pointed(tx: Transaction, cycle: Cycle, task: Task) -> None:
     )
 
 
-def _seeds(session: Session, definition: Definition) -> dict[str, str]:
-    """Return the images at the target that disks begin with, by disk key."""
+def _seeds(session: Session, plan: Plan, definition: Definition) -> dict[str, str]:
+    """Return the images at the target that disks begin with, by disk key; they lie at the plan's target site only."""
+    if direction(plan).target != definition.target_site:
+        return {}
     return {
         disk_key(row.machine_id, disk_id): image
         for row in members(session, definition.name)
@@ -334,6 +339,16 @@ def _seeds(session: Session, definition: Definition) -> dict[str, str]:
         if machine.name == row.name
         for disk_id, image in machine.seed.items()
     }
+
+
+def _old_disks(session: Session, plan: Plan) -> dict[str, str]:
+    """Return the disks of old primaries that rest at the target, by the keys of the disks that grew from them."""
+    found = {}
+    for row in members(session, plan.name):
+        old = session.get(Machine, (direction(plan).target, row.old_machine_id)) if row.old_machine_id else None
+        for disk in old.facts["disks"] if old is not None and old.gone_at is None else ():
+            found[disk_key(str(row.machine_id), disk["disk_id"])] = disk_key(str(row.old_machine_id), disk["disk_id"])
+    return found
 
 
 def _order_copy(tx: Transaction, cycle: Cycle, params: ReplicateParams) -> None:
@@ -400,13 +415,14 @@ def _release(tx: Transaction, cycle: Cycle, *, applied: bool) -> None:
     if cycle.abandon or cycle.point_id is None:
         _close(tx, cycle)
         return
-    definition = Definition.model_validate(tx.get_one(Plan, cycle.plan).definition)
+    # Whatever the plan is by now: where the point was taken.
+    taken = tx.scalars(select(Task).where(Task.cycle_id == cycle.cycle_id, Task.kind == "point")).first()
     cycle.state, cycle.attempt = "release", 0
     _order(
         tx,
         cycle,
         "release",
-        definition.source_site,
+        taken.site if taken is not None else direction(tx.get_one(Plan, cycle.plan)).source,
         ReleaseParams(
             group_id=cycle.group_id,
             point_id=cycle.point_id,
@@ -465,7 +481,8 @@ def _finish(tx: Transaction, cycle: Cycle, state: str, error: FarshoreError | No
             plan.last_error = {**error.to_dict(), "group_id": cycle.group_id, "at": iso(now)}
     if cycle.stats is None and "disks" in (cycle.point or {}):
         # A node may have published and then been lost with its report.
-        catalog.scan(tx, plan.definition["target_site"], cycle.cycle_id)
+        copied = tx.scalars(select(Task).where(Task.cycle_id == cycle.cycle_id, Task.kind == "replicate")).first()
+        catalog.scan(tx, copied.site if copied is not None else direction(plan).target, cycle.cycle_id)
     retention.thin(tx, plan, cycle.group_id)
     tx.changed("cycle", cycle.cycle_id)
     tx.changed("plan", cycle.plan)
