@@ -14,7 +14,7 @@ from farshore.model import schedule
 from farshore.model.base import Duration, Model, Name, Size
 from farshore.model.guest import Dns, DnsName, GuestNetwork, GuestPolicy, Hostname
 from farshore.model.link import Bandwidth
-from farshore.model.probe import ConsoleProbe, GuestAgentProbe, HttpProbe, SshProbe, TcpProbe, WinRmProbe
+from farshore.model.probe import AnsibleProbe, ConsoleProbe, GuestAgentProbe, HttpProbe, SshProbe, TcpProbe, WinRmProbe
 from farshore.units import INTERMEDIATE_CHECKPOINT_WINDOW, PER_DISK_WINDOW, WINDOW_LEVELS
 
 Purpose = Literal["drill", "failover", "failback", "migration"]
@@ -25,7 +25,8 @@ RecoverySource = Literal["current", "captured"]
 
 
 Probe = Annotated[
-    TcpProbe | HttpProbe | ConsoleProbe | SshProbe | WinRmProbe | GuestAgentProbe, Field(discriminator="type")
+    TcpProbe | HttpProbe | ConsoleProbe | SshProbe | WinRmProbe | GuestAgentProbe | AnsibleProbe,
+    Field(discriminator="type"),
 ]
 
 

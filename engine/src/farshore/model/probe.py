@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from farshore.model.base import Duration, Model, Name, Port
+from farshore.model.hooks import BundlePath, SecretName, Tasks, Variable
 
 #: A name or address that a probe goes to instead of the machine's own address.
 Host = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9.:_-]{0,251}[A-Za-z0-9])?$")]
@@ -107,6 +108,25 @@ class WinRmProbe(_Command):
             raise ValueError("password: name a secret of the recovery node")
         if self.auth == "basic" and not self.tls:
             raise ValueError("auth: basic without tls sends the password to whoever listens; set tls: true")
+        return self
+
+
+class AnsibleProbe(BaseProbe):
+    """Green when a file of Ansible tasks ends well. It lies beside the plan, with those of the hooks.
+
+    ``on``: the tasks are played on the recovery node, or on the machine at its own address, by SSH unless ``vars`` say
+    otherwise.
+    """
+
+    type: Literal["ansible"]
+    file: BundlePath = Field(description="file of Ansible tasks, relative to the folder of the plan's file")
+    on: Literal["node", "machine"] = "node"
+    secrets: tuple[SecretName, ...] = Field((), description="secrets of the node that the tasks may see, and no others")
+    vars: dict[Variable, Any] = Field({}, description="variables for the tasks")
+
+    @model_validator(mode="after")
+    def _are_tasks(self) -> Self:
+        Tasks(file=self.file, secrets=self.secrets, vars=self.vars)
         return self
 
 
