@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Final
 
 from farshore.errors import Invalid, NotFound
+
+#: Begins the name of an image that is the disk of a machine: see ``Platform.adopt``.
+OLD_DISK: Final = "machine:"
 
 
 def locate(pool: Path, image: str) -> Path:

@@ -23,6 +23,7 @@ from farshore.checkpoints.manifest import load_group
 from farshore.errors import FarshoreError, NoSpace, NotFound, Permanent, Retry
 from farshore.model.task import ReplicateDisk, ReplicateParams
 from farshore.platforms.contract import ManifestStore, Target
+from farshore.platforms.existing import OLD_DISK
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def take_in(
     for disk in params.disks:
         if cancel is not None and cancel.is_set():
             raise Retry("the cycle was cancelled", code="cancelled", hint="What is durable is kept.")
-        wanted = disk.seed is not None and disk.base_point is None
+        wanted = (disk.seed is not None or disk.old_disk is not None) and disk.base_point is None
         disks.append(_take_in(disk, params, manifests, adopt) if wanted else disk)
     return params.model_copy(update={"disks": tuple(disks)})
 
@@ -56,7 +57,9 @@ def take_in(
 def _take_in(
     disk: ReplicateDisk, params: ReplicateParams, manifests: ManifestStore, adopt: Adopt | None
 ) -> ReplicateDisk:
-    if adopt is None or disk.seed is None:
+    # What was the primary before is nearer to the source than any image.
+    image = f"{OLD_DISK}{disk.old_disk}" if disk.old_disk is not None else disk.seed
+    if adopt is None or image is None:
         raise Permanent(
             f"the target's platform takes in no image as a seed of disk {disk.disk_key}",
             code="seed-unsupported",
@@ -64,14 +67,14 @@ def _take_in(
             field="seed",
         )
     head = params.manifest
-    identity = f"{head.group_id}\n{disk.disk_key}\n{disk.size_bytes}\n{disk.seed}"
+    identity = f"{head.group_id}\n{disk.disk_key}\n{disk.size_bytes}\n{image}"
     key = f"seed.{sha256(identity.encode()).hexdigest()[:24]}"
     record = {"disk_key": disk.disk_key, "size_bytes": disk.size_bytes, "key": key, "at": time.time()}
     manifests.put_if_absent(f"seeds/{head.group_id}/{key}-{head.checkpoint_id}.json", json.dumps(record).encode())
-    log.info("taking in %s as a seed of disk %s", disk.seed, disk.disk_key)
-    point = adopt(disk.disk_key, disk.size_bytes, disk.seed, key)
+    log.info("taking in %s as a seed of disk %s", image, disk.disk_key)
+    point = adopt(disk.disk_key, disk.size_bytes, image, key)
     return disk.model_copy(
-        update={"base_point": point, "base_root": None, "incremental": False, "reason": f"seeded from {disk.seed}"}
+        update={"base_point": point, "base_root": None, "incremental": False, "reason": f"seeded from {image}"}
     )
 
 

@@ -16,6 +16,7 @@ Settings (``platform:`` in a node's file):
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from farshore import durable
 from farshore.errors import Invalid
 from farshore.platforms.contract import Platform
 from farshore.platforms.directory import DirectoryManifests
-from farshore.platforms.kvm import accelerator
+from farshore.platforms.kvm import accelerator, retiring
 from farshore.platforms.kvm.compute import KvmCompute
 from farshore.platforms.kvm.connection import Hypervisor
 from farshore.platforms.kvm.source import KvmSource
@@ -59,7 +60,7 @@ def open_kvm(config: Mapping[str, Any], part: str = "") -> Platform:
         manifests=DirectoryManifests(target.layers.pool / "manifests"),
         inventory=compute.inventory,
         compute=compute,
-        adopt=target.adopt,
+        adopt=partial(retiring.adopt, hypervisor, target),
     )
 
 

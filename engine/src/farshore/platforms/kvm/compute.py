@@ -21,6 +21,7 @@ from farshore.platforms.kvm import checks, domain, firewall, guest_disks, images
 from farshore.platforms.kvm.accelerator import Accelerator
 from farshore.platforms.kvm.connection import Hypervisor, asking, libvirt
 from farshore.platforms.kvm.networks import Networks
+from farshore.platforms.kvm.retiring import give_up_name
 from farshore.platforms.kvm.target import KvmTarget
 from farshore.platforms.nbd.launcher import Launcher
 
@@ -98,6 +99,9 @@ class KvmCompute:
         folder = self._folder(spec.tag)
         _check_name(spec.name)
         existing = next((one for one in self._hypervisor.domains() if one.name() == spec.name), None)
+        if existing is not None and existing.UUIDString() == spec.replaces:
+            give_up_name(existing, spec.epoch)
+            existing = None
         if existing is not None:
             owner = machines.defined(existing).owner
             if owner is None or owner.tag != spec.tag:

@@ -126,18 +126,20 @@ def create(path: Path, size_bytes: int, backing: Path | None) -> None:
     durable.fsync_dir(path.parent)
 
 
-def take_in(source: Path, path: Path, size_bytes: int) -> None:
+def take_in(source: Path, path: Path, size_bytes: int, image_format: str | None = None) -> None:
     """Make the image ``path`` of ``size_bytes`` with the content of ``source``, durable under its name on return.
 
-    The name says the format, for the content may be a guest's: ``.qcow2``, or else raw.
+    The name says the format, for the content may be a guest's: ``.qcow2``, or else raw. ``image_format``: it is the
+    disk of a machine, whose definition says this, and may stand on others.
 
     Raises:
         Invalid: ``source`` is larger, or reads from other files, which may be anybody's.
     """
-    kind = "qcow2" if source.suffix == ".qcow2" else "raw"
+    kind = image_format or ("qcow2" if source.suffix == ".qcow2" else "raw")
     said = json.loads(run("info", "--output=json", "-f", kind, source))
     details = said.get("format-specific", {}).get("data", {})
-    if "backing-filename" in said or "data-file" in details or said.get("encrypted"):
+    stands = "backing-filename" in said or "data-file" in details
+    if (stands and image_format is None) or said.get("encrypted"):
         raise Invalid(
             f"{source} stands on another file, or is encrypted",
             code="seed-not-whole",

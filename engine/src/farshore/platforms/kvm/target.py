@@ -74,15 +74,17 @@ class KvmTarget:
                 self._drafts[layer.point] = draft
             return draft
 
-    def adopt(self, disk_key: str, size_bytes: int, image: str, key: str) -> str:
-        """Make a point of an image that lies in the pool; see ``Platform``."""
+    def adopt(
+        self, disk_key: str, size_bytes: int, image: str | Path, key: str, image_format: str | None = None
+    ) -> str:
+        """Make a point of an image that lies in the pool, or of a machine's of a known format; see ``Platform``."""
         layer = self.layers.of_key(disk_key, key)
         with self._disk(layer):
             if not layer.sealed.is_file() and not layer.draft.is_file():
-                path = locate(self.layers.pool, image)
+                path = locate(self.layers.pool, image) if isinstance(image, str) else image
                 durable.make_dir(layer.folder, 0o711)
                 durable.write_json(layer.sidecar, {"disk_key": disk_key, "key": key, "size_bytes": size_bytes})
-                images.take_in(path, layer.draft, size_bytes)
+                images.take_in(path, layer.draft, size_bytes, image_format)
             return self.open(disk_key, size_bytes, None, key).seal()
 
     def _take_over(self, layer: LayerFile) -> None:
