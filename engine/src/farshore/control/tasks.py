@@ -42,6 +42,7 @@ _ROLE: Final = {
     "network-create": "recovery",
     "machine-create": "recovery",
     "machine-prepare": "recovery",
+    "hook": "recovery",
     "dns-update": "recovery",
     "machine-power-on": "recovery",
     "machine-probe": "recovery",

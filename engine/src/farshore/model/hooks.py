@@ -1,6 +1,6 @@
 """Hooks: what a plan has done before and after a verb, as Ansible tasks or by whoever called for the run.
 
-The files lie beside the plan. They travel as one *bundle*, a tar file that is named by its SHA-256 digest and belongs to
+The files lie beside the plan. They travel as one *bundle*: a tar file, named by its SHA-256 digest, that belongs to
 a revision of the plan.
 """
 

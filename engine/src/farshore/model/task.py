@@ -32,6 +32,7 @@ TaskKind = Literal[
     "network-create",
     "machine-create",
     "machine-prepare",
+    "hook",
     "machine-power-on",
     "machine-probe",
     "machine-look",
@@ -251,11 +252,16 @@ class MachineCreateResult(Report):
 
 
 class ProbeParams(Report):
-    """Try all ``probes`` of one machine until green or timed out. ``address`` where known, else looked up."""
+    """Try all ``probes`` of one machine until green or timed out. ``address`` where known, else looked up.
+
+    ``bundle`` holds the files of those that are Ansible tasks, ``context`` is what these are told of the run.
+    """
 
     machine_id: str
     address: str | None = None
     probes: tuple[Probe, ...]
+    bundle: Digest | None = None
+    context: dict[str, Any] = {}
 
 
 class ProbeOutcome(Report):
@@ -482,6 +488,7 @@ PARAMS: dict[str, type[Report]] = {
     "network-create": NetworkCreateParams,
     "machine-create": MachineCreateParams,
     "machine-prepare": MachinePrepareParams,
+    "hook": HookParams,
     "machine-power-on": MachineParams,
     "machine-probe": ProbeParams,
     "machine-look": LookParams,
@@ -508,6 +515,7 @@ RESULTS: dict[str, type[Report]] = {
     "network-create": Empty,
     "machine-create": MachineCreateResult,
     "machine-prepare": MachinePrepareResult,
+    "hook": HookResult,
     "machine-power-on": MachineResult,
     "machine-probe": ProbeResult,
     "machine-look": LookResult,

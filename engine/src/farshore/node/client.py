@@ -6,6 +6,7 @@ call again. Nothing that the node does waits for the control plane.
 
 from __future__ import annotations
 
+import base64
 import random
 import ssl
 from collections.abc import Callable
@@ -228,6 +229,14 @@ class ControlClient:
     def report(self, task_id: str, report: dict[str, Any]) -> None:
         """Tell a task's end; ``report`` is a dumped :class:`TaskReport`."""
         self._post(f"tasks/{task_id}/report", TaskReport.model_validate(report).model_dump(mode="json"))
+
+    def bundle(self, digest: str) -> bytes:
+        """Return the files of hooks called ``digest``."""
+        reply = call(self._open(), "GET", f"{self.url}/node/v1/bundles/{digest}")
+        try:
+            return base64.b64decode(reply["content"], validate=True)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Retry("the control plane's answer holds no bundle", code="bad-reply") from error
 
     def renew(self, csr_pem: str) -> str:
         """Return a new certificate for the request ``csr_pem``."""

@@ -25,6 +25,28 @@ class Limits(Model):
     replicate: int = Field(4, ge=1, le=64)
     machine: int = Field(32, ge=1, le=1024)
     quick: int = Field(8, ge=1, le=256)
+    #: Each takes a processor and some 150 MiB of memory while it plays.
+    hook: int = Field(4, ge=1, le=64)
+
+
+class Hooks(Model):
+    """How files of Ansible tasks are played: hooks, and probes of that kind.
+
+    ``user``: whom they run as; default ``farshore-hooks`` where the node is root, else the node's own user, for it can
+    be nobody else. ``python``: an interpreter that has ansible-core and ansible-runner, by default the node's own.
+    ``work_dir``: where their files lie while they play; default ``<state_dir>/hooks``.
+    """
+
+    user: str | None = Field(None, pattern=r"^[a-z_][a-z0-9_-]{0,31}$")
+    python: Path | None = None
+    work_dir: Path | None = None
+
+    @field_validator("python", "work_dir")
+    @classmethod
+    def _is_absolute(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_absolute():
+            raise ValueError(f"{str(value)!r} is relative; a service has no working directory, write the whole path")
+        return value
 
 
 class Address(Model):
@@ -68,6 +90,8 @@ class NodeConfig(Model):
         node_window: bytes in flight of all disks together; default a quarter of the memory, 512 MiB at most.
         workers: processes beside the node's own that copy; ``auto``: one less than processors, 4 at most, none where
             there are two processors or fewer.
+        hooks: how files of Ansible tasks are played.
+        secrets_dir: files of mode 0600, called as plans call the secrets; default ``<state_dir>/secrets``.
         poll_wait: how long the control plane may hold a poll open, at most 30 s.
     """
 
@@ -85,6 +109,8 @@ class NodeConfig(Model):
     limits: Limits = Limits()
     node_window: Size | None = Field(None, ge=1 << 20)
     workers: Annotated[int, Field(ge=0, le=32)] | Literal["auto"] = "auto"
+    hooks: Hooks = Hooks()
+    secrets_dir: Path | None = None
 
     @field_validator("control_url")
     @classmethod
@@ -94,7 +120,7 @@ class NodeConfig(Model):
             raise ValueError(f"{value!r} is no https address; write it as https://control.example:8444")
         return value.rstrip("/")
 
-    @field_validator("state_dir", "ca_path", "log_file")
+    @field_validator("state_dir", "ca_path", "log_file", "secrets_dir")
     @classmethod
     def _is_absolute(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_absolute():
@@ -117,6 +143,11 @@ class NodeConfig(Model):
     def log_path(self) -> Path:
         """Where a detached node writes its log."""
         return self.log_file or self.state_dir / "node.log"
+
+    @property
+    def secrets_path(self) -> Path:
+        """Where the secrets lie that plans name."""
+        return self.secrets_dir or self.state_dir / "secrets"
 
     @property
     def lock_path(self) -> Path:

@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +36,9 @@ from farshore.node.standing import Standing
 from farshore.node.tasks import Site, execute, lane_of
 from farshore.node.worker import KeyedLocks, Lane, Worker
 from farshore.platforms import registry
+from farshore.recovery.hooks.player import Player
+from farshore.recovery.hooks.run import HOOK_USER, Settings
+from farshore.recovery.secrets import Secrets
 from farshore.replication.flow import NodeWindow
 from farshore.replication.serve import SourceService
 from farshore.replication.usage import memory_bytes, settle
@@ -92,6 +96,7 @@ class Node:
             locks=KeyedLocks(),
             grant_key=lambda: self._service.grant_key,
         )
+        site.player = self._player()
         self._crew = Crew(config, workers, budget_bytes, site.window.limit) if workers else None
         site.elsewhere = self._crew.replicate if self._crew else None
         limits = config.limits
@@ -108,6 +113,24 @@ class Node:
         self._dialer = Dialer(lambda: service.identity, service.serve_connection)
         self._drafts = Drafts()
         self._standing = Standing(self._crew.limit if self._crew else site.window.limit, self._dialer)
+
+    def _player(self) -> Player:
+        config = self.config
+        user = config.hooks.user or (HOOK_USER if os.geteuid() == 0 else None)
+        work_dir = config.hooks.work_dir or config.state_dir / "hooks"
+
+        def fetch(digest: str) -> bytes:
+            client = ControlClient(config.control_url, self._identity)
+            with contextlib.closing(client):
+                return client.bundle(digest)
+
+        return Player(
+            Settings(work_dir, user, str(config.hooks.python or sys.executable)),
+            Secrets(config.secrets_path),
+            fetch,
+            config.state_dir / "bundles",
+            config.limits.hook,
+        )
 
     def run(self) -> None:
         """Work until :meth:`end`."""

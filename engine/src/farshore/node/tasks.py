@@ -30,6 +30,7 @@ from farshore.node.log import fields
 from farshore.node.marks import Marks
 from farshore.node.worker import Call, KeyedLocks
 from farshore.platforms.contract import Compute, Platform
+from farshore.recovery.hooks.player import Player
 from farshore.recovery.probes import runner
 from farshore.recovery.steps import instantiate, power, prepare
 from farshore.recovery.steps import sweep as sweeping
@@ -60,6 +61,8 @@ class Site:
     grant_key: Callable[[], Ed25519PublicKey | None]
     #: Runs replications in other processes, where there are any: the parameters, the call, and how to do it here.
     elsewhere: Elsewhere | None = None
+    #: Plays files of Ansible tasks; None in a worker process, which gets none.
+    player: Player | None = None
 
     def compute(self) -> Compute:
         """Return the platform's machines.
@@ -227,6 +230,23 @@ def machine_prepare(site: Site, params: model.MachinePrepareParams, _call: Call)
     return prepare.machine(params)
 
 
+def hook(site: Site, params: model.HookParams, call: Call) -> model.HookResult:
+    """Play a file of Ansible tasks before or after a part of a run."""
+    if site.player is None:
+        raise Permanent("this process plays no hooks", code="no-player")
+    result = site.player.play(
+        params.bundle,
+        params.file,
+        params.timeout_s,
+        is_cancelled=call.cancel.is_set,
+        context=params.context,
+        variables=params.vars,
+        secrets=params.secrets,
+    )
+    call.check()
+    return result
+
+
 def machine_probe(site: Site, params: model.ProbeParams, call: Call) -> model.ProbeResult:
     """Try a machine's probes until green or out of time."""
     compute = site.compute()
@@ -292,7 +312,7 @@ def scrub(site: Site, params: model.ScrubParams, call: Call) -> model.ScrubResul
     return model.ScrubResult(addenda=tuple(found))
 
 
-LaneName = Literal["replicate", "machine", "quick"]
+LaneName = Literal["replicate", "machine", "hook", "quick"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +339,7 @@ HANDLERS: Final[dict[str, Handler]] = {
     "network-create": Handler("machine", network_create, "name"),
     "machine-create": Handler("machine", machine_create, "name"),
     "machine-prepare": Handler("machine", machine_prepare, "machine_id"),
+    "hook": Handler("hook", hook),
     "machine-power-on": Handler("machine", machine_start, "machine_id"),
     "machine-probe": Handler("machine", machine_probe),
     "sweep": Handler("machine", sweep),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from farshore.control.auth import tokens
 from farshore.control.auth.ca import Issued
 from farshore.control.auth.identity import identify_node, mismatch
 from farshore.control.context import Context
+from farshore.control.planning import bundles
 from farshore.control.store import settings
 from farshore.control.store.records import DeniedCertificate, EnrolToken, Node, Site
 from farshore.errors import Invalid, Unauthenticated
@@ -123,6 +125,20 @@ def renew(request: Request, body: RenewRequest, peer: Peer) -> Certificate:
         node.next_thumbprint, node.next_serial, node.next_not_after = issued.thumbprint, issued.serial, issued.not_after
         audit.record(tx, f"node {node.name}", "renew_certificate", node.name, thumbprint=issued.thumbprint)
         return _certificate(tx, ctx, issued)
+
+
+class Bundle(Report):
+    """The files of a plan's hooks: a tar file, as base64."""
+
+    content: str
+
+
+@router.get("/bundles/{digest}", operation_id="get_hook_bundle")
+def hook_bundle(request: Request, digest: str, peer: Peer) -> Bundle:
+    """Return the files that a task of this node needs, and no others."""
+    ctx: Context = request.app.state.farshore
+    with ctx.store.read() as session:
+        return Bundle(content=base64.b64encode(bundles.for_node(session, digest, peer.name)).decode())
 
 
 def _certificate(session: Session, ctx: Context, issued: Issued) -> Certificate:

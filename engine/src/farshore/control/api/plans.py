@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from farshore.control import views
 from farshore.control.api import schemas
 from farshore.control.api.caller import Answer, Call
-from farshore.control.planning import apply, protect, source
+from farshore.control.planning import apply, bundles, protect, source
 from farshore.control.planning.apply import Wanted
 from farshore.control.planning.protect import ProtectWish
 from farshore.control.store.database import Transaction
@@ -27,6 +27,9 @@ class PlanRequest(Model):
 
     source: str | None = Field(None, max_length=source.LARGEST_CHARS)
     definition: dict[str, Any] | None = None
+    files: dict[Annotated[str, Field(max_length=400)], str] | None = Field(
+        None, max_length=512, description="the files of the plan's hooks: content as base64, by path"
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -36,12 +39,13 @@ class PlanRequest(Model):
 
     def read(self) -> Wanted:
         """Return the plan that is meant; ``Invalid`` with code ``plan-invalid`` names the wrong key."""
+        files = bundles.read(self.files) if self.files else None
         if self.source is not None:
             document = source.read(self.source)
-            return Wanted(source.validate(document.data, document), self.source, document)
+            return Wanted(source.validate(document.data, document), self.source, document, files)
         data = self.definition or {}
         definition = source.validate(data)
-        return Wanted(definition, apply.source_text(data))
+        return Wanted(definition, apply.source_text(data), None, files)
 
 
 @router.get("/machines", operation_id="list_machines", response_model=schemas.Items[schemas.Machine], tags=["machines"])
@@ -95,13 +99,19 @@ def put_plan(call: Call, name: NamePath, body: PlanRequest) -> Response:
     return call.change("put_plan", name, act)
 
 
-@router.post("/plans/{name}:preview", operation_id="preview_plan", response_model=schemas.Preview)
+@router.post("/plans/{name}:preview", operation_id="preview_plan", response_model=schemas.PlanPreview)
 def preview_plan(call: Call, name: NamePath, body: PlanRequest) -> dict[str, Any]:
     """Return what ``put_plan`` would change."""
     wanted = body.read()
     with call.ctx.store.read() as session:
         result = apply.outcome(session, name, wanted)
-    return {"changed": result.changed, "before": result.before, "after": result.after, "warnings": result.warnings}
+    return {
+        "changed": result.changed,
+        "before": result.before,
+        "after": result.after,
+        "warnings": result.warnings,
+        "files": bundles.needed(wanted.definition),
+    }
 
 
 @router.delete("/plans/{name}", operation_id="delete_plan", status_code=204)

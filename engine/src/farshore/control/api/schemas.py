@@ -46,6 +46,12 @@ class Preview(_Answer):
     warnings: list[str]
 
 
+class PlanPreview(Preview):
+    """``files``: those that the plan's hooks and probes name; what sends the plan sends the folders that they are in."""
+
+    files: list[str]
+
+
 class Health(_Answer):
     """The control plane answers."""
 

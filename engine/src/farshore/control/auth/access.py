@@ -74,6 +74,7 @@ NODE_ROLES: Final[dict[tuple[str, str], str]] = {
     ("POST", "/node/v1/tasks/{task_id}/progress"): "node",
     ("POST", "/node/v1/tasks/{task_id}/report"): "node",
     ("POST", "/node/v1/renew"): "node",
+    ("GET", "/node/v1/bundles/{digest}"): "node",
 }
 
 ANONYMOUS: Final = Identity("", "anonymous", "anonymous")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import yaml
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from farshore.control import inventory
 from farshore.control.nearby import suggestion
+from farshore.control.planning import bundles
 from farshore.control.planning.source import Document, dotted
 from farshore.control.runs import ledger
 from farshore.control.scheduling import untracks
@@ -27,11 +28,15 @@ _MOVES: Final = "A plan keeps its sites. Make a new plan for the new site and re
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A plan as somebody wants it. ``source`` is the text as written, made from the definition if there was none."""
+    """A plan as somebody wants it. ``source`` is the text as written, made from the definition if there was none.
+
+    ``files`` is the bundle of its hooks, where they came with it.
+    """
 
     definition: Definition
     source: str
     document: Document | None = None
+    files: bytes | None = None
 
     @property
     def dumped(self) -> dict[str, Any]:
@@ -70,6 +75,8 @@ def outcome(session: Session, name: str, wanted: Wanted) -> Outcome:
         Invalid: ``field`` names what does not fit the sites; ``evidence`` has line and column of a text.
         Conflict: a machine belongs to another plan already, or the plan would move.
     """
+    settled, missing = bundles.settle(session, wanted.definition, wanted.files)
+    wanted = replace(wanted, definition=settled)
     definition = wanted.definition
     if definition.name != name:
         raise _wrong(
@@ -102,6 +109,7 @@ def outcome(session: Session, name: str, wanted: Wanted) -> Outcome:
             )
         _refuse_while_recovering(session, record, before, definition)
     warnings: list[str] = []
+    _check_files(wanted, missing, warnings)
     machine_ids = _resolve(session, wanted, record, warnings)
     _refuse_overlap(session, wanted, machine_ids)
     _check_networks(session, wanted, warnings)
@@ -126,6 +134,9 @@ def apply(tx: Transaction, name: str, wanted: Wanted, actor: str) -> Outcome:
     if not result.changed:
         return result
     definition, now = wanted.definition, time.time()
+    _require_files(wanted, result.after)
+    if wanted.files is not None and result.after["bundle"] is not None:
+        bundles.keep(tx, wanted.files, actor)
     record = tx.get(Plan, name)
     if record is None:
         record = Plan(
@@ -371,6 +382,35 @@ def _check_seeds(session: Session, wanted: Wanted) -> None:
                         suggestion(disk_id, disks, f" of {machine.name}"),
                         code="disk-unknown",
                     )
+
+
+def _check_files(wanted: Wanted, missing: list[bundles.Missing], warnings: list[str]) -> None:
+    """Refuse a bundle that lacks a file which the plan names; without one it is only said that one is needed."""
+    if not missing:
+        return
+    path, file = missing[0]
+    if wanted.files is not None:
+        raise _wrong(
+            wanted,
+            path,
+            f"there is no file {file!r} beside the plan",
+            "Write it as a path from the folder of the plan's file.",
+            code="hook-file-missing",
+        )
+    warnings.append(f"the files of the hooks were not sent ({len(missing)} named, such as {file})")
+
+
+def _require_files(wanted: Wanted, after: dict[str, Any]) -> None:
+    """Refuse a plan that names files which nobody has."""
+    needed = bundles.needed(wanted.definition)
+    if needed and after["bundle"] is None:
+        raise Invalid(
+            f"files: the plan names {needed[0]!r}, and the files of its hooks were not sent",
+            code="hook-files-missing",
+            field="files",
+            hint="Apply it from its file: `farshore plan apply FILE`, or the module protection_plan with src.",
+            files=needed[:20],
+        )
 
 
 def _where(wanted: Wanted, path: tuple[str | int, ...]) -> dict[str, int]:

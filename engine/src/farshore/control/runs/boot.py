@@ -275,7 +275,12 @@ def _up(scene: Scene, machine: RunMachine, purpose: Purpose, epoch: int, listen:
     ended = task.ended_at or time.time()
     probes = scene.definition.machine(name).probes
     if probes:
-        wanted = ProbeParams(machine_id=machine_id, address=machine.address, probes=probes)
+        wanted = ProbeParams(
+            machine_id=machine_id,
+            address=machine.address,
+            probes=probes,
+            **hooks.for_probes(scene, _VERB[purpose], name),
+        )
         task = story.order(scene, "validate", "machine-probe", site, wanted, machine=name)
         if task is None:
             return None

@@ -7,6 +7,8 @@ nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from farshore.control import tasks
@@ -17,6 +19,7 @@ from farshore.control.store.records import RunStep
 from farshore.errors import FarshoreError, Permanent
 from farshore.model.hooks import Hook, Hooks, Level, Moment, Verb
 from farshore.model.plan import Purpose
+from farshore.model.probe import AnsibleProbe
 from farshore.model.task import HookParams, HookResult
 from farshore.recovery import preview
 
@@ -53,7 +56,7 @@ def order(scene: Scene, verb: Verb, moment: Moment, level: Level, name: str = ""
         if ledger.step(scene.tx, scene.run.run_id, step, machine) is None:
             ledger.done(scene.tx, scene.run.run_id, step, "not called: the source site is given up", machine)
         return True
-    return _tasks(scene, hook, step, machine, context(scene, verb, moment, level, name))
+    return _tasks(scene, hook, step, machine, partial(context, scene, verb, moment, level, name))
 
 
 def is_source_lost(scene: Scene) -> bool:
@@ -87,7 +90,7 @@ def _gate(scene: Scene, step: str, machine: str) -> bool:
     return True
 
 
-def _tasks(scene: Scene, hook: Hook, step: str, machine: str, variables: dict[str, Any]) -> bool:
+def _tasks(scene: Scene, hook: Hook, step: str, machine: str, variables: Callable[[], dict[str, Any]]) -> bool:
     bundle = scene.definition.bundle
     if hook.file is None or bundle is None:
         raise Permanent(
@@ -95,14 +98,18 @@ def _tasks(scene: Scene, hook: Hook, step: str, machine: str, variables: dict[st
             code="hook-bundle-missing",
             hint="Apply the plan again: `farshore plan apply FILE`.",
         )
-    params = HookParams(
-        bundle=bundle,
-        file=hook.file,
-        timeout_s=hook.timeout,
-        secrets=hook.secrets,
-        vars=hook.vars,
-        context=variables,
-    )
+    file = hook.file
+
+    def params() -> HookParams:
+        return HookParams(
+            bundle=bundle,
+            file=file,
+            timeout_s=hook.timeout,
+            secrets=hook.secrets,
+            vars=hook.vars,
+            context=variables(),
+        )
+
     task = story.order(scene, step, "hook", scene.site(hook.at), params, machine=machine)
     if task is None:
         return False
@@ -111,7 +118,7 @@ def _tasks(scene: Scene, hook: Hook, step: str, machine: str, variables: dict[st
         result = HookResult.model_validate(task.result)
         row.evidence = result.model_dump(mode="json")
         row.detail = result.summary
-        error = None if result.ok else _failed(step, machine, result)
+        error: FarshoreError | None = None if result.ok else _failed(step, machine, result)
     else:
         error = tasks.failure(task)
     if error is None:
@@ -135,6 +142,13 @@ def _failed(step: str, machine: str, result: HookResult) -> Permanent:
 def _fail(row: RunStep, error: FarshoreError, *, goes_on: bool) -> None:
     row.state, row.error = "failed", error.to_dict()
     row.detail = error.message + ("; the run goes on, as the plan says" if goes_on else "")
+
+
+def for_probes(scene: Scene, verb: Verb, name: str) -> dict[str, Any]:
+    """Return what the probes of a machine need that are files of tasks; nothing where it has none."""
+    if not any(isinstance(probe, AnsibleProbe) for probe in scene.definition.machine(name).probes):
+        return {}
+    return {"bundle": scene.definition.bundle, "context": context(scene, verb, "post", "machine", name)}
 
 
 def context(scene: Scene, verb: Verb, moment: Moment, level: Level, name: str) -> dict[str, Any]:
