@@ -24,11 +24,17 @@ options:
   src:
     description:
       - File on the host of the module that holds the plan as YAML. It is sent as it is, so that an error names its line.
+      - Files of tasks that the plan names under C(hooks), or in probes of type V(ansible), are relative to the folder of
+        this file. They are sent with it; of C(hooks/storage.yml) the whole folder C(hooks).
     type: path
   definition:
     description:
       - The plan itself, as an alternative to O(src).
     type: dict
+  files_from:
+    description:
+      - Folder that the files of the plan's hooks are in. The default is the folder of O(src).
+    type: path
   state:
     description:
       - Whether the plan is to be there. An active plan is not removed; make it unprotected first.
@@ -73,6 +79,12 @@ EXAMPLES = r"""
           drill:
             subnet: 10.99.0.0/24
           failover: office-recovery
+
+# plans/shop.yml says: hooks: {pre_failover: hooks/storage.yml, post_failover: gate}
+- name: Store a plan with hooks, and the folder plans/hooks with it
+  farshore.dr.protection_plan:
+    name: shop
+    src: "{{ playbook_dir }}/plans/shop.yml"
 """
 
 RETURN = r"""
@@ -103,8 +115,12 @@ plan:
     active_site: alpha
 """
 
+import json
+import os
+
 from ansible_collections.farshore.dr.plugins.module_utils.client import Answer, segment
 from ansible_collections.farshore.dr.plugins.module_utils.errors import BadParameter, NotFound
+from ansible_collections.farshore.dr.plugins.module_utils.hook_files import collect, may_name_files
 from ansible_collections.farshore.dr.plugins.module_utils.module import outcome, run
 
 
@@ -121,11 +137,22 @@ def content(params):
         raise BadParameter(f"{params['src']} is no UTF-8 text: {error}", field="src") from error
 
 
+def with_files(params, client, path):
+    """Return the body that carries the plan, and the files of its hooks where it names some."""
+    body = content(params)
+    root = params["files_from"] or (os.path.dirname(params["src"]) if params["src"] else None)
+    if root is None or not may_name_files(body.get("source") or json.dumps(body["definition"])):
+        return body
+    named = client.preview(path + ":preview", body).get("files") or []
+    files = collect(root, named)
+    return dict(body, files=files) if files else body
+
+
 def ensure(module, client):
     params = module.params
     path = f"/plans/{segment(params['name'])}"
     if params["state"] == "present":
-        answer = client.write("PUT", path, content(params), preview=path + ":preview")
+        answer = client.write("PUT", path, with_files(params, client, path), preview=path + ":preview")
         return outcome(answer, plan=answer.value or {})
     try:
         before = client.get(path)
@@ -142,6 +169,7 @@ def main():
             name=dict(type="str", required=True),
             src=dict(type="path"),
             definition=dict(type="dict"),
+            files_from=dict(type="path"),
             state=dict(type="str", choices=["present", "absent"], default="present"),
         ),
         mutually_exclusive=[("src", "definition")],

@@ -11,6 +11,7 @@ import typer
 from farshore.cli import formats
 from farshore.cli.context import Shell, shell
 from farshore.cli.output import facts, grid
+from farshore.cli.remote import hook_files
 from farshore.cli.remote.status import plan_rows
 from farshore.errors import FarshoreError, Invalid, NotFound
 
@@ -162,7 +163,7 @@ def apply(ctx: typer.Context, file: File) -> None:
     here = shell(ctx)
     name, text = read_plan(file)
     try:
-        reply = here.client.put(f"/plans/{segment(name)}", {"source": text})
+        reply = here.client.put(f"/plans/{segment(name)}", hook_files.body(here.client, name, text, file))
     except FarshoreError as error:
         raise _in_file(error, file) from None
     plan = reply.body
@@ -190,7 +191,8 @@ def diff(
     here = shell(ctx)
     name, text = read_plan(file)
     try:
-        preview = here.client.post(f"/plans/{segment(name)}:preview", {"source": text}).body
+        body = hook_files.body(here.client, name, text, file)
+        preview = here.client.post(f"/plans/{segment(name)}:preview", body).body
     except FarshoreError as error:
         raise _in_file(error, file) from None
 
