@@ -94,11 +94,11 @@ class SimulatedCompute:
         """Say that there are no screens here."""
         raise NotFound(f"machine {machine_id} has no screen", code="no-screen")
 
-    def agent(self, machine_id: str, request: Mapping[str, Any], timeout_s: float) -> Any:
+    def agent(self, machine_id: str, request: Mapping[str, Any], timeout_s: float) -> Any:  # noqa: ARG002
         """Say that there are no agents here."""
         raise Permanent(f"machine {machine_id} has no guest agent", code="no-agent", asked=request.get("execute"))
 
-    def isolation(self, tag: str, networks: Sequence[str], *, canaries: bool) -> IsolationResult:
+    def isolation(self, tag: str, networks: Sequence[str], *, canaries: bool) -> IsolationResult:  # noqa: ARG002
         """Say that nothing gets out of networks that do not exist."""
         return IsolationResult(proven=True, reason=f"simulated: {len(networks)} networks of {tag}")
 
