@@ -224,10 +224,10 @@ def machine_create(site: Site, params: model.MachineCreateParams, call: Call) ->
         return instantiate.machine(site.compute(), site.platform.target, params)
 
 
-def machine_prepare(site: Site, params: model.MachinePrepareParams, _call: Call) -> model.MachinePrepareResult:
+def machine_prepare(site: Site, params: model.MachinePrepareParams, call: Call) -> model.MachinePrepareResult:
     """Check, repair and readdress a machine that was made and is off."""
     site.marks.admit(params.machine_id, params.epoch)
-    return prepare.machine(params)
+    return prepare.machine(site.compute(), params, call.check)
 
 
 def hook(site: Site, params: model.HookParams, call: Call) -> model.HookResult:

@@ -1,7 +1,7 @@
-"""The disks of a machine that is off, as files that read and write like raw disks: its own layers, opened by us alone.
+"""The disks of a machine that is off, as files that read and write like raw disks: its own layers, held by us alone.
 
-A storage daemon holds the images (QEMU's own lock keeps everybody else out, the machine too) and shows each as a file by
-FUSE. The checkpoint below is open for reading only.
+A storage daemon holds the images (QEMU's own lock keeps everybody else out, the machine too) and shows each as a file
+by FUSE. The checkpoint below is open for reading only.
 """
 
 from __future__ import annotations

@@ -1,13 +1,112 @@
 """Look into a machine's disks before it is switched on: check, repair, readdress and rename its guest.
 
-All of it happens on the machine's own writable layers, never on a checkpoint.
+All of it happens on the machine's own writable layers, never on a checkpoint, and in a process of its own: what is on
+the disks is somebody else's, and must be able to break nothing but that.
 """
 
 from __future__ import annotations
 
-from farshore.model.guest import MachinePrepareParams, MachinePrepareResult
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pydantic import ValidationError
+
+from farshore.errors import Conflict, FarshoreError, Permanent
+from farshore.model.guest import MachinePrepareParams, MachinePrepareResult, stopping
+from farshore.model.machine import Finding
+from farshore.platforms.contract import Compute, OpenDisk
+
+#: A guest with large initial file systems takes some ten seconds; this is for one that keeps a parser busy for ever.
+TIMEOUT_S: Final = 600.0
+_POLL_S: Final = 0.5
 
 
-def machine(params: MachinePrepareParams) -> MachinePrepareResult:
-    """Prepare one machine; repeated, it finds its own work."""
-    return MachinePrepareResult(machine_id=params.machine_id)
+def machine(compute: Compute, params: MachinePrepareParams, check: Callable[[], None]) -> MachinePrepareResult:
+    """Prepare one machine; repeated, it finds its own work. ``check`` raises when it is to stop.
+
+    What keeps the node from looking is a finding, and the plan says whether it stops the machine.
+
+    Raises:
+        Conflict: the machine is on, or its disks are not ours.
+    """
+    began = time.monotonic()
+    try:
+        with compute.open_disks(params.machine_id) as disks:
+            result = _apart(params, disks, check)
+    except Conflict:
+        raise
+    except Permanent as error:
+        result = _unseen(params, error)
+    return result.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
+
+
+def _unseen(params: MachinePrepareParams, error: FarshoreError) -> MachinePrepareResult:
+    """Return what is known of a guest that could not be looked into."""
+    found = Finding(code=error.code, severity="warning", message=error.message, remedy=error.hint, subject=params.name)
+    return MachinePrepareResult(
+        machine_id=params.machine_id, findings=(found,), stopped=stopping((found,), params.policy)
+    )
+
+
+def _apart(params: MachinePrepareParams, disks: Sequence[OpenDisk], check: Callable[[], None]) -> MachinePrepareResult:
+    """Run :mod:`farshore.recovery.guest` for one machine, with mounts that end with it."""
+    boots = {disk.disk_id for disk in params.disks if disk.boot}
+    job = {
+        "params": params.model_dump(mode="json"),
+        "disks": [
+            {"disk_id": disk.disk_id, "path": str(disk.path), "boot": disk.disk_id in boots or disk.boot}
+            for disk in disks
+        ],
+    }
+    argv = [sys.executable, "-I", "-m", "farshore.recovery.guest"]
+    if os.geteuid() == 0 and shutil.which("unshare"):
+        argv = ["unshare", "--mount", "--propagation", "slave", *argv]
+    process = subprocess.Popen(
+        argv,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+    )
+    try:
+        said, complaint = _await(process, json.dumps(job), check)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if process.returncode:
+        raise Permanent(
+            f"looking into the guest ended with status {process.returncode}: {complaint.strip()[-300:]}",
+            code="guest-unreadable",
+            hint="Report it; set guest.checks: off to go on without.",
+        )
+    try:
+        return MachinePrepareResult.model_validate_json(said)
+    except ValidationError as error:
+        raise Permanent("looking into the guest answered nothing that is known", code="guest-unreadable") from error
+
+
+def _await(process: subprocess.Popen[str], job: str, check: Callable[[], None]) -> tuple[str, str]:
+    deadline = time.monotonic() + TIMEOUT_S
+    given: str | None = job
+    while True:
+        try:
+            return process.communicate(given, timeout=_POLL_S)
+        except subprocess.TimeoutExpired:
+            given = None  # it was handed over with the first call
+        check()
+        if time.monotonic() > deadline:
+            raise Permanent(
+                f"looking into the guest did not end in {TIMEOUT_S:g} s",
+                code="guest-unreadable",
+                hint="Set guest.checks: off to go on without.",
+            )

@@ -1,0 +1,100 @@
+"""Everything that is done to one guest, in order: look, check, readdress, write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from farshore.errors import Permanent
+from farshore.model.guest import MachinePrepareParams, MachinePrepareResult, stopping
+from farshore.model.machine import Finding
+from farshore.recovery.guest import linux, writing
+from farshore.recovery.guest.guest import Guest
+from farshore.recovery.guest.volumes import Content, RawDisk, look
+
+_ENCRYPTED: dict[Content, tuple[str, str, str]] = {
+    "luks": ("encrypted-luks", "LUKS", "See that the key can be given when it starts (console, Tang server)."),
+    "bitlocker": (
+        "encrypted-bitlocker",
+        "BitLocker",
+        "Have its recovery key at hand, or suspend BitLocker at the source: a key in a TPM stays behind.",
+    ),
+}
+
+
+def prepare(params: MachinePrepareParams, disks: Sequence[RawDisk]) -> MachinePrepareResult:
+    """Check, repair and readdress the guest on ``disks``; repeated, it finds its own work done."""
+    guest = Guest(params, look(disks))
+    for volume in guest.layout.volumes:
+        try:
+            writing.settle(volume)
+        except Permanent as error:
+            guest.find("filesystem-broken", "error", error.message, error.hint, volume.name)
+    # What was replayed is read anew.
+    guest.layout = look(disks)
+    if params.policy.checks == "on":
+        _disks(guest)
+    tree = linux.find_root(guest.layout)
+    if params.policy.checks == "on":
+        if tree is not None:
+            linux.check(guest, tree)
+        else:
+            _nothing(guest)
+    _write(guest)
+    findings = tuple(guest.findings)
+    return MachinePrepareResult(
+        machine_id=params.machine_id,
+        system=guest.system,
+        findings=findings,
+        changes=tuple(guest.changes),
+        stopped=stopping(findings, params.policy),
+    )
+
+
+def _disks(guest: Guest) -> None:
+    for disk in guest.layout.bare:
+        boots = disk.disk_id == guest.boot_disk()
+        guest.find(
+            "no-partition-table",
+            "error" if boots else "info",
+            f"disk {disk.disk_id} has no partition table and holds no file system that is known",
+            "See whether the copy is of the right disk, and whole: `farshore checkpoint scrub`." if boots else "",
+            disk.disk_id,
+        )
+    for volume in guest.layout.volumes:
+        if volume.content in _ENCRYPTED:
+            code, name, remedy = _ENCRYPTED[volume.content]
+            guest.find(
+                code,
+                "warning",
+                f"volume {volume.name} is encrypted ({name}): what is in it is not seen",
+                remedy,
+                volume.name,
+            )
+        if volume.content == "raid":
+            guest.find(
+                "raid-unread", "warning", f"volume {volume.name} is part of a RAID, which is not read", "", volume.name
+            )
+
+
+def _nothing(guest: Guest) -> None:
+    guest.find("system-unknown", "info", "no Linux or Windows was found on the disks: nothing more was looked at")
+
+
+def _write(guest: Guest) -> None:
+    """Do all writes, a volume at a time; one that cannot be written is a finding."""
+    by_volume: dict[str, list[writing.Write]] = {}
+    for item in guest.writes:
+        by_volume.setdefault(item.volume.name, []).append(item)
+    for name, items in by_volume.items():
+        try:
+            writing.write(items[0].volume, items)
+        except Permanent as error:
+            guest.findings.append(
+                Finding(
+                    code=error.code,
+                    severity="error",
+                    subject=name,
+                    message=f"{', '.join(item.path for item in items)} could not be written: {error.message}",
+                    remedy=error.hint,
+                )
+            )
