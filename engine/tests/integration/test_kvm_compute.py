@@ -184,6 +184,20 @@ def test_an_isolated_network_is_made_once_and_swept(compute: Any, lab: Lab, conn
     for _ in range(2):
         compute.isolated_network(params)
     assert rules(lab).count(f"farshore:{TAG}") == 5  # three, and two of IPv6
+    proof = compute.isolation(TAG, ["farshore-drill-1"], canaries=True)
+    assert proof.proven, proof.reason
+    assert {(one.source, one.target.split()[0], one.control) for one in proof.canaries} == {
+        ("hypervisor", "hypervisor", True),
+        ("hypervisor", "outside", True),
+        ("hypervisor", "guest", True),
+        ("guest a", "guest", True),
+        ("guest a", "hypervisor", False),
+        ("guest a", "outside", False),
+        ("outside", "guest", False),
+    }
+    assert [(one.network, one.outside) for one in proof.packets] == [("farshore-drill-1", 0)]
+    assert proof.packets[0].stopped > 0
+    assert proof.packets[0].admitted > 0
     [facts] = [one for one in compute.inventory().networks if one.name == "farshore-drill-1"]
     assert (facts.subnet, facts.isolated, facts.active) == (SUBNET, True, True)
     with pytest.raises(Conflict) as caught:
@@ -200,6 +214,33 @@ def test_an_isolated_network_is_made_once_and_swept(compute: Any, lab: Lab, conn
     assert "network farshore-drill-2" in removed
     assert rules(lab) == before
     assert [network.name() for network in connection.listAllNetworks()] == ["recovery"]
+
+
+@pytest.mark.parametrize("open_by", [("INPUT",), ("FORWARD", "ip_forward")])
+def test_a_network_that_leads_somewhere_is_not_proven(compute: Any, lab: Lab, open_by: tuple[str, ...]) -> None:
+    params = NetworkCreateParams(tag=TAG, name="farshore-drill-1", subnet=SUBNET, hosts={MAC: "10.99.7.12"})
+    compute.isolated_network(params)
+    chain = open_by[0]
+    lab.beta.run("iptables", "-I", chain, "1", "-j", "ACCEPT")
+    if chain == "FORWARD":
+        lab.beta.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+    try:
+        proof = compute.isolation(TAG, ["farshore-drill-1"], canaries=True)
+        assert not proof.proven
+        wrong = [one for one in proof.canaries if not one.ok]
+        assert wrong
+        assert not any(one.control for one in wrong)
+        assert {one.target.split()[0] for one in wrong} == (
+            {"hypervisor"} if chain == "INPUT" else {"outside", "guest"}
+        )
+        assert "reached" in proof.reason
+        [packets] = proof.packets
+        assert packets.outside > 0
+    finally:
+        lab.beta.run("iptables", "-D", chain, "-j", "ACCEPT")
+        if chain == "FORWARD":
+            lab.beta.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=0")
+    assert compute.sweep(TAG)[1] == []
 
 
 def test_a_fenced_machine_does_not_start_by_any_hand(compute: Any, lab: Lab, tmp_path: Path) -> None:
@@ -292,6 +333,7 @@ def test_a_guest_boots_on_a_point_alone_with_its_hypervisor_closed(
         compute.start(machine_id)
         wait_for(lambda: "MARKER role=web" in compute.console(machine_id), 120)
         assert compute.addresses(machine_id) == ["10.99.7.12"]
+        assert compute.screen(machine_id).startswith(b"\x89PNG\r\n\x1a\n")
 
         def ask() -> dict[str, Any]:
             url = "http://10.99.7.12:8080/cgi-bin/status"
@@ -309,7 +351,7 @@ def test_a_guest_boots_on_a_point_alone_with_its_hypervisor_closed(
         server.terminate()
         server.wait()
     _, remaining = compute.sweep(TAG)
-    assert remaining == []
+    assert remaining == [], remaining
     # What the guest wrote went to its own layer.
     sealed = tmp_path / "sealed.raw"
     qemu_img("convert", "-O", "raw", platform.target.path(point), sealed)  # type: ignore[attr-defined]

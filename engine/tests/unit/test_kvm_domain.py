@@ -164,12 +164,23 @@ def test_refuses_addresses_that_cannot_be(subnet: str, host: str, field: str) ->
     assert caught.value.field == field
 
 
-def test_rules_let_replies_and_dhcp_pass_and_drop_the_rest() -> None:
-    v4, v6 = (firewall.rules(tool, "fs-1", "run-1") for tool in ("iptables", "ip6tables"))
-    assert [rule[-1] for rule in v4] == ["ACCEPT", "ACCEPT", "DROP"]
-    assert [rule[-1] for rule in v6] == ["ACCEPT", "DROP"]
-    assert {tuple(rule[:2]) for rule in v4 + v6} == {("-i", "fs-1")}
-    assert all("farshore:run-1" in rule for rule in v4 + v6)
+def test_rules_let_replies_and_dhcp_pass_drop_the_rest_and_count_behind() -> None:
+    for tool, passing in (("iptables", ["ACCEPT", "ACCEPT"]), ("ip6tables", ["ACCEPT"])):
+        made = firewall.rules(tool, "fs-1", "run-1")
+
+        def of(table: str, chain: str, rules: list[firewall.Rule] = made) -> list[tuple[str, ...]]:
+            return [rule.words for rule in rules if (rule.table, rule.chain) == (table, chain)]
+
+        assert [words[-1] for words in of("filter", "INPUT")] == [*passing, "DROP"]
+        assert {words[:2] for words in of("filter", "INPUT")} == {("-i", "fs-1")}
+        assert [words[-1] for words in of("filter", "FORWARD")] == ["DROP", "DROP"]
+        assert [words[-1] for words in of("security", "INPUT")] == [*["RETURN"] * len(passing), "farshore:run-1"]
+        # Traffic between guests of the bridge is neither dropped nor counted, where the bridge filters at all.
+        for table in ("filter", "security"):
+            out, into = (words[: words.index("-m")] for words in of(table, "FORWARD"))
+            assert out == ("-i", "fs-1", "!", "-o", "fs-1")
+            assert into == ("!", "-i", "fs-1", "-o", "fs-1")
+        assert all("farshore:run-1" in rule.words for rule in made)
 
 
 def test_a_checkpoint_names_every_disk() -> None:

@@ -9,18 +9,19 @@ import re
 import shutil
 import time
 import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from farshore import durable
 from farshore.errors import Conflict, Fenced, Invalid, NotFound
 from farshore.model.machine import Finding, Inventory, MachineFacts, Power
-from farshore.model.task import MachineCreateParams, NetworkCreateParams
+from farshore.model.task import IsolationResult, MachineCreateParams, NetworkCreateParams, PacketCount
 from farshore.platforms.contract import Caps, OpenDisk
-from farshore.platforms.kvm import checks, domain, firewall, guest_disks, images, machines
+from farshore.platforms.kvm import checks, domain, firewall, guest_disks, images, isolation, looking, machines, traces
 from farshore.platforms.kvm.accelerator import Accelerator
 from farshore.platforms.kvm.connection import Hypervisor, asking, libvirt
-from farshore.platforms.kvm.networks import Networks
+from farshore.platforms.kvm.networks import Networks, bridge_of
 from farshore.platforms.kvm.retiring import give_up_name
 from farshore.platforms.kvm.target import KvmTarget
 from farshore.platforms.nbd.launcher import Launcher
@@ -30,6 +31,9 @@ CAPS: Final = Caps(fences_by="lock")
 _MACHINES: Final = uuid.UUID("5b0ad2b8-3a54-5c0e-9a44-64c7c2f3a6d1")
 _TAG: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _POLL_S: Final = 0.1
+_LOG: Final = ".console.log"
+#: Names of the networks that were made are those of such files in the folder of their tag.
+_NETWORK: Final = ".network"
 #: A guest that is still booting misses the power button: it is pressed again.
 _PRESS_AGAIN_S: Final = 5.0
 
@@ -130,7 +134,7 @@ class KvmCompute:
             spec,
             machine_id=machine_id,
             disks=disks,
-            console_log=folder / f"{spec.name}.console.log",
+            console_log=folder / f"{spec.name}{_LOG}",
             accelerator=self._accelerator,
         )
         with asking(f"making machine {spec.name}"):
@@ -150,9 +154,26 @@ class KvmCompute:
 
     def isolated_network(self, spec: NetworkCreateParams) -> None:
         """Make a network without a way out; see :mod:`farshore.platforms.kvm.firewall`."""
-        self._folder(spec.tag)
+        folder = self._folder(spec.tag)
         _check_name(spec.name)
+        # The record first, so that a sweep knows all that there may be.
+        durable.make_dir(folder, 0o711)
+        durable.write(folder / f"{spec.name}{_NETWORK}", b"")
         self._networks.create_isolated(spec)
+
+    def isolation(self, tag: str, networks: Sequence[str], *, canaries: bool) -> IsolationResult:
+        """Prove that networks of ``tag`` lead nowhere; see :mod:`farshore.platforms.kvm.isolation`."""
+        tried, counts = [], []
+        for name in networks:
+            if name not in self._networks.of(tag):
+                raise NotFound(f"network {name!r} is not one of {tag}", code="network-not-found", network=name)
+            bridge = bridge_of(name)
+            if canaries:
+                gateway, subnet = self._networks.gateway(name)
+                tried += isolation.prove(name, bridge, gateway, subnet, list(self._networks.hosts(name).values()))
+            outside, stopped, admitted = firewall.count(bridge, tag)
+            counts.append(PacketCount(network=name, outside=outside, stopped=stopped, admitted=admitted))
+        return isolation.verdict(tried, counts)
 
     def open_disks(self, machine_id: str) -> contextlib.AbstractContextManager[tuple[OpenDisk, ...]]:
         """Open a recovered machine's own layers; see :mod:`farshore.platforms.kvm.guest_disks`."""
@@ -296,13 +317,25 @@ class KvmCompute:
         except (FileNotFoundError, IsADirectoryError):
             return ""
 
+    def screen(self, machine_id: str) -> bytes:
+        """Return what the machine shows on its screen."""
+        return looking.screen(self._hypervisor.connection(), self._hypervisor.domain(machine_id))
+
+    def agent(self, machine_id: str, request: Mapping[str, Any], timeout_s: float) -> Any:
+        """Ask the guest's agent."""
+        return looking.ask_agent(self._hypervisor.domain(machine_id), request, timeout_s)
+
     # --- sweeping ------------------------------------------------------------------------------------------------
 
     def sweep(self, tag: str) -> tuple[list[str], list[str]]:
         """Remove everything that carries ``tag``, then look again."""
         folder = self._folder(tag)
         removed = []
+        machine_names = {path.name.removesuffix(_LOG) for path in folder.glob(f"*{_LOG}")}
+        network_names = {path.name.removesuffix(_NETWORK) for path in folder.glob(f"*{_NETWORK}")}
+        network_names |= set(self._networks.of(tag))
         for handle in self._tagged(tag):
+            machine_names.add(handle.name())
             removed.append(f"machine {handle.name()}")
             self._remove(handle)
         for network, mac, address in _given(folder):
@@ -312,6 +345,13 @@ class KvmCompute:
             self._networks.remove(name)
             removed.append(f"network {name}")
         removed += [f"rule {rule}" for rule in firewall.open_again(tag)]
+        for name in network_names:
+            for port in isolation.ports(bridge_of(name)).values():
+                isolation.unplug(port)
+        traces.tidy(network_names)
+        left = traces.left(machine_names, network_names, folder)
+        if left:
+            return removed, [*left, *self._remaining(tag)]
         if folder.is_dir():
             removed += [f"file {path.name}" for path in sorted(folder.iterdir())]
             shutil.rmtree(folder)

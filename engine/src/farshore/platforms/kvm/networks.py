@@ -129,6 +129,16 @@ class Networks:
                 libvirt_code=code_of(error),
             ) from error
 
+    def gateway(self, name: str) -> tuple[str, str]:
+        """Return the hypervisor's own address in a network, and the network's subnet; ``NotFound``."""
+        handle = self._find(name)
+        item = self._root(handle).find("ip[@address]") if handle is not None else None
+        if item is None:
+            raise NotFound(f"network {name!r} has no address here", code="network-not-found", network=name)
+        width = item.get("prefix") or item.get("netmask") or "32"
+        at = ipaddress.ip_interface(f"{item.get('address')}/{width}")
+        return str(at.ip), str(at.network)
+
     def of(self, tag: str) -> list[str]:
         """Return the names of the networks that carry ``tag``."""
         return [handle.name() for handle in self._all() if _tag(self._root(handle)) == tag]
