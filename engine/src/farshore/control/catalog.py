@@ -61,7 +61,7 @@ def project(tx: Transaction, manifest: Manifest, cycle: Cycle | None) -> None:
         return
     copied = {facts.machine_id for facts in manifest.machines}
     for row in members(tx, manifest.plan):
-        if row.machine_id in copied and row.state == "seeding":
+        if row.machine_id in copied and row.state in {"seeding", "reprotecting"}:
             row.state = "protected"
             tx.changed("machine", str(row.machine_id))
     protect.settle(tx, plan)

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from farshore.control import inventory
+from farshore.control.direction import direction
 from farshore.control.nearby import suggestion
 from farshore.control.planning import bundles
 from farshore.control.planning.source import Document, dotted
@@ -179,12 +180,20 @@ def _refuse_while_recovering(session: Session, record: Plan, before: Definition,
     running = session.scalars(
         select(Run).where(
             Run.plan == record.name,
-            Run.state.in_(("pending", "running")),
-            Run.kind.in_(("drill", "failover", "cleanup")),
+            Run.state.in_(ledger.OPEN),
+            Run.kind.in_(ledger.RECOVERIES),
         )
     ).first()
     gone = {machine.name for machine in before.machines} - {machine.name for machine in after.machines}
-    if before != after and (record.state == "failing-over" or (running is not None and gone)):
+    new = [machine.name for machine in after.machines if machine.name not in {item.name for item in before.machines}]
+    if new and record.active_site != before.source_site:
+        raise Conflict(
+            f"plan {record.name!r} is active at {record.active_site!r}; machine {new[0]!r} cannot join it there",
+            code="plan-away",
+            field="machines",
+            hint=f"Fail back to {before.source_site!r} first, or give it a plan of its own.",
+        )
+    if before != after and (record.state in {"failing-over", "rolling-back"} or (running is not None and gone)):
         what = f"{running.kind} {running.run_id} of" if running is not None else "the failover of"
         raise Conflict(
             f"{what} plan {record.name!r} has not ended",
@@ -200,7 +209,7 @@ def _members(tx: Transaction, record: Plan, definition: Definition, machine_ids:
     rows = {row.name: row for row in tx.scalars(select(PlanMachine).where(PlanMachine.plan == record.name))}
     wanted_groups = {group_of(definition, machine.name) for machine in definition.machines}
     for row in list(rows.values()):
-        if row.name not in machine_ids or row.site != definition.source_site:
+        if row.name not in machine_ids or (record.epoch == 1 and row.site != definition.source_site):
             if row.activity != "inactive" and row.machine_id is not None:
                 untrack(tx, record, row)
             tx.delete(rows.pop(row.name))
@@ -219,7 +228,7 @@ def _members(tx: Transaction, record: Plan, definition: Definition, machine_ids:
                 plan=record.name,
                 name=machine.name,
                 position=position,
-                site=definition.source_site,
+                site=direction(record).source,
                 group_id=group_of(definition, machine.name),
                 activity=record.activity,
                 state="seeding" if record.activity != "inactive" else "unprotected",
@@ -243,10 +252,16 @@ def _resolve(session: Session, wanted: Wanted, record: Plan | None, warnings: li
     site = session.get_one(Site, definition.source_site)
     earlier: dict[str, str | None] = {}
     if record is not None:
-        rows = session.scalars(
-            select(PlanMachine).where(PlanMachine.plan == record.name, PlanMachine.site == definition.source_site)
-        )
-        earlier = {row.name: row.machine_id for row in rows}
+        rows = session.scalars(select(PlanMachine).where(PlanMachine.plan == record.name)).all()
+        if record.epoch > 1:
+            # Machines that were moved are known by their ids; at the site of another one their names say nothing.
+            return {
+                machine.name: next(row.machine_id for row in rows if row.name == machine.name)
+                if any(row.name == machine.name for row in rows)
+                else _only(inventory.find(inventory.machines(session, site.name), machine.name))
+                for machine in definition.machines
+            }
+        earlier = {row.name: row.machine_id for row in rows if row.site == definition.source_site}
     if site.inventory_at is None:
         warnings.append(f"site {site.name!r} has sent no inventory yet: machines and networks were not checked")
         return {machine.name: earlier.get(machine.name) for machine in definition.machines}
@@ -286,6 +301,10 @@ def _resolve(session: Session, wanted: Wanted, record: Plan | None, warnings: li
     return ids
 
 
+def _only(found: list[MachineFacts]) -> str | None:
+    return found[0].machine_id if len(found) == 1 else None
+
+
 def _refuse_overlap(session: Session, wanted: Wanted, machine_ids: dict[str, str | None]) -> None:
     definition = wanted.definition
     others = session.scalars(
@@ -309,7 +328,8 @@ def _refuse_overlap(session: Session, wanted: Wanted, machine_ids: dict[str, str
 def _check_networks(session: Session, wanted: Wanted, warnings: list[str]) -> None:
     definition = wanted.definition
     source = inventory.at(session, definition.source_site)
-    if source is not None:
+    record = session.get(Plan, definition.name)
+    if source is not None and (record is None or record.active_site == definition.source_site):
         members: list[MachineFacts] = []
         for machine in definition.machines:
             members += inventory.find(source.machines, machine.name)[:1]

@@ -15,7 +15,7 @@ from farshore.control.planning.apply import untrack
 from farshore.control.runs import ledger
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Cycle, Fence, Group, Lease, Plan, PlanMachine, Run
-from farshore.control.views.protection import members, record
+from farshore.control.views.protection import direction, is_turned, members, record
 from farshore.errors import Conflict, Invalid, Unavailable
 from farshore.model.base import Model, Name
 from farshore.model.plan import Plan as Definition
@@ -61,11 +61,13 @@ def outcome(session: Session, name: str, wish: ProtectWish) -> Outcome:
         raise Conflict(
             f"plan {name!r} is failing over", code="plan-failing-over", hint="Wait for its end, or order it again."
         )
-    if plan.active_site != definition.source_site and wish.state != "unprotected" and before != after:
+    if not is_turned(session, plan) and wish.state != "unprotected" and before != after:
         raise Conflict(
             f"plan {name!r} is active at site {plan.active_site!r}, and nothing replicates from there yet",
             code="plan-failed-over",
-            hint=f"To protect the machines where they are now, write a plan whose source_site is {plan.active_site}.",
+            hint=f"Have them replicated back: `farshore reprotect {name}`."
+            if plan.state == "failed-over"
+            else f"To protect the machines where they are now, write a plan whose source_site is {plan.active_site}.",
         )
     if definition.consistency != "machine" and len(set(after.values())) > 1:
         raise Conflict(
@@ -92,7 +94,7 @@ def outcome(session: Session, name: str, wish: ProtectWish) -> Outcome:
     if wish.state == "protected":
         warnings = [
             f"no node of site {site!r} answers; copying begins when one does"
-            for site in (definition.source_site, definition.target_site)
+            for site in direction(plan)
             if views.site(session, site)["state"] != "online"
         ]
     return Outcome(
@@ -136,9 +138,10 @@ def settle(tx: Transaction, plan: Plan) -> None:
     rows = members(tx, plan.name)
     activities = {row.activity for row in rows}
     plan.activity = "active" if "active" in activities else "paused" if "paused" in activities else "inactive"
-    if plan.state not in {"failing-over", "failed-over"}:
+    if plan.state not in {"failing-over", "failed-over", "rolling-back"}:
         states = {row.state for row in rows if row.activity != "inactive"}
-        plan.state = "unprotected" if not states else "seeding" if "seeding" in states else "protected"
+        plan.state = next((state for state in ("reprotecting", "seeding") if state in states), "protected")
+        plan.state = plan.state if states else "unprotected"
     if plan.activity == "inactive":
         plan.last_error = None
         if plan.state == "failed-over":

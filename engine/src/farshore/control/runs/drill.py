@@ -156,7 +156,7 @@ def end(tx: Transaction, name: str, actor: str) -> Run | None:
 
 def require_free(session: Session, plan: Plan, wanted: str) -> None:
     """Refuse while a drill, a failover or a clean-up of the plan has not ended."""
-    running = ledger.open_run(session, plan.name, ("drill", "failover", "cleanup"))
+    running = ledger.open_run(session, plan.name, ledger.RECOVERIES)
     if running is not None:
         raise Conflict(
             f"{running.kind} {running.run_id} of plan {plan.name!r} has not ended",

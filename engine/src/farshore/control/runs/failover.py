@@ -3,7 +3,10 @@
 Planned: sync while running, stop, verified off, final sync of the stopped disks, fence (read back), raise the epoch,
 make and start the machines at the target. A failure before the epoch lifts the fences and starts the source again.
 Unplanned: not one word to the source; the epoch is raised by force, audited, and the old primary is fenced at first
-contact. After the epoch there is no way back but failback; the same failover ordered again goes on where it stopped.
+contact. After the epoch the same failover ordered again goes on where it stopped.
+
+Which way it goes is a matter of where the plan is active: ``to_site`` is the plan's target site, or, once the plan was
+reprotected, its source site again; then it is called a failback, and networks, addresses and sizes are those of home.
 """
 
 from __future__ import annotations
@@ -14,33 +17,30 @@ from typing import Any, Final, Literal
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from farshore import errors
-from farshore.control import audit, clock, tasks
+from farshore.control import clock, tasks
 from farshore.control.clock import Stamp
 from farshore.control.nearby import suggestion
 from farshore.control.planning import definitions, protect
-from farshore.control.runs import boot, drill, ledger, reports, selection, story
+from farshore.control.runs import boot, drill, epoch, ledger, reports, selection, stopping, story
 from farshore.control.runs.story import Phase, Scene, Story
-from farshore.control.scheduling import cycles, fences
 from farshore.control.store.database import Transaction
-from farshore.control.store.records import Checkpoint, Cycle, Fence, Machine, Plan, PlanMachine, Run, RunMachine, Task
+from farshore.control.store.records import Checkpoint, Cycle, Plan, PlanMachine, Run, RunMachine, Task
 from farshore.control.views.places import site_state
-from farshore.control.views.points import newest
-from farshore.control.views.protection import members, ordered, record
-from farshore.errors import Conflict, FarshoreError, Invalid, Permanent, Unavailable
+from farshore.control.views.protection import direction, is_turned, members, ordered, record
+from farshore.errors import Conflict, Invalid, Unavailable
 from farshore.model.base import Model, Name
 from farshore.model.plan import Plan as Definition
-from farshore.model.task import MachineCreateParams, MachineFenceParams, MachineParams, MachineResult, MachineStopParams
-from farshore.recovery import preview, states
+from farshore.model.plan import Purpose
+from farshore.model.task import MachineCreateParams
+from farshore.recovery import preview
 from farshore.recovery.plan import Order
-from farshore.recovery.states import Event
-from farshore.units import format_size
 
 
 class FailoverWish(Model):
     """Active at ``to_site``. ``force`` is recorded; an unplanned failover always says that the source is lost.
 
-    ``allow_suspect``: take a checkpoint too that an audit or a scrub has found wanting.
+    ``allow_suspect``: take a checkpoint too that an audit or a scrub has found wanting. ``commit``: ``manual`` leaves
+    the way back open until somebody commits the failover; default: as the plan says.
     """
 
     to_site: Name
@@ -48,6 +48,14 @@ class FailoverWish(Model):
     checkpoint: str = selection.LATEST
     force: bool = False
     allow_suspect: bool = False
+    commit: Literal["auto", "manual"] | None = None
+
+
+def purpose_of(definition: Definition, kind: str, to_site: str) -> Purpose:
+    """Return what a change of sites is for: which networks and addresses the machines get."""
+    if kind == "migrate":
+        return "migration"
+    return "failback" if to_site == definition.source_site else "failover"
 
 
 def is_done(session: Session, name: str, wish: FailoverWish) -> bool:
@@ -59,7 +67,7 @@ def is_done(session: Session, name: str, wish: FailoverWish) -> bool:
         Conflict: it cannot fail over to there now.
     """
     plan = record(session, name)
-    definition = Definition.model_validate(plan.definition)
+    definition = definitions.of_plan(plan)
     both = (definition.source_site, definition.target_site)
     if wish.to_site not in both:
         raise Invalid(
@@ -68,41 +76,47 @@ def is_done(session: Session, name: str, wish: FailoverWish) -> bool:
             field="to_site",
             hint=suggestion(wish.to_site, both, " in the plan"),
         )
-    if plan.active_site == wish.to_site and all(row.state != "failing-over" for row in members(session, name)):
+    rows = members(session, name)
+    if plan.active_site == wish.to_site and all(row.state not in {"failing-over", "rolling-back"} for row in rows):
         return True
-    if wish.to_site == definition.source_site and plan.active_site == definition.target_site:
+    if plan.active_site != wish.to_site and not is_turned(session, plan):
         raise Conflict(
             f"plan {name!r} is active at {plan.active_site!r}, and nothing replicates back to {wish.to_site!r} yet",
             code="failback-unavailable",
             field="to_site",
-            hint="The way back needs replication in the other direction, which this version does not offer.",
+            hint=f"Have it replicated back first: `farshore reprotect {name}`."
+            if plan.committed
+            else f"To give up what ran there since: `farshore rollback {name}`; else: `farshore commit {name}`.",
         )
     return False
 
 
-def preview_of(session: Session, name: str, wish: FailoverWish) -> dict[str, Any]:
+def preview_of(session: Session, name: str, wish: FailoverWish, kind: str = "failover") -> dict[str, Any]:
     """Return what a failover would do. Errors: as :func:`request`."""
     plan = record(session, name)
     before = {"active_site": plan.active_site, "epoch": plan.epoch}
     if is_done(session, name, wish):
         return {"changed": False, "before": before, "after": before, "warnings": []}
     definition = Definition.model_validate(plan.definition)
-    chosen, warnings = _admit(session, plan, definition, wish)
-    orders = _orders(session, plan, definition, chosen, _epoch_after(plan))
+    chosen, warnings = _admit(session, plan, wish)
+    after = epoch.to_come(session, plan)
+    orders = _orders(session, plan, definition, chosen, after, purpose_of(definition, kind, wish.to_site))
     now = clock.now()
     planned = wish.mode == "planned"
     waves = Order.of(definition).waves()
-    if not planned and site_state(session, definition.source_site) == "online":
+    source = _left(plan, wish)
+    if not planned and site_state(session, source) == "online":
         warnings.append(
-            f"site {definition.source_site!r} answers: a planned failover would lose nothing; this one loses what was"
-            " written since the checkpoint"
+            f"site {source!r} answers: a planned failover would lose nothing; this one loses what was written since the"
+            " checkpoint"
         )
     return {
         "changed": True,
         "before": before,
         "after": {
             "active_site": wish.to_site,
-            "epoch": _epoch_after(plan),
+            "epoch": after,
+            "purpose": purpose_of(definition, kind, wish.to_site),
             **preview.describe(list(orders.values()), [], definition),
             "stop": list(reversed(waves)) if planned else [],
             "checkpoints": {machine: point.checkpoint_id for machine, point in chosen.items()},
@@ -114,7 +128,7 @@ def preview_of(session: Session, name: str, wish: FailoverWish) -> dict[str, Any
     }
 
 
-def request(tx: Transaction, name: str, wish: FailoverWish, actor: str) -> Run | None:
+def request(tx: Transaction, name: str, wish: FailoverWish, actor: str, kind: str = "failover") -> Run | None:
     """Insert a failover; None if the plan is active at the wanted site already.
 
     Raises:
@@ -124,11 +138,15 @@ def request(tx: Transaction, name: str, wish: FailoverWish, actor: str) -> Run |
         return None
     plan = record(tx, name)
     definition = Definition.model_validate(plan.definition)
-    chosen, _ = _admit(tx, plan, definition, wish)
-    _orders(tx, plan, definition, chosen, _epoch_after(plan))
-    resumed = _is_raised(tx, plan)
+    chosen, _ = _admit(tx, plan, wish)
+    purpose = purpose_of(definition, kind, wish.to_site)
+    after = epoch.to_come(tx, plan)
+    _orders(tx, plan, definition, chosen, after, purpose)
+    resumed = epoch.is_raised(tx, plan)
     _supersede(tx, plan, actor)
-    run = ledger.create(tx, "failover", plan, actor, wish.model_dump(), workflow=True)
+    verb = "failback" if purpose == "failback" else kind
+    run = ledger.create(tx, kind, plan, actor, wish.model_dump(), workflow=True, verb=verb, approved=resumed)
+    run.from_site, run.to_site = _left(plan, wish), wish.to_site
     now = clock.now()
     ledger.note(
         tx,
@@ -136,9 +154,10 @@ def request(tx: Transaction, name: str, wish: FailoverWish, actor: str) -> Run |
         definition=plan.definition,
         epoch_seen=plan.epoch,
         resumed=resumed,
+        verb=verb,
+        purpose=purpose,
         stamp=[now.wall_s, now.boot_s, now.boot_id],
-        tag=f"failover-{name}-{_epoch_after(plan)}",
-        powers={row.name: _power(tx, row) for row in members(tx, name)},
+        tag=_tag(plan, after),
     )
     ledger.add_machines(tx, run, chosen)
     for machine_name, point in chosen.items():
@@ -148,15 +167,30 @@ def request(tx: Transaction, name: str, wish: FailoverWish, actor: str) -> Run |
             machine.checkpoint_id = point.checkpoint_id
             machine.rpo_s = round(now.age_s(ordered(point)), 3)
             ledger.lease(tx, run.run_id, point.checkpoint_id)
-    if not resumed:
-        plan.state = "failing-over"
-        for row in _rows(tx, run):
-            if row.state != "failing-over":
-                _event(plan, row, "begin")
+    if not resumed and run.state != ledger.WAITING_APPROVAL:
+        begin(tx, run)
     detail = "goes on after the epoch" if resumed else f"{wish.mode}, epoch {plan.epoch}"
     ledger.done(tx, run.run_id, "preflight", detail)
     tx.changed("plan", name)
     return run
+
+
+def begin(tx: Transaction, run: Run) -> None:
+    """Take the plan's machines out of replication, as a failover does when it is ordered, or approved.
+
+    Raises:
+        Conflict: their state does not allow it any more.
+    """
+    plan = tx.get_one(Plan, run.plan)
+    now = clock.now()
+    powers = {row.name: epoch.power(tx, row.site, row.machine_id) for row in members(tx, plan.name)}
+    ledger.note(tx, run, stamp=[now.wall_s, now.boot_s, now.boot_id], powers=powers)
+    plan.state = "failing-over"
+    for row in epoch.rows(tx, run):
+        epoch.remember_home(tx, plan, row)
+        if row.state != "failing-over":
+            epoch.happen(plan, row, "begin")
+    tx.changed("plan", plan.name)
 
 
 def _supersede(tx: Transaction, plan: Plan, actor: str) -> None:
@@ -164,7 +198,7 @@ def _supersede(tx: Transaction, plan: Plan, actor: str) -> None:
 
     What it still wants of the source is taken back without a word to it. Only a forced, unplanned failover gets here.
     """
-    stuck = ledger.open_run(tx, plan.name, ("failover",))
+    stuck = ledger.open_run(tx, plan.name, ("failover", "migrate"))
     if stuck is None:
         return
     now = time.time()
@@ -189,7 +223,7 @@ def first_phase(run: Run) -> str:
 
 def refuse_cancel(session: Session, run: Run) -> None:
     """Raise ``Conflict`` if the failover cannot be cancelled any more."""
-    if _is_raised(session, session.get_one(Plan, run.plan)):
+    if epoch.is_raised(session, session.get_one(Plan, run.plan)):
         raise Conflict(
             f"the epoch of plan {run.plan!r} was raised; only failback leads back",
             code="past-epoch",
@@ -197,21 +231,21 @@ def refuse_cancel(session: Session, run: Run) -> None:
         )
 
 
-def _is_raised(session: Session, plan: Plan) -> bool:
-    return any(row.raised and row.state == "failing-over" for row in members(session, plan.name))
+def _left(plan: Plan, wish: FailoverWish) -> str:
+    """Return the site that a failover leaves, or has left."""
+    source, target = direction(plan)
+    return source if source != wish.to_site else target
 
 
-def _epoch_after(plan: Plan) -> int:
-    definition = Definition.model_validate(plan.definition)
-    return plan.epoch + (plan.active_site == definition.source_site)
+def _tag(plan: Plan, number: int) -> str:
+    return f"failover-{plan.name}-{number}"
 
 
-def _admit(
-    session: Session, plan: Plan, definition: Definition, wish: FailoverWish
-) -> tuple[dict[str, Checkpoint], list[str]]:
+def _admit(session: Session, plan: Plan, wish: FailoverWish) -> tuple[dict[str, Checkpoint], list[str]]:
     """Return the checkpoints to come back from (of a planned one: those so far), and warnings."""
-    stuck = ledger.open_run(session, plan.name, ("failover",))
-    if stuck is None or not (wish.mode == "unplanned" and wish.force) or _is_raised(session, plan):
+    raised = epoch.is_raised(session, plan)
+    stuck = ledger.open_run(session, plan.name, ("failover", "migrate"))
+    if stuck is None or not (wish.mode == "unplanned" and wish.force) or raised:
         drill.require_free(session, plan, "failover")
     if plan.state == "unprotected":
         raise Conflict(
@@ -227,23 +261,24 @@ def _admit(
             field="checkpoint",
             hint="Leave the checkpoint out, or use mode: unplanned.",
         )
-    for site in {definition.target_site, *([definition.source_site] if planned else [])}:
+    source = _left(plan, wish)
+    for site in {wish.to_site, *([source] if planned and not raised else [])}:
         state = site_state(session, site)
         if state != "online":
             raise Unavailable(
                 f"no node of site {site!r} answers",
                 code=f"site-{state}",
-                field="mode" if site == definition.source_site else "to_site",
+                field="mode" if site == source else "to_site",
                 hint="If the site is lost, use mode: unplanned."
-                if site == definition.source_site
+                if site == source
                 else "Start it: `farshore node start --config FILE`.",
                 site=site,
             )
-    if _is_raised(session, plan):
+    if raised:
         chosen = {
             row.name: session.get_one(Checkpoint, row.recovered_from)
             for row in members(session, plan.name)
-            if row.recovered_from is not None
+            if row.recovered_from is not None and row.state == "failing-over"
         }
         return chosen, [f"the epoch is {plan.epoch} already; the run goes on from there"]
     # A planned one comes back from what it syncs last, whatever was published so far.
@@ -254,176 +289,42 @@ def _admit(
     return chosen, []
 
 
-def _rows(session: Session, run: Run) -> list[PlanMachine]:
-    names = {machine.name for machine in ledger.machines(session, run.run_id)}
-    return [row for row in members(session, run.plan) if row.name in names]
-
-
-def _power(session: Session, row: PlanMachine) -> str:
-    machine = session.get(Machine, (row.site, row.machine_id)) if row.machine_id else None
-    return str(machine.facts["power"]) if machine is not None else "unknown"
-
-
-def _event(plan: Plan, row: PlanMachine, event: Event) -> None:
-    """Let something happen to a machine if the rules allow it.
-
-    Raises:
-        Conflict: they do not; the caller does not go on.
-    """
-    before = states.Machine(row.state, plan.epoch, row.source_state, row.target_state, row.raised)  # type: ignore[arg-type]
-    after = states.apply(before, event)
-    row.state, row.source_state, row.target_state = after.state, after.source, after.target
-    row.raised = after.raised
-
-
 def _orders(
-    session: Session, plan: Plan, definition: Definition, chosen: dict[str, Checkpoint], epoch: int
+    session: Session,
+    plan: Plan,
+    definition: Definition,
+    chosen: dict[str, Checkpoint],
+    number: int,
+    purpose: Purpose,
 ) -> dict[str, MachineCreateParams]:
     rows = {row.name: row for row in members(session, plan.name)}
-    return {name: _order(plan, definition, rows[name], point, epoch) for name, point in chosen.items()}
+    return {name: _order(plan, definition, rows[name], point, number, purpose) for name, point in chosen.items()}
 
 
-def _order(plan: Plan, definition: Definition, row: PlanMachine, point: Checkpoint, epoch: int) -> MachineCreateParams:
-    return preview.machine(
+def _order(
+    plan: Plan, definition: Definition, row: PlanMachine, point: Checkpoint, number: int, purpose: Purpose
+) -> MachineCreateParams:
+    name = str(row.home["facts"]["name"]) if purpose == "failback" and row.home is not None else row.name
+    made = preview.machine(
         definition,
         selection.choice(row, point),
-        "failover",
-        tag=f"failover-{plan.name}-{epoch}",
-        name=row.name,
-        epoch=epoch,
+        purpose,
+        tag=_tag(plan, number),
+        name=name,
+        epoch=number,
         drill_networks={},
     )
+    return made.model_copy(update={"replaces": row.old_machine_id})
 
 
-def _frozen(scene: Scene) -> Scene:
+def frozen(scene: Scene) -> Scene:
+    """Return the scene with the plan as it was when the run was ordered."""
     return Scene(scene.tx, scene.ctx, scene.run, scene.plan, definitions.of_run(scene.run))
 
 
-# Before the epoch -----------------------------------------------------------------------------------------------------
-
-
-def _sync(scene: Scene) -> bool:
-    """Copy while the machines run, so that the final sync is short."""
-    return _cycles(scene, "sync")
-
-
-def _final(scene: Scene) -> bool:
-    """Copy what was written until the machines were off. These checkpoints have everything: the RPO is 0."""
-    if not _cycles(scene, "final"):
-        return False
-    for cycle in _of(scene, "final"):
-        point = scene.tx.get_one(Checkpoint, cycle.checkpoint_id)
-        ledger.lease(scene.tx, scene.run.run_id, point.checkpoint_id)
-        for row in _rows(scene.tx, scene.run):
-            if row.group_id == cycle.group_id:
-                machine = ledger.machine(scene.tx, scene.run.run_id, row.name)
-                machine.checkpoint_id, machine.rpo_s = point.checkpoint_id, 0.0
-    return True
-
-
-def _of(scene: Scene, purpose: str) -> list[Cycle]:
-    return list(scene.tx.scalars(select(Cycle).where(Cycle.run_id == scene.run.run_id, Cycle.purpose == purpose)))
-
-
-def _cycles(scene: Scene, purpose: str) -> bool:
-    tx, run = scene.tx, scene.run
-    row = ledger.begin(tx, run.run_id, "sync" if purpose == "sync" else "final sync")
-    found = _of(scene, purpose)
-    if not found:
-        protect.stop_cycles(tx, scene.plan.name)
-        for group_id in sorted({member.group_id for member in _rows(tx, run)}):
-            cycles.create(tx, scene.plan, group_id, purpose, run_id=run.run_id)
-        return False
-    if any(cycle.ended_at is None for cycle in found):
-        return False
-    for cycle in found:
-        if cycle.stats is None:
-            error = errors.from_dict(cycle.error or {})
-            ledger.end(tx, row, "failed", error=error)
-            raise error
-    moved = sum(int((cycle.stats or {}).get("moved_bytes", 0)) for cycle in found)
-    ledger.end(tx, row, "succeeded", f"{format_size(moved)} moved")
-    return True
-
-
-def _stop(scene: Scene) -> bool:
-    """Stop the machines, those that others depend on last, each wave when the one before is verified off."""
-    tx, run = scene.tx, scene.run
-    rows = {row.name: row for row in _rows(tx, run)}
-    for wave in reversed(Order.of(scene.definition).waves()):
-        through = True
-        for name in wave:
-            if name not in rows:
-                continue
-            machine = ledger.machine(tx, run.run_id, name)
-            machine.stop_ordered_at = machine.stop_ordered_at or time.time()
-            task = story.order(
-                scene,
-                "stop",
-                "machine-stop",
-                scene.site("source"),
-                MachineStopParams(
-                    machine_id=str(rows[name].machine_id),
-                    epoch=scene.plan.epoch,
-                    timeout_s=scene.definition.shutdown.timeout,
-                    on_timeout=scene.definition.shutdown.on_timeout,
-                ),
-                machine=name,
-            )
-            if task is None:
-                through = False
-                continue
-            result = _result(task)
-            if result.power != "off":
-                raise Permanent(
-                    f"machine {name!r} is {result.power} after it was stopped", code="not-verified-off", machine=name
-                )
-            story.detail(scene, "stop", f"verified off; {result.detail}".rstrip("; "), name)
-            _event(scene.plan, rows[name], "stopped")
-        if not through:
-            return False
-    return True
-
-
-def _fence(scene: Scene) -> bool:
-    """Keep the old primaries from starting, and read that back."""
-    through = True
-    for row in _rows(scene.tx, scene.run):
-        task = story.order(
-            scene,
-            "fence",
-            "machine-fence",
-            scene.site("source"),
-            # Marked with the epoch to come: whoever still acts in this one is refused from now on.
-            MachineFenceParams(machine_id=str(row.machine_id), epoch=scene.plan.epoch + 1),
-            machine=row.name,
-        )
-        if task is None:
-            through = False
-            continue
-        result = _result(task)
-        if not result.fenced:
-            raise Permanent(f"the fence of machine {row.name!r} did not hold", code="fence-not-kept", machine=row.name)
-        if result.power != "off":
-            raise Permanent(
-                f"machine {row.name!r} is {result.power} although it was stopped",
-                code="not-verified-off",
-                machine=row.name,
-            )
-        story.detail(scene, "fence", "fenced, verified off", row.name)
-        _event(scene.plan, row, "fenced")
-    return through
-
-
-def _result(task: Task) -> MachineResult:
-    if task.state != "succeeded":
-        raise tasks.failure(task)
-    return MachineResult.model_validate(task.result)
-
-
-def _raise_epoch(scene: Scene) -> bool:
+def raise_epoch(scene: Scene) -> bool:
     """Change the primary: the one transaction after which there is no way back."""
-    return _change_primary(scene, "raise-epoch")
+    return epoch.change_primary(scene, "raise-epoch")
 
 
 # Unplanned ------------------------------------------------------------------------------------------------------------
@@ -457,86 +358,33 @@ def _quiet(scene: Scene) -> bool:
 
 def _force_epoch(scene: Scene) -> bool:
     """Change the primary by force. The old one is fenced by the first thing that its node is told."""
-    return _change_primary(scene, "force-epoch")
-
-
-def _change_primary(scene: Scene, event: Event) -> bool:
-    tx, run, plan = scene.tx, scene.run, scene.plan
-    if run.facts.get("raised"):
-        return True
-    row = ledger.begin(tx, run.run_id, "raise epoch")
-    chosen = {machine.name: machine.checkpoint_id for machine in ledger.machines(tx, run.run_id)}
-    members_of = _rows(tx, run)
-    for member in members_of:
-        _event(plan, member, event)
-        member.recovered_from = chosen[member.name]
-    before, plan.epoch = plan.epoch, plan.epoch + 1
-    plan.active_site = scene.site()
-    if event == "force-epoch":
-        for member in members_of:
-            _order_fence(scene, member)
-    audit.record(
-        tx,
-        run.actor,
-        event,
-        plan.name,
-        run=run.run_id,
-        epoch_seen=run.facts["epoch_seen"],
-        epoch=plan.epoch,
-        to_site=plan.active_site,
-        force=event == "force-epoch" or bool(run.params.get("force")),
-        checkpoints=chosen,
-    )
-    ledger.note(tx, run, raised=True, epoch=plan.epoch)
-    ledger.end(tx, row, "succeeded", f"{before} to {plan.epoch}; active at {plan.active_site}")
-    tx.changed("plan", plan.name)
-    return True
-
-
-def _order_fence(scene: Scene, member: PlanMachine) -> None:
-    machine_id = str(member.machine_id)
-    fence = Fence(
-        site=member.site,
-        machine_id=machine_id,
-        plan=scene.plan.name,
-        machine=member.name,
-        epoch=scene.plan.epoch,
-        created_at=time.time(),
-        attempts=0,
-        not_before=0.0,
-        done_at=None,
-        error=None,
-    )
-    task = tasks.ensure(
-        scene.tx,
-        fences.key(fence),
-        "machine-fence",
-        member.site,
-        # It may still run: nobody has stopped it.
-        MachineFenceParams(machine_id=machine_id, epoch=scene.plan.epoch, power_off=True),
-        plan=scene.plan.name,
-        machine=member.name,
-    )
-    fence.task_id = task.task_id
-    scene.tx.merge(fence)
+    return epoch.change_primary(scene, "force-epoch")
 
 
 # After the epoch ------------------------------------------------------------------------------------------------------
 
 
-def _create(scene: Scene) -> bool:
-    scene = _frozen(scene)
+def _purpose(run: Run) -> Purpose:
+    found: Purpose = run.facts.get("purpose", "failover")
+    return found
+
+
+def create(scene: Scene) -> bool:
+    """Make the machines at the target."""
+    scene = frozen(scene)
+    purpose = _purpose(scene.run)
 
     def order(name: str) -> MachineCreateParams:
         row = scene.tx.get_one(PlanMachine, (scene.plan.name, name))
         point = scene.tx.get_one(Checkpoint, ledger.machine(scene.tx, scene.run.run_id, name).checkpoint_id)
-        return _order(scene.plan, scene.definition, row, point, scene.plan.epoch)
+        return _order(scene.plan, scene.definition, row, point, scene.plan.epoch, purpose)
 
     return boot.create(scene, order, _heard)
 
 
-def _boot(scene: Scene) -> bool:
-    return boot.start(_frozen(scene), "failover", scene.plan.epoch, scene.run.created_at, _heard)
+def bring_up(scene: Scene) -> bool:
+    """Start the machines and prove them."""
+    return boot.start(frozen(scene), _purpose(scene.run), scene.plan.epoch, scene.run.created_at, _heard)
 
 
 def _heard(scene: Scene, machine: RunMachine, event: str) -> None:
@@ -545,15 +393,16 @@ def _heard(scene: Scene, machine: RunMachine, event: str) -> None:
         return  # a run that goes on after a failed one finds this machine up already
     if event == "created":
         row.target_machine_id = machine.target_machine_id
-        _event(scene.plan, row, "created")
+        epoch.happen(scene.plan, row, "created")
     elif event == "started":
-        _event(scene.plan, row, "started")
+        epoch.happen(scene.plan, row, "started")
     else:
-        _event(scene.plan, row, "finish")
+        epoch.happen(scene.plan, row, "finish")
     scene.tx.changed("machine", str(row.machine_id))
 
 
-def _finish(scene: Scene) -> bool:
+def finish(scene: Scene) -> bool:
+    """End the run, after the epoch or before it."""
     tx, run, plan = scene.tx, scene.run, scene.plan
     error = story.error_of(run)
     if run.facts.get("raised") or run.facts.get("resumed"):
@@ -561,7 +410,9 @@ def _finish(scene: Scene) -> bool:
         if state != "failed":
             plan.state = "failed-over"
             plan.last_error = None
-            for earlier in tx.scalars(select(Run).where(Run.plan == plan.name, Run.kind == "failover")):
+            wanted = run.params.get("commit") or scene.definition.commit
+            plan.committed = wanted == "auto"
+            for earlier in tx.scalars(select(Run).where(Run.plan == plan.name, Run.kind == run.kind)):
                 ledger.release(tx, earlier.run_id)
         ledger.finish(tx, run, state, error)
     else:
@@ -573,129 +424,35 @@ def _finish(scene: Scene) -> bool:
     return True
 
 
-# The way back, before the epoch ---------------------------------------------------------------------------------------
-
-
-def _halt(scene: Scene) -> bool:
-    """Stop what the run has at work."""
-    if scene.run.facts.get("raised"):
-        return True
-    running = [cycle for purpose in ("sync", "final") for cycle in _of(scene, purpose) if cycle.ended_at is None]
-    for cycle in running:
-        cycle.cancel = True
-    return story.quiet(scene) and not running
-
-
-def _unfence(scene: Scene) -> bool:
-    """Lift the fences of machines whose fence was ordered, whether or not it was seen to hold."""
-    if scene.run.facts.get("raised"):
-        return True  # after the epoch nothing is undone at the source
-    through = True
-    for row in _rows(scene.tx, scene.run):
-        if ledger.step(scene.tx, scene.run.run_id, "fence", row.name) is None:
-            continue
-        task = story.order(
-            scene,
-            "unfence",
-            "machine-unfence",
-            scene.site("source"),
-            MachineParams(machine_id=str(row.machine_id), epoch=_epoch_to_come(scene)),
-            machine=row.name,
-            patient=True,
-        )
-        if task is None:
-            through = False
-        elif task.state != "succeeded":
-            _keep(scene, tasks.failure(task))
-        else:
-            _event(scene.plan, row, "unfenced")
-    return through
-
-
-def _restart(scene: Scene) -> bool:
-    """Start the machines again that were on before, in boot order."""
-    if scene.run.facts.get("raised"):
-        return True
-    powers: dict[str, str] = scene.run.facts.get("powers", {})
-    rows = {row.name: row for row in _rows(scene.tx, scene.run)}
-    for wave in Order.of(scene.definition).waves():
-        through = True
-        for name in wave:
-            if name not in rows or ledger.step(scene.tx, scene.run.run_id, "stop", name) is None:
-                continue
-            if powers.get(name) == "off":
-                _event(scene.plan, rows[name], "restarted")
-                continue
-            task = story.order(
-                scene,
-                "start again",
-                "machine-start",
-                scene.site("source"),
-                MachineParams(machine_id=str(rows[name].machine_id), epoch=_epoch_to_come(scene)),
-                machine=name,
-                patient=True,
-            )
-            if task is None:
-                through = False
-            elif task.state != "succeeded":
-                _keep(scene, tasks.failure(task))
-            else:
-                _event(scene.plan, rows[name], "restarted")
-        if not through:
-            return False
-    return True
-
-
-def _epoch_to_come(scene: Scene) -> int:
-    """Return the epoch that this run wanted to begin, the mark of its fences; a later one's are not its to lift."""
-    return int(scene.run.facts["epoch_seen"]) + 1
-
-
-def _keep(scene: Scene, error: FarshoreError) -> None:
-    """Note what went wrong on the way back; the rest of the way is gone all the same."""
-    found = [*scene.run.facts.get("way_back", []), error.to_dict()]
-    ledger.note(scene.tx, scene.run, way_back=found)
-
-
-def _restore(scene: Scene) -> bool:
-    """Give plan and machines the state that they had: protected at the source."""
-    if scene.run.facts.get("raised"):
-        return True
-    for row in _rows(scene.tx, scene.run):
-        if row.state == "failing-over":
-            _event(scene.plan, row, "abort")
-            # Not verified off: whatever comes next has to find out anew.
-            row.source_state = "running"
-            point = newest(scene.tx, scene.plan, row.group_id)
-            if point is None or not selection.holds(point, row):
-                row.state = "seeding"
-    scene.plan.state = "protected"
-    protect.settle(scene.tx, scene.plan)
-    return True
-
+BEFORE_EPOCH: Final[Story] = (
+    Phase("sync", stopping.sync, "halt", cancellable=True),
+    Phase("stop", stopping.stop, "halt", cancellable=True),
+    Phase("final", stopping.final, "halt", cancellable=True),
+    Phase("fence", stopping.fence, "halt", cancellable=True),
+    Phase("epoch", raise_epoch, "halt", cancellable=True, atomic=True),
+)
+WAY_BACK: Final[Story] = (
+    Phase("halt", stopping.halt),
+    Phase("unfence", stopping.unfence),
+    Phase("restart", stopping.restart),
+    Phase("restore", stopping.restore),
+    Phase("end", finish),
+)
 
 PLANNED: Final[Story] = (
-    Phase("sync", _sync, "halt", cancellable=True),
-    Phase("stop", _stop, "halt", cancellable=True),
-    Phase("final", _final, "halt", cancellable=True),
-    Phase("fence", _fence, "halt", cancellable=True),
-    Phase("epoch", _raise_epoch, "halt", cancellable=True, atomic=True),
-    Phase("create", _create, "finish"),
-    Phase("boot", _boot, "finish"),
-    Phase("finish", _finish),
-    Phase("halt", _halt),
-    Phase("unfence", _unfence),
-    Phase("restart", _restart),
-    Phase("restore", _restore),
-    Phase("end", _finish),
+    *BEFORE_EPOCH,
+    Phase("create", create, "finish"),
+    Phase("boot", bring_up, "finish"),
+    Phase("finish", finish),
+    *WAY_BACK,
 )
 
 UNPLANNED: Final[Story] = (
     Phase("quiet", _quiet, "restore", cancellable=True),
     Phase("epoch", _force_epoch, "restore", cancellable=True, atomic=True),
-    Phase("create", _create, "finish"),
-    Phase("boot", _boot, "finish"),
-    Phase("finish", _finish),
-    Phase("restore", _restore),
-    Phase("end", _finish),
+    Phase("create", create, "finish"),
+    Phase("boot", bring_up, "finish"),
+    Phase("finish", finish),
+    Phase("restore", stopping.restore),
+    Phase("end", finish),
 )

@@ -21,6 +21,10 @@ __all__ = ["OPEN", "PAUSED", "WAITING_APPROVAL"]
 LONGEST_DETAIL: Final = 2000
 
 
+#: Kinds of runs of which a plan has one at a time.
+RECOVERIES: Final = ("drill", "failover", "migrate", "reprotect", "rollback", "cleanup")
+
+
 def create(
     tx: Transaction,
     kind: str,

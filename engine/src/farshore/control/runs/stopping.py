@@ -1,0 +1,240 @@
+"""The source's part of a planned change of sites: synced, stopped, synced again, fenced; and the way back of all that.
+
+Everything here speaks to the site that the run leaves, and nothing here is done once the epoch was raised.
+"""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy import select
+
+from farshore import errors
+from farshore.control import tasks
+from farshore.control.planning import protect
+from farshore.control.runs import epoch, ledger, selection, story
+from farshore.control.runs.story import Scene
+from farshore.control.scheduling import cycles
+from farshore.control.store.records import Checkpoint, Cycle
+from farshore.control.views.points import newest
+from farshore.errors import FarshoreError, Permanent
+from farshore.model.task import MachineFenceParams, MachineParams, MachineStopParams
+from farshore.recovery.plan import Order
+from farshore.units import format_size
+
+
+def sync(scene: Scene) -> bool:
+    """Copy while the machines run, so that the final sync is short."""
+    return _cycles(scene, "sync")
+
+
+def final(scene: Scene) -> bool:
+    """Copy what was written until the machines were off. These checkpoints have everything: the RPO is 0."""
+    if not _cycles(scene, "final"):
+        return False
+    for cycle in _of(scene, "final"):
+        point = scene.tx.get_one(Checkpoint, cycle.checkpoint_id)
+        ledger.lease(scene.tx, scene.run.run_id, point.checkpoint_id)
+        for row in epoch.rows(scene.tx, scene.run):
+            if row.group_id == cycle.group_id:
+                machine = ledger.machine(scene.tx, scene.run.run_id, row.name)
+                machine.checkpoint_id, machine.rpo_s = point.checkpoint_id, 0.0
+    return True
+
+
+def _of(scene: Scene, purpose: str) -> list[Cycle]:
+    return list(scene.tx.scalars(select(Cycle).where(Cycle.run_id == scene.run.run_id, Cycle.purpose == purpose)))
+
+
+def _cycles(scene: Scene, purpose: str) -> bool:
+    tx, run = scene.tx, scene.run
+    row = ledger.begin(tx, run.run_id, "sync" if purpose == "sync" else "final sync")
+    found = _of(scene, purpose)
+    if not found:
+        if run.pause:
+            return False
+        protect.stop_cycles(tx, scene.plan.name)
+        for group_id in sorted({member.group_id for member in epoch.rows(tx, run)}):
+            cycles.create(tx, scene.plan, group_id, purpose, run_id=run.run_id)
+        return False
+    if any(cycle.ended_at is None for cycle in found):
+        return False
+    for cycle in found:
+        if cycle.stats is None:
+            error = errors.from_dict(cycle.error or {})
+            ledger.end(tx, row, "failed", error=error)
+            raise error
+    moved = sum(int((cycle.stats or {}).get("moved_bytes", 0)) for cycle in found)
+    ledger.end(tx, row, "succeeded", f"{format_size(moved)} moved")
+    return True
+
+
+def stop(scene: Scene) -> bool:
+    """Stop the machines, those that others depend on last, each wave when the one before is verified off."""
+    tx, run = scene.tx, scene.run
+    rows = {row.name: row for row in epoch.rows(tx, run)}
+    for wave in reversed(Order.of(scene.definition).waves()):
+        through = True
+        for name in wave:
+            if name not in rows:
+                continue
+            machine = ledger.machine(tx, run.run_id, name)
+            task = story.order(
+                scene,
+                "stop",
+                "machine-stop",
+                scene.site("source"),
+                MachineStopParams(
+                    machine_id=str(rows[name].machine_id),
+                    epoch=scene.plan.epoch,
+                    timeout_s=scene.definition.shutdown.timeout,
+                    on_timeout=scene.definition.shutdown.on_timeout,
+                ),
+                machine=name,
+            )
+            if ledger.step(tx, run.run_id, "stop", name) is not None:
+                machine.stop_ordered_at = machine.stop_ordered_at or time.time()
+            if task is None:
+                through = False
+                continue
+            result = epoch.result(task)
+            if result.power != "off":
+                raise Permanent(
+                    f"machine {name!r} is {result.power} after it was stopped", code="not-verified-off", machine=name
+                )
+            story.detail(scene, "stop", f"verified off; {result.detail}".rstrip("; "), name)
+            epoch.happen(scene.plan, rows[name], "stopped")
+        if not through:
+            return False
+    return True
+
+
+def fence(scene: Scene) -> bool:
+    """Keep the old primaries from starting, and read that back."""
+    through = True
+    for row in epoch.rows(scene.tx, scene.run):
+        task = story.order(
+            scene,
+            "fence",
+            "machine-fence",
+            scene.site("source"),
+            # Marked with the epoch to come: whoever still acts in this one is refused from now on.
+            MachineFenceParams(machine_id=str(row.machine_id), epoch=scene.plan.epoch + 1),
+            machine=row.name,
+        )
+        if task is None:
+            through = False
+            continue
+        result = epoch.result(task)
+        if not result.fenced:
+            raise Permanent(f"the fence of machine {row.name!r} did not hold", code="fence-not-kept", machine=row.name)
+        if result.power != "off":
+            raise Permanent(
+                f"machine {row.name!r} is {result.power} although it was stopped",
+                code="not-verified-off",
+                machine=row.name,
+            )
+        story.detail(scene, "fence", "fenced, verified off", row.name)
+        epoch.happen(scene.plan, row, "fenced")
+    return through
+
+
+# The way back, before the epoch ---------------------------------------------------------------------------------------
+
+
+def halt(scene: Scene) -> bool:
+    """Stop what the run has at work."""
+    if scene.run.facts.get("raised"):
+        return True
+    running = [cycle for purpose in ("sync", "final") for cycle in _of(scene, purpose) if cycle.ended_at is None]
+    for cycle in running:
+        cycle.cancel = True
+    return story.quiet(scene) and not running
+
+
+def unfence(scene: Scene) -> bool:
+    """Lift the fences of machines whose fence was ordered, whether or not it was seen to hold."""
+    if scene.run.facts.get("raised"):
+        return True  # after the epoch nothing is undone at the source
+    through = True
+    for row in epoch.rows(scene.tx, scene.run):
+        if ledger.step(scene.tx, scene.run.run_id, "fence", row.name) is None:
+            continue
+        task = story.order(
+            scene,
+            "unfence",
+            "machine-unfence",
+            scene.site("source"),
+            MachineParams(machine_id=str(row.machine_id), epoch=_epoch_to_come(scene)),
+            machine=row.name,
+            patient=True,
+        )
+        if task is None:
+            through = False
+        elif task.state != "succeeded":
+            _keep(scene, tasks.failure(task))
+        else:
+            epoch.happen(scene.plan, row, "unfenced")
+    return through
+
+
+def restart(scene: Scene) -> bool:
+    """Start the machines again that were on before, in boot order."""
+    if scene.run.facts.get("raised"):
+        return True
+    powers: dict[str, str] = scene.run.facts.get("powers", {})
+    rows = {row.name: row for row in epoch.rows(scene.tx, scene.run)}
+    for wave in Order.of(scene.definition).waves():
+        through = True
+        for name in wave:
+            if name not in rows or ledger.step(scene.tx, scene.run.run_id, "stop", name) is None:
+                continue
+            if powers.get(name) == "off":
+                epoch.happen(scene.plan, rows[name], "restarted")
+                continue
+            task = story.order(
+                scene,
+                "start again",
+                "machine-start",
+                scene.site("source"),
+                MachineParams(machine_id=str(rows[name].machine_id), epoch=_epoch_to_come(scene)),
+                machine=name,
+                patient=True,
+            )
+            if task is None:
+                through = False
+            elif task.state != "succeeded":
+                _keep(scene, tasks.failure(task))
+            else:
+                epoch.happen(scene.plan, rows[name], "restarted")
+        if not through:
+            return False
+    return True
+
+
+def _epoch_to_come(scene: Scene) -> int:
+    """Return the epoch that this run wanted to begin, the mark of its fences; a later one's are not its to lift."""
+    return int(scene.run.facts["epoch_seen"]) + 1
+
+
+def _keep(scene: Scene, error: FarshoreError) -> None:
+    """Note what went wrong on the way back; the rest of the way is gone all the same."""
+    found = [*scene.run.facts.get("way_back", []), error.to_dict()]
+    ledger.note(scene.tx, scene.run, way_back=found)
+
+
+def restore(scene: Scene) -> bool:
+    """Give plan and machines the state that they had: protected at the source."""
+    if scene.run.facts.get("raised"):
+        return True
+    for row in epoch.rows(scene.tx, scene.run):
+        if row.state == "failing-over":
+            epoch.happen(scene.plan, row, "abort")
+            # Not verified off: whatever comes next has to find out anew.
+            row.source_state = "running"
+            point = newest(scene.tx, scene.plan, row.group_id)
+            if point is None or not selection.holds(point, row):
+                row.state = "seeding"
+    scene.plan.state = "protected"
+    protect.settle(scene.tx, scene.plan)
+    return True
