@@ -46,6 +46,8 @@ _ROLE: Final = {
     "dns-update": "recovery",
     "machine-power-on": "recovery",
     "machine-probe": "recovery",
+    "machine-look": "recovery",
+    "isolation": "recovery",
 }
 
 

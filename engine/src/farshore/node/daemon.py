@@ -97,6 +97,7 @@ class Node:
             grant_key=lambda: self._service.grant_key,
         )
         site.player = self._player()
+        site.secrets = Secrets(config.secrets_path)
         self._crew = Crew(config, workers, budget_bytes, site.window.limit) if workers else None
         site.elsewhere = self._crew.replicate if self._crew else None
         limits = config.limits

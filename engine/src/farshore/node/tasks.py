@@ -32,7 +32,8 @@ from farshore.node.worker import Call, KeyedLocks
 from farshore.platforms.contract import Compute, Platform
 from farshore.recovery.hooks.player import Player
 from farshore.recovery.probes import runner
-from farshore.recovery.steps import instantiate, power, prepare
+from farshore.recovery.secrets import Secrets
+from farshore.recovery.steps import instantiate, looking, power, prepare
 from farshore.recovery.steps import sweep as sweeping
 from farshore.replication.flow import NodeWindow
 from farshore.replication.group import replicate as replicate_group
@@ -63,6 +64,8 @@ class Site:
     elsewhere: Elsewhere | None = None
     #: Plays files of Ansible tasks; None in a worker process, which gets none.
     player: Player | None = None
+    #: What plans name but do not hold; None in a worker process.
+    secrets: Secrets | None = None
 
     def compute(self) -> Compute:
         """Return the platform's machines.
@@ -257,6 +260,7 @@ def machine_probe(site: Site, params: model.ProbeParams, call: Call) -> model.Pr
         address=runner.addresses_of(compute, params.machine_id, params.address),
         clock=time.monotonic,
         wait=call.cancel.wait,
+        secret=site.secrets.read if site.secrets is not None else runner.no_secret,
     )
     call.check()
     return model.ProbeResult(
@@ -265,6 +269,17 @@ def machine_probe(site: Site, params: model.ProbeParams, call: Call) -> model.Pr
         outcomes=outcomes,
         console=runner.console_tail(compute, params.machine_id, CONSOLE_TAIL_BYTES),
     )
+
+
+def machine_look(site: Site, params: model.LookParams, _call: Call) -> model.LookResult:
+    """Take a picture of a machine's screen and the end of its console text."""
+    return looking.machine(site.compute(), params.machine_id, time.time)
+
+
+def isolation(site: Site, params: model.IsolationParams, call: Call) -> model.IsolationResult:
+    """Prove that the isolated networks of a run lead nowhere."""
+    with site.locks.hold(call, f"tag:{params.tag}", shared=True), site.locks.hold(call, "isolation"):
+        return looking.isolation(site.compute(), params)
 
 
 def sweep(site: Site, params: model.SweepParams, call: Call) -> model.SweepResult:
@@ -342,6 +357,8 @@ HANDLERS: Final[dict[str, Handler]] = {
     "hook": Handler("hook", hook),
     "machine-power-on": Handler("machine", machine_start, "machine_id"),
     "machine-probe": Handler("machine", machine_probe),
+    "machine-look": Handler("machine", machine_look, "machine_id"),
+    "isolation": Handler("machine", isolation),
     "sweep": Handler("machine", sweep),
     "drop-checkpoint": Handler("quick", drop_checkpoint, "group_id"),
     "catalog-scan": Handler("quick", catalog_scan),

@@ -7,14 +7,15 @@ from collections.abc import Callable
 from typing import Any, cast
 from urllib.parse import quote
 
-from farshore.model.plan import HttpProbe
+from farshore.model.probe import HttpProbe
 from farshore.recovery.probes.deadline import Connection
-from farshore.recovery.probes.sight import READ_LIMIT_BYTES, Sight, decode
+from farshore.recovery.probes.sight import READ_LIMIT_BYTES, WRONG_ANSWER, Sight, decode, of_error, red
 
 
 def look(probe: HttpProbe, address: str, deadline: float, clock: Callable[[], float]) -> Sight:
     """Send one GET and judge its answer, all before ``deadline``."""
-    host = f"[{address}]" if ":" in address else address
+    name = probe.host or address
+    host = f"[{name}]" if ":" in name else name
     path = quote(probe.path, safe="/%?&=:@!$'()*+,;~-._")
     request = f"GET {path} HTTP/1.1\r\nHost: {host}:{probe.port}\r\nConnection: close\r\nAccept: */*\r\n\r\n"
     try:
@@ -26,15 +27,15 @@ def look(probe: HttpProbe, address: str, deadline: float, clock: Callable[[], fl
             body = response.read(READ_LIMIT_BYTES)
             missing = response.length if len(body) < READ_LIMIT_BYTES else 0
     except http.client.HTTPException as error:
-        return Sight(green=False, detail=f"no HTTP: {type(error).__name__}")
+        return red(WRONG_ANSWER, f"no HTTP: {type(error).__name__}")
     except OSError as error:
-        return Sight(green=False, detail=error.strerror or str(error))
+        return of_error(error)
     text = decode(body)
     seen = f"HTTP status {response.status}\n{text}"
     if response.status != probe.status:
-        return Sight(green=False, detail=f"status {response.status}, not {probe.status}", seen=seen)
+        return red(WRONG_ANSWER, f"status {response.status}, not {probe.status}", seen)
     if missing:
-        return Sight(green=False, detail=f"the body was cut, {missing} bytes are missing", seen=seen)
+        return red(WRONG_ANSWER, f"the body was cut, {missing} bytes are missing", seen)
     if probe.contains not in text:
-        return Sight(green=False, detail=f"status {response.status}, but the body lacks the text", seen=seen)
+        return red(WRONG_ANSWER, f"status {response.status}, but the body lacks the text", seen)
     return Sight(green=True, detail=f"status {response.status}", seen=seen)

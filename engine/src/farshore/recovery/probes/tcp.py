@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from farshore.model.plan import TcpProbe
+from farshore.model.probe import TcpProbe
 from farshore.recovery.probes.deadline import Connection
-from farshore.recovery.probes.sight import READ_LIMIT_BYTES, Sight, decode
+from farshore.recovery.probes.sight import READ_LIMIT_BYTES, WRONG_ANSWER, Sight, decode, of_error, red
 
 
 def look(probe: TcpProbe, address: str, deadline: float, clock: Callable[[], float]) -> Sight:
@@ -21,11 +21,10 @@ def look(probe: TcpProbe, address: str, deadline: float, clock: Callable[[], flo
             while wanted not in seen and len(seen) < READ_LIMIT_BYTES:
                 data = connection.read(4096)
                 if not data:
-                    return Sight(green=False, detail=f"closed after {len(seen)} bytes, no banner", seen=decode(seen))
+                    return red(WRONG_ANSWER, f"closed after {len(seen)} bytes, no banner", decode(seen))
                 seen += data
     except OSError as error:
-        after = f" after {len(seen)} bytes" if seen else ""
-        return Sight(green=False, detail=f"{error.strerror or error}{after}", seen=decode(seen))
+        return of_error(error, decode(seen))
     if wanted not in seen:
-        return Sight(green=False, detail=f"no banner in {len(seen)} bytes", seen=decode(seen))
+        return red(WRONG_ANSWER, f"no banner in {len(seen)} bytes", decode(seen))
     return Sight(green=True, detail="banner seen", seen=decode(seen))
