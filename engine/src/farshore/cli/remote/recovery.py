@@ -215,7 +215,32 @@ def failover(
     _started(here, answer, wait=wait, unchanged=f"plan {plan} is active at {to} already; nothing to do")
 
 
+def reprotect(
+    ctx: typer.Context,
+    plan: PlanName,
+    to: Annotated[str | None, typer.Option("--to", help="Where to; default: the site that it left.")] = None,
+    accept_divergence: Annotated[
+        bool,
+        typer.Option("--accept-divergence", help="Know that the old primary may hold what nobody else has; it is kept."),
+    ] = False,
+    wait: Wait = True,
+    check: Check = False,
+) -> None:
+    """After a failover: replicate from where the plan runs back to the site that it left. Only what differs is sent."""
+    here = shell(ctx)
+    body: dict[str, Any] = {"to_site": to} if to else {}
+    if accept_divergence:
+        body["accept_divergence"] = True
+    if check:
+        preview = _verb(here, plan, "reprotect-preview", body)
+        here.out.show(preview, lambda: preview_table(preview))
+        return
+    answer = _verb(here, plan, "reprotect", body)
+    _started(here, answer, wait=wait, unchanged=f"plan {plan} is replicated from where it runs; nothing to do")
+
+
 def register(app: typer.Typer, panel: str) -> None:
     """Add the commands to ``app``."""
     app.command(rich_help_panel=panel)(replicate)
     app.command(rich_help_panel=panel)(failover)
+    app.command(rich_help_panel=panel)(reprotect)

@@ -10,9 +10,10 @@ from fastapi.responses import Response
 from farshore.control import views
 from farshore.control.api import schemas
 from farshore.control.api.caller import Answer, Call
-from farshore.control.runs import drill, failover
+from farshore.control.runs import drill, failover, reprotect
 from farshore.control.runs.drill import DrillWish
 from farshore.control.runs.failover import FailoverWish
+from farshore.control.runs.reprotect import ReprotectWish
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Run
 
@@ -79,3 +80,25 @@ def preview_failover(call: Call, name: str, body: FailoverWish) -> dict[str, Any
     """Return what ``failover_plan`` would do: machines, order, addresses, data at risk."""
     with call.ctx.store.read() as session:
         return failover.preview_of(session, name, body)
+
+
+@router.post(
+    "/plans/{name}:reprotect",
+    operation_id="reprotect_plan",
+    responses=schemas.answers(schemas.Ran, 200, 202),
+    status_code=202,
+)
+def reprotect_plan(call: Call, name: str, body: ReprotectWish) -> Response:
+    """Replicate the plan from where it runs back to the site that it left; nothing to do if it is."""
+    return call.change(
+        "reprotect_plan",
+        name,
+        lambda tx: _ran(tx, reprotect.request(tx, name, body, call.actor), **body.model_dump(mode="json")),
+    )
+
+
+@router.post("/plans/{name}:reprotect-preview", operation_id="preview_reprotect_plan", response_model=schemas.Preview)
+def preview_reprotect(call: Call, name: str, body: ReprotectWish) -> dict[str, Any]:
+    """Return what ``reprotect_plan`` would do: the direction, and the old primaries that are kept."""
+    with call.ctx.store.read() as session:
+        return reprotect.preview_of(session, name, body)
