@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI
 
 from farshore import __version__
 from farshore.control.api import (
+    catalog,
     checkpoints,
     links,
     node,
@@ -44,7 +45,7 @@ def create_apps(home: Home, context: Context | None = None) -> tuple[FastAPI, Fa
     """
     ctx = context or open_context(home)
     api = _app("Farshore", _ABOUT, ctx, API_ROLES)
-    for module in (system, sites, links, plans, checkpoints, recovery, runs, tokens):
+    for module in (system, sites, catalog, links, plans, checkpoints, recovery, runs, tokens):
         api.include_router(module.router, dependencies=[Depends(authorise)], responses=schemas.PROBLEMS)
     nodes = _app("Farshore nodes", "How nodes enrol, pull tasks and report. Mutual TLS.", ctx, NODE_ROLES)
     nodes.include_router(node.router)

@@ -22,13 +22,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, ValidationError
 
 from farshore import durable
+from farshore.control import sealing
 from farshore.control.auth import ca as authorities
 from farshore.control.auth import tokens
-from farshore.errors import Invalid, NotFound
+from farshore.errors import Conflict, Invalid, NotFound
 from farshore.model.base import Model, Port
 
 DEFAULT_HOME: Final = Path("/var/lib/farshore")
 ADMIN_TOKEN: Final = "first-admin"  # noqa: S105 - a name
+#: In a home that is being filled from a site's bundle; nothing starts there before it is gone.
+UNFINISHED: Final = ".taking-over"
 _RENEW_BEFORE: Final = timedelta(days=30)
 
 
@@ -70,6 +73,11 @@ class Home:
     def secrets(self) -> Path:
         """Private keys; mode 0700."""
         return self.path / "secrets"
+
+    @property
+    def recovery_key(self) -> Path:
+        """Where the recovery key is written once, for people to take it away."""
+        return self.path / "recovery.key"
 
     @property
     def database(self) -> Path:
@@ -198,10 +206,19 @@ def initialise(
     """Make whatever of a home is missing and return it. Keys, catalogue and token are never made twice.
 
     ``None`` means: as ``config.yml`` says, else the default.
+
+    Raises:
+        Conflict: the home is being filled from a bundle, and that was broken off.
     """
     from farshore.control.store import Store, settings
     from farshore.control.store.records import Token
 
+    if (path / UNFINISHED).exists():
+        raise Conflict(
+            f"a takeover into {path} did not come to its end",
+            code="takeover-unfinished",
+            hint="Run the same `farshore up --recover-from ...` again.",
+        )
     durable.make_dir(path)
     known = load(path) if (path / "config.yml").exists() else Home(path)
     home = Home(
@@ -284,6 +301,12 @@ def _ensure_keys(home: Home, catalog_id: str) -> None:
                 .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
                 0o644,
             )
+    sealed_to = home.secrets / "recovery.pub"
+    if not sealed_to.exists():
+        # The half for people first: a crash in between makes another pair, and no bundle knows of the first.
+        key = sealing.make_key(catalog_id, home.signing_key("evidence").public_key())
+        durable.write(home.recovery_key, key.text.encode(), 0o600)
+        durable.write(sealed_to, sealing.public_text(key.public).encode(), 0o644)
     _ensure_server_certificate(home)
 
 

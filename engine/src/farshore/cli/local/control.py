@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from farshore import __version__
-from farshore.cli.context import shell
+from farshore.cli.context import Shell, shell
 from farshore.cli.output import facts
 from farshore.errors import Conflict, FarshoreError, Forbidden, NotFound, Retry, Unavailable
 
@@ -47,6 +47,22 @@ def up(
         typer.Option("--name", help="Another name or address by which it is reached, for its certificate; repeatable."),
     ] = None,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and log to this terminal.")] = False,
+    recover_from: Annotated[
+        str | None,
+        typer.Option(
+            "--recover-from",
+            help="Follow a lost control plane: a site's pool as this machine sees it, or a bundle in a file, as"
+            " 'farshore node bundle' writes it. The home must be empty.",
+            metavar="PATH",
+        ),
+    ] = None,
+    recovery_key: Annotated[
+        Path | None, typer.Option("--recovery-key", help="The key that opens site bundles.", metavar="FILE")
+    ] = None,
+    accept_stale: Annotated[
+        bool,
+        typer.Option("--accept-stale", help="Go on although the bundle is older than what the site's manifests tell."),
+    ] = False,
 ) -> None:
     """Start the control plane, making what is missing; running already, it changes nothing."""
     from farshore.control import home as homes
@@ -54,6 +70,9 @@ def up(
     here = shell(ctx)
     path = homes.resolve(home)
     chosen = {"host": host, "port": port, "node_port": node_port}
+    taken: dict[str, Any] = {}
+    if recover_from is not None:
+        taken = _take_over(here, path, recover_from, recovery_key, accept_stale=accept_stale)
     running = _running(path)
     if running and (pid := running.running_pid()):
         _same(running, chosen)
@@ -75,8 +94,27 @@ def up(
     here.out.say(f"starting the control plane in {path}")
     process = _spawn(argv, path)
     started, pid = _await_start(process, path)
-    found = _document(started, pid, changed=pid == process.pid)
+    found = _document(started, pid, changed=pid == process.pid) | taken
     here.out.show(found, lambda: _greeting(found))
+
+
+def _take_over(here: Shell, path: Path, source: str, key_file: Path | None, *, accept_stale: bool) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from farshore.cli.local import recover
+
+    outcome = recover.take_over(path, source, key_file, accept_stale=accept_stale)
+    for warning in outcome.warnings:
+        here.out.warn(warning)
+    here.out.say(
+        f"took over installation {outcome.catalog_id} from {outcome.bundle}, written {outcome.written_at}:"
+        f" {len(outcome.plans)} plans, generation {outcome.generation}"
+    )
+    here.out.say(
+        "nodes of the sites that are left: let their control_url lead here ('farshore node start' after the change);"
+        " then 'farshore catalog check'"
+    )
+    return {"took_over": asdict(outcome)}
 
 
 def _running(path: Path) -> Home | None:
@@ -238,11 +276,16 @@ def _document(home: Home, pid: int, *, changed: bool) -> dict[str, Any]:
         "env_file": str(home.env),
         "ca_path": str(home.ca),
         "log": str(home.log),
+        "recovery_key": str(home.recovery_key) if home.recovery_key.exists() else None,
     }
 
 
 def _greeting(found: dict[str, Any]) -> list[RenderableType]:
     how = "is up" if found["changed"] else "is up already"
+    key = (
+        f"RECOVERY KEY: move {found['recovery_key']} away from this machine, to a place that outlives it. With it and a"
+        " site's bundle a new control plane takes over when this one is lost; nobody can make it again."
+    )
     return [
         f"Farshore control plane {found['version']} {how}",
         facts(
@@ -256,6 +299,7 @@ def _greeting(found: dict[str, Any]) -> list[RenderableType]:
             )
         ),
         "The web page asks for a token: FARSHORE_TOKEN in the environment file is the first administrator's.",
+        *([key] if found["recovery_key"] else []),
     ]
 
 

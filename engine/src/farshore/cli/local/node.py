@@ -75,6 +75,36 @@ def enrol(
 
 
 @app.command(rich_help_panel=PANEL)
+def bundle(
+    ctx: typer.Context,
+    config: ConfigPath = _DEFAULT,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; default is the bundle's own name here.")
+    ] = None,
+    catalog: Annotated[
+        str, typer.Option(help="Of which installation, where the site holds several.", metavar="ID")
+    ] = "",
+) -> None:
+    """Copy the newest site bundle out of this node's pool, for 'farshore up --recover-from'. Needs no control plane."""
+    from farshore import durable
+    from farshore.node import stored
+    from farshore.platforms import registry
+
+    settings = _load(config)
+    key, data = stored.newest_bundle(registry.open_platform(settings.platform).manifests, catalog)
+    path = output or Path(f"farshore-bundle-{'-'.join(key.split('/')[1:])}")
+    try:
+        durable.write(path.absolute(), data, 0o600)
+    except OSError as error:
+        raise Invalid(f"{path} cannot be written: {error.strerror}", field="--output") from error
+    document = {"changed": True, "file": str(path), "key": key, "site": settings.site, "size_bytes": len(data)}
+    shell(ctx).out.show(
+        document,
+        lambda: f"{path} holds {key} of site {settings.site}; 'farshore up --recover-from {path}' takes over with it",
+    )
+
+
+@app.command(rich_help_panel=PANEL)
 def run(config: ConfigPath = _DEFAULT) -> None:
     """Run the node in the foreground until SIGTERM or Ctrl-C."""
     from farshore.node import daemon, log

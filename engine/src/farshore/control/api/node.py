@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from farshore.control import audit, tasks
+from farshore.control import audit, catalog, tasks
 from farshore.control.auth import tokens
 from farshore.control.auth.ca import Issued
 from farshore.control.auth.identity import identify_node, mismatch
@@ -20,7 +20,7 @@ from farshore.control.context import Context
 from farshore.control.planning import bundles
 from farshore.control.store import settings
 from farshore.control.store.records import DeniedCertificate, EnrolToken, Node, Site
-from farshore.errors import Invalid, Unauthenticated
+from farshore.errors import Fenced, Invalid, Unauthenticated
 from farshore.model.base import Report
 from farshore.model.task import PollReply, PollRequest, Progress, TaskReport
 
@@ -189,8 +189,14 @@ def _check_platform(ctx: Context, peer: Node, body: PollRequest) -> None:
 
 
 def _poll_once(ctx: Context, node: str, body: PollRequest, first: bool) -> PollReply:
-    with ctx.store.write() as tx:
-        return tasks.poll(tx, ctx, node, body, first=first)
+    try:
+        with ctx.store.write() as tx:
+            return tasks.poll(tx, ctx, node, body, first=first)
+    except Fenced as error:
+        if error.code == "generation-fenced":
+            with ctx.store.write() as tx:
+                catalog.superseded(tx, node, body.generation)
+        raise
 
 
 @router.post("/tasks/{task_id}/progress", operation_id="report_progress", status_code=204)

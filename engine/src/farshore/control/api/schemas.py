@@ -92,6 +92,38 @@ class Findings(_Answer):
     findings: list[Finding]
 
 
+class SiteBundle(_Answer):
+    """What a site keeps for a control plane that follows this one. ``current``: it says all that there is to say."""
+
+    site: str
+    number: int
+    written_at: str | None
+    current: bool
+    error: dict[str, Any] | None
+
+
+class Catalog(_Answer):
+    """The catalogue. ``rebuilding``: sites not read yet since a takeover; ``superseded_by``: a higher generation."""
+
+    catalog_id: str
+    generation: int
+    rebuilding: list[str]
+    superseded_by: int | None
+    recovery_key_is_here: bool
+    bundles: list[SiteBundle]
+
+
+class CatalogFindings(_Answer):
+    """Where catalogue, manifests and native points of a site disagree; ``agrees``: nowhere."""
+
+    site: str
+    agrees: bool
+    manifests: int
+    foreign: int
+    drafts: int
+    findings: list[Finding]
+
+
 class SiteLinkShare(_Answer):
     """What one node may take of a link's rate now."""
 

@@ -24,7 +24,7 @@ from farshore.control.store.records import DeniedCertificate, EnrolToken, Node, 
 from farshore.control.store.records import Plan as PlanRecord
 from farshore.control.views.places import site_state
 from farshore.errors import Conflict, Invalid, Unavailable
-from farshore.model.base import Model, Name
+from farshore.model.base import Model, Name, Report
 from farshore.model.plan import Plan as Definition
 from farshore.model.task import Empty
 
@@ -147,14 +147,14 @@ def delete_site(call: Call, name: str) -> Response:
 @router.post("/sites/{name}:check", operation_id="check_site", response_model=schemas.Findings)
 async def check_site(call: Call, name: str) -> dict[str, Any]:
     """Let the site's node prove that what is needed works there, and return its findings (waits up to 60 s)."""
-    task = await _ask(call.ctx, name, "check", call.actor)
+    task = await ask(call.ctx, name, "check", call.actor)
     return {"findings": (task.result or {}).get("findings", [])}
 
 
 @router.post("/sites/{name}:refresh", operation_id="refresh_site", response_model=schemas.Site)
 async def refresh_site(call: Call, name: str) -> dict[str, Any]:
     """Read the site's inventory anew and return the site (waits up to 60 s)."""
-    await _ask(call.ctx, name, "inventory", call.actor)
+    await ask(call.ctx, name, "inventory", call.actor)
 
     def show() -> dict[str, Any]:
         with call.ctx.store.read() as session:
@@ -163,7 +163,7 @@ async def refresh_site(call: Call, name: str) -> dict[str, Any]:
     return await asyncio.to_thread(show)
 
 
-async def _ask(ctx: Context, name: str, kind: str, actor: str) -> Task:
+async def ask(ctx: Context, name: str, kind: str, actor: str, params: Report = Empty()) -> Task:  # noqa: B008 - frozen
     """Give the site's node a task and wait for its end.
 
     Raises:
@@ -183,7 +183,7 @@ async def _ask(ctx: Context, name: str, kind: str, actor: str) -> Task:
                     if state == "offline"
                     else "Register and enrol one: `farshore node add NAME`, `farshore node token NAME`.",
                 )
-            return tasks.ensure(tx, f"{kind}/{name}/{ids.short()}", kind, name, Empty(), step=actor).task_id
+            return tasks.ensure(tx, f"{kind}/{name}/{ids.short()}", kind, name, params, step=actor).task_id
 
     def look(task_id: str) -> Task:
         with ctx.store.read() as session:

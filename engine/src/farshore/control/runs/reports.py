@@ -24,10 +24,12 @@ def seal(tx: Transaction, ctx: Context, run: Run) -> None:
     if tx.get(Report, run.run_id) is not None:
         return
     last = tx.scalars(select(Report).order_by(Report.position.desc()).limit(1)).first()
+    # The first one here may follow one of the control plane before this one.
+    head = settings.head(tx, "evidence") or {"number": 0, "digest": evidence.ORIGIN}
     document = evidence.seal(
         _body(tx, run),
-        position=last.position + 1 if last else 1,
-        previous=last.digest if last else evidence.ORIGIN,
+        position=last.position + 1 if last else int(head["number"]) + 1,
+        previous=last.digest if last else str(head["digest"]),
         key=ctx.evidence_key,
     )
     tx.add(Report(run_id=run.run_id, position=document["position"], document=document, digest=document["digest"]))

@@ -7,11 +7,12 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from farshore.control.catalog import rebuilding
 from farshore.control.clock import iso, parse_iso
 from farshore.control.store.records import Checkpoint, Plan, PlanMachine
 from farshore.control.views.points import no_checkpoint
 from farshore.control.views.protection import direction, members
-from farshore.errors import Conflict, NotFound
+from farshore.errors import Conflict, NotFound, Unavailable
 from farshore.model.checkpoint import Manifest
 from farshore.model.machine import MachineFacts
 from farshore.recovery.preview import Choice
@@ -105,6 +106,12 @@ def _of(
             field="checkpoint",
             hint=f"List them: `farshore checkpoint list --plan {plan.name}`.",
             machine=row.name,
+        )
+    if direction(plan).target in rebuilding(session):
+        raise Unavailable(
+            f"what site {direction(plan).target!r} holds was not read yet since this control plane took over",
+            code="catalog-rebuilding",
+            hint="It is read as soon as a node of the site polls: let its control_url lead here.",
         )
     raise Conflict(
         f"machine {row.name!r} of plan {plan.name!r} has no checkpoint yet",

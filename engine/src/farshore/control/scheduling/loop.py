@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from farshore.control import tasks
+from farshore.control import bundle, catalog, tasks
 from farshore.control.context import Context
 from farshore.control.scheduling import cycles, fences, rates, retention, untracks, upkeep
 from farshore.control.store.database import Transaction
@@ -51,6 +51,7 @@ class Scheduler:
     def __init__(self, ctx: Context, conductor: Conductor) -> None:
         self.ctx = ctx
         self._conductor = conductor
+        self._bundles = bundle.Keeper(ctx)
         self._checked = time.monotonic()
         self._tidied = float("-inf")
         #: Cycle → rounds in a row that could not take it further.
@@ -86,8 +87,10 @@ class Scheduler:
             retention.remove(tx)
             fences.advance(tx)
             untracks.advance(tx)
+            catalog.rebuild(tx)
         with self.ctx.store.read() as session:
-            plans = session.scalars(select(Plan.name).where(Plan.activity == "active")).all()
+            active = select(Plan.name).where(Plan.activity == "active")
+            plans = [plan for plan in session.scalars(active).all() if not catalog.is_unread(session, plan)]
         for plan in plans:
             self._each(cycles.begin_due, plan)
         with self.ctx.store.read() as session:
@@ -96,6 +99,7 @@ class Scheduler:
             self._advance(cycle_id)
         self._stuck = {cycle_id: number for cycle_id, number in self._stuck.items() if cycle_id in set(open_cycles)}
         self._conductor.tend()
+        self._bundles.tend()
         if time.monotonic() - self._checked > CHECK_EVERY_S:
             self._checked = time.monotonic()
             self._conductor.check()
