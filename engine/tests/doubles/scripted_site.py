@@ -193,8 +193,11 @@ class ScriptedSite:
     def machine_create(self, task: Task) -> dict[str, Any]:
         params = task.params
         machine_id = f"made-{params['name']}"
+        if machine_id in self.machines and f"machine:{machine_id}" not in self.tagged.get(params["tag"], ()):
+            machine_id = f"{machine_id}-{params['epoch']}"  # its predecessor rests here
         self.tagged.setdefault(params["tag"], set()).add(f"machine:{machine_id}")
         made = {**params["facts"], "machine_id": machine_id, "name": params["name"], "power": "off"}
+        made["nics"] = [{"mac": nic["mac"], "network": nic["network"]} for nic in params["nics"]]
         self.machines.setdefault(machine_id, made)
         return {"machine_id": machine_id, "name": params["name"]}
 
