@@ -486,6 +486,35 @@ class RunMachine(Base):
     probes: Mapped[list[Json]]
 
 
+class RunSight(Base):
+    """What a machine showed in a run: the end of its console text, and its screen as a PNG if it has one."""
+
+    __tablename__ = "run_sight"
+    run_id: Mapped[str] = mapped_column(ForeignKey("run.run_id", ondelete="CASCADE"), primary_key=True)
+    machine: Mapped[str] = mapped_column(primary_key=True)
+    taken_at: Mapped[float]
+    console: Mapped[str] = mapped_column(Text)
+    screen: Mapped[bytes | None] = mapped_column(LargeBinary)
+    note: Mapped[str] = mapped_column(Text, default="")
+
+
+class DueDrill(Base):
+    """A drill that a plan's schedule asks for at one time.
+
+    ``state``: waiting, then begun (as ``run_id``) or missed; ``reason`` says why it waits, or was missed. ``tried_at``:
+    when it was last tried to begin it.
+    """
+
+    __tablename__ = "due_drill"
+    plan: Mapped[str] = mapped_column(ForeignKey("plan.name", ondelete="CASCADE"), primary_key=True)
+    due_at: Mapped[float] = mapped_column(primary_key=True)
+    schedule: Mapped[str]
+    state: Mapped[str] = mapped_column(default="waiting")
+    run_id: Mapped[str | None]
+    tried_at: Mapped[float | None]
+    reason: Mapped[str] = mapped_column(Text, default="")
+
+
 class Report(Base):
     """The evidence of a finished run; ``digest`` chains it to the one before."""
 
