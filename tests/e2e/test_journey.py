@@ -166,7 +166,7 @@ def test_the_failover_lost_nothing(first):
 
 def test_the_failover_kept_the_order(first):
     steps = [step["name"] for step in first["failover"]["steps"]]
-    order = ["preflight", "stop", "final sync", "fence", "raise epoch", "create", "power-on", "probe"]
+    order = ["preflight", "stop", "final sync", "fence", "raise epoch", "create", "power on", "validate"]
     places = [steps.index(name) for name in order]
     assert places == sorted(places)
     begun = {
@@ -176,7 +176,7 @@ def test_the_failover_kept_the_order(first):
         (step["name"], step["machine"]): step["ended_at"] for step in first["failover"]["steps"] if step["machine"]
     }
     assert ended["stop", "farshore-lab-web"] <= begun["stop", "farshore-lab-db"]
-    assert ended["probe", "farshore-lab-db"] <= begun["power-on", "farshore-lab-web"]
+    assert ended["validate", "farshore-lab-db"] <= begun["power on", "farshore-lab-web"]
 
 
 def test_every_phase_has_its_time(first):

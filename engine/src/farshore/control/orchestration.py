@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from farshore.control.context import Context
 from farshore.control.runs import ledger, stories, story
@@ -115,12 +115,18 @@ class Orchestrator:
     def tend(self) -> None:
         """Begin the stories of new runs, wake those to whose run something has happened."""
         with self.ctx.store.read() as session:
-            runs = session.scalars(select(Run).where(Run.workflow, Run.state.in_(ledger.OPEN))).all()
-        for run in runs:
-            if run.run_id not in self._workflows:
-                self._begin(run)
-            if run.pokes != run.told:
-                self._tell(run)
+            # Without what is large: this is looked at each second.
+            runs = session.execute(
+                select(Run.run_id, Run.pokes, Run.told, Run.wake_at).where(Run.workflow, Run.state.in_(ledger.OPEN))
+            ).all()
+        now = time.time()
+        for run_id, pokes, told, wake_at in runs:
+            if run_id not in self._workflows:
+                self._begin(run_id)
+            if wake_at is not None and wake_at <= now:
+                self._wake(run_id)
+            elif pokes != told:
+                self._tell(run_id, pokes)
         for run_id in set(self._workflows) - {run.run_id for run in runs}:
             del self._workflows[run_id]
 
@@ -145,27 +151,34 @@ class Orchestrator:
         ):
             DBOS.delete_workflows([workflow.workflow_id for workflow in ended])
 
-    def _begin(self, run: Run) -> None:
+    def _begin(self, run_id: str) -> None:
         """Start a run's workflow, or find the one that is at work."""
-        name, phase = stories.begin(run)
+        with self.ctx.store.read() as session:
+            run = session.get_one(Run, run_id)
+            name, phase = stories.begin(run)
         for number in range(_MOST_WORKFLOWS):
-            workflow_id = f"{run.run_id}/{number}"
+            workflow_id = f"{run_id}/{number}"
             status = DBOS.get_workflow_status(workflow_id)
             if status is None:
                 with SetWorkflowID(workflow_id):
-                    DBOS.enqueue_workflow(
-                        _QUEUE, failover if run.kind == "failover" else drill, run.run_id, name, phase
-                    )
+                    DBOS.enqueue_workflow(_QUEUE, failover if run.kind == "failover" else drill, run_id, name, phase)
             elif status.status not in {"PENDING", "ENQUEUED", "DELAYED"}:
                 continue
-            self._workflows[run.run_id] = workflow_id
+            self._workflows[run_id] = workflow_id
             return
-        log.error("run %s: its workflow died %d times", run.run_id, _MOST_WORKFLOWS)
+        log.error("run %s: its workflow died %d times", run_id, _MOST_WORKFLOWS)
 
-    def _tell(self, run: Run) -> None:
-        workflow_id = self._workflows.get(run.run_id)
+    def _wake(self, run_id: str) -> None:
+        """Let a run look again whose delay is over."""
+        with self.ctx.store.write() as tx:
+            run = tx.get_one(Run, run_id)
+            run.wake_at = None
+            run.pokes += 1
+
+    def _tell(self, run_id: str, pokes: int) -> None:
+        workflow_id = self._workflows.get(run_id)
         if workflow_id is None:
             return
-        DBOS.send(workflow_id, run.pokes, _TOPIC, idempotency_key=f"{workflow_id}/{run.pokes}")
+        DBOS.send(workflow_id, pokes, _TOPIC, idempotency_key=f"{workflow_id}/{pokes}")
         with self.ctx.store.write() as tx:
-            tx.get_one(Run, run.run_id).told = run.pokes
+            tx.execute(update(Run).where(Run.run_id == run_id).values(told=pokes))

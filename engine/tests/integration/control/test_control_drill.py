@@ -48,7 +48,7 @@ def test_a_drill_starts_machines_in_order_proves_them_and_leaves_nothing(sites: 
     order = [params["machine_id"].split("-drill-")[0] for params in sites.beta.of("machine-power-on")]
     assert order == ["made-db", "made-web"]
     steps = [(step["name"], step["machine"]) for step in run["steps"]]
-    assert steps.index(("probe", "db")) < steps.index(("power-on", "web"))
+    assert steps.index(("validate", "db")) < steps.index(("power on", "web"))
     assert steps[-2:] == [("clean-up", None), ("proof", None)]
     assert not sites.beta.tagged
     assert run["facts"]["during"]["resent_bytes"] == 0

@@ -40,7 +40,7 @@ def test_a_planned_failover_goes_by_the_book(sites: TwoSites) -> None:
     names = [step["name"] for step in run["steps"]]
     first = [names.index(name) for name in ("preflight", "sync", "stop", "final sync", "fence", "raise epoch")]
     assert first == sorted(first)
-    assert names.index("raise epoch") < names.index("create") < names.index("power-on") < names.index("probe")
+    assert names.index("raise epoch") < names.index("create") < names.index("power on") < names.index("validate")
     assert [params["machine_id"] for params in sites.alpha.of("machine-stop")] == ["id-web", "id-db"]
     order = [kind for kind, _ in sites.alpha.calls if kind in {"machine-stop", "point", "machine-fence"}]
     assert order[-6:] == ["machine-stop", "machine-stop", "point", "point", "machine-fence", "machine-fence"]

@@ -332,15 +332,34 @@ class RunProgress(_Answer):
     note: str
 
 
+class Approver(_Answer):
+    """Somebody who agreed to a run."""
+
+    actor: str
+    at: str
+
+
+class Approval(_Answer):
+    """How many people have to agree to a run, and who did."""
+
+    people: int
+    by: list[Approver]
+
+
 class Run(_Answer):
-    """Something that was asked for and takes a while."""
+    """Something that was asked for and takes a while. ``next``: what somebody has to do for it to go on, if anything."""
 
     run_id: str
     kind: str
     plan: str
     plan_revision: int
-    state: Literal["pending", "running", "succeeded", "partial", "failed", "cancelled"]
+    state: Literal["pending", "waiting-approval", "running", "paused", "succeeded", "partial", "failed", "cancelled"]
     cancel_requested: bool
+    pause_requested: bool
+    approval: Approval | None
+    retry_of: str | None
+    retried_by: str | None
+    next: str
     created_at: str | None
     started_at: str | None
     ended_at: str | None

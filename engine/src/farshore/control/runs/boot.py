@@ -225,8 +225,10 @@ def _close_groups(scene: Scene, order: Order, found: Mapping[str, str], verb: Ve
 
 
 def _after(scene: Scene, verb: Verb, level: str, name: str, *, must: bool = False) -> bool:
-    """Have the hook run that comes after a group or the verb. The machines are up: unless it ``must``, a failure of it
-    makes the run partial and stops nothing."""
+    """Have the hook run that comes after a group or the verb; say whether it is through.
+
+    The machines are up: unless it ``must``, a failure of it makes the run partial and stops nothing.
+    """
     key = f"hook post_{verb} {name}".rstrip()
     moment: Moment = "post"
     try:

@@ -2,25 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, cast, get_args
 
-from farshore.control.runs import drill, failover, scrub
-from farshore.control.runs.story import Story
+from farshore.control.runs import drill, failover, hooks, reprotect, scrub
+from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.store.records import Run
+from farshore.model.hooks import Verb
+
+#: The phase before the first one of a verb.
+BEFORE: Final = "before"
+#: Kinds of runs that change where a plan's machines run.
+FAILOVERS: Final = ("failover", "migrate")
+
+
+def verb(run: Run) -> Verb | None:
+    """Return what plans call the run's verb, None for one that they say nothing about."""
+    found = str(run.facts.get("verb") or run.kind)
+    return cast("Verb", found) if found in get_args(Verb) else None
+
+
+def _before(scene: Scene) -> bool:
+    found = verb(scene.run)
+    return found is None or hooks.order(scene, found, "pre", "plan")
+
+
+def _hooked(story: Story) -> Story:
+    """Return ``story`` with what the plan wants before its verb."""
+    return (Phase(BEFORE, _before, story[0].on_failure, cancellable=True), *story)
+
 
 STORIES: Final[dict[str, Story]] = {
-    "drill": drill.STORY,
+    "drill": _hooked(drill.STORY),
     "cleanup": drill.CLEANUP,
-    "planned": failover.PLANNED,
-    "unplanned": failover.UNPLANNED,
+    "planned": _hooked(failover.PLANNED),
+    "unplanned": _hooked(failover.UNPLANNED),
+    "reprotect": _hooked(reprotect.STORY),
     "scrub": scrub.STORY,
 }
 
 
+def name(run: Run) -> str:
+    """Return which story a run's is."""
+    return str(run.params["mode"]) if run.kind in FAILOVERS else run.kind
+
+
 def begin(run: Run) -> tuple[str, str]:
     """Return the story of a run and the phase that it begins with, also when what told it so far was lost."""
-    if run.kind == "failover":
-        return str(run.params["mode"]), failover.first_phase(run)
-    if run.kind == "drill":
-        return run.kind, drill.first_phase(run)
-    return run.kind, STORIES[run.kind][0].name
+    story = STORIES[name(run)]
+    if run.kind in FAILOVERS:
+        phase = failover.first_phase(run)
+    elif run.kind == "drill":
+        phase = drill.first_phase(run)
+    elif run.kind == "reprotect":
+        phase = reprotect.first_phase(run)
+    else:
+        phase = story[0].name
+    if story[0].name == BEFORE and phase == story[1].name:
+        phase = BEFORE
+    return name(run), phase
+
+
+def pausable(run: Run) -> bool:
+    """Say whether a run is where it can be paused: on its way back or at its end it is not."""
+    if not run.workflow or "error" in run.facts:
+        return False
+    phases = {phase.name: phase for phase in STORIES[name(run)]}
+    here = phases.get(run.phase)
+    return here is None or here.pausable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -11,7 +11,11 @@ from farshore.control.clock import iso
 from farshore.control.nearby import unknown
 from farshore.control.store.records import Cycle, Report, Run, RunMachine, RunStep, Task
 
-OPEN = ("pending", "running")
+#: A run waits for approval, then for the orchestrator, then it runs; it is paused while it neither orders nor awaits
+#: anything.
+WAITING_APPROVAL: Final = "waiting-approval"
+PAUSED: Final = "paused"
+OPEN: Final = ("pending", WAITING_APPROVAL, "running", PAUSED)
 
 
 def runs(
@@ -53,6 +57,11 @@ def _run(session: Session, row: Run) -> dict[str, Any]:
         "plan_revision": row.plan_revision,
         "state": row.state,
         "cancel_requested": row.cancel,
+        "pause_requested": row.pause,
+        "approval": row.approval,
+        "retry_of": row.retry_of,
+        "retried_by": _successor(session, row),
+        "next": _next(row),
         "created_at": iso(row.created_at),
         "started_at": iso(row.started_at),
         "ended_at": iso(row.ended_at),
@@ -105,6 +114,27 @@ def _run(session: Session, row: Run) -> dict[str, Any]:
         "facts": row.facts,
         "progress": _progress(session, row, cycles, steps),
     }
+
+
+def _successor(session: Session, row: Run) -> str | None:
+    """Return the run that goes on with this one."""
+    query = select(Run.run_id).where(Run.retry_of == row.run_id).order_by(Run.created_at.desc())
+    return session.scalars(query).first() if row.ended_at is not None else None
+
+
+def _next(row: Run) -> str:
+    """Say what somebody has to do for the run to go on; empty where nobody has to."""
+    if row.state == WAITING_APPROVAL and row.approval is not None:
+        missing = row.approval["people"] - len(row.approval["by"])
+        who = "one person" if missing == 1 else f"{missing} people"
+        return f"waits for {who} other than {row.actor} to approve it: `farshore run approve {row.run_id}`"
+    if row.state == PAUSED:
+        gate = row.facts.get("gate")
+        what = f"at the gate {gate['step']!r} " if gate else ""
+        return f"paused {what}until it is resumed: `farshore run resume {row.run_id}`"
+    if row.pause:
+        return "is to pause: nothing new is begun, what runs ends"
+    return ""
 
 
 def _progress(session: Session, row: Run, cycles: Any, steps: Any) -> dict[str, Any]:
