@@ -21,7 +21,7 @@ from farshore.blocks.digest import leaf_digest
 from farshore.checkpoints.trees import TreeStore
 from farshore.errors import Conflict, Corruption, FarshoreError, Fenced, NotFound, Permanent, Retry
 from farshore.journal.state import Copied, Counters, DraftState, Sealed
-from farshore.model.checkpoint import DiskStats, LevelChange
+from farshore.model.checkpoint import DiskContent, DiskStats, LevelChange
 from farshore.model.integrity import DiskAudit
 from farshore.model.task import ReplicateDisk
 from farshore.platforms.contract import Draft, Target
@@ -228,6 +228,21 @@ class DiskCycle:
         self._landing.close()
         if self._draft is not None:
             self._draft.close()
+
+    def content(self, held_before: int | None) -> DiskContent:
+        """Return what was written looks like. ``held_before``: data that the base holds, None if that is not known."""
+        written, sampler = self.counters.moved_bytes, self._landing.sampler
+        mode = self.plan.mode if self.plan else "incremental"
+        before = self.disk.size_bytes if held_before is None else held_before
+        return DiskContent(
+            mode=mode,
+            written_bytes=written,
+            held_bytes=min(self.disk.size_bytes, written if mode == "full" else max(before, written)),
+            samples=sampler.samples,
+            noisy=sampler.noisy,
+            entropy_bits=round(sampler.entropy_bits, 3),
+            uniformity=round(sampler.uniformity, 3),
+        )
 
     def stats(self) -> DiskStats:
         """Return what the disk took, once :meth:`run` has returned."""

@@ -174,6 +174,7 @@ class _Group:
         self._states: list[DraftState] = []
         self._cycles: list[DiskCycle] = []
         self._reasons: set[str] = set()
+        self._held: dict[str, int] = {}
         for disk, subject in zip(params.disks, admission.subjects(params, grant), strict=True):
             state = self._open_state(disk, subject, folder / resume.disk_folder(subject.disk_key))
             stack.callback(state.close)
@@ -213,6 +214,7 @@ class _Group:
             _open(session, cancel, lambda: on_progress(self._progress(session)))
         order = {disk.disk_key: index for index, disk in enumerate(grant.disks)}
         history = _history(self._manifests, params.manifest)
+        self._held = _held(history)
         known = addenda.load(self._manifests, params.manifest.group_id)
         for disk, state in zip(params.disks, self._states, strict=True):
             trees = TreeStore(self._manifests, state.draft_key)
@@ -319,6 +321,7 @@ class _Group:
                 tree_root=one.root,
                 source_point=granted.source_point,
                 audit=cycle.audit_record(),
+                content=cycle.content(self._held.get(state_disk.disk_key)),
             )
             for state_disk, one, granted, cycle in zip(
                 self._params.disks, sealed, self._granted(), self._cycles, strict=True
@@ -371,7 +374,10 @@ class _Group:
 
     def _stats(self, session: Session) -> CycleStats:
         counters = [cycle.counters for cycle in self._cycles]
-        disks = [cycle.stats() for cycle in self._cycles]
+        disks = [
+            cycle.stats().model_copy(update={"content": cycle.content(self._held.get(cycle.disk.disk_key))})
+            for cycle in self._cycles
+        ]
         reasons = self._reasons | {cycle.plan.reason for cycle in self._cycles if cycle.plan and cycle.plan.reason}
         return CycleStats(
             mode=_widest(self._cycles),
@@ -393,6 +399,16 @@ def _history(manifests: ManifestStore, head: Manifest) -> list[Manifest]:
     """Return the group's checkpoints before ``head`` of its epoch, newest first."""
     before = [one for one in load_group(manifests, head.group_id) if one.epoch == head.epoch]
     return [one for one in reversed(before) if one.sequence < head.sequence]
+
+
+def _held(history: Sequence[Manifest]) -> dict[str, int]:
+    """Return how much data each disk holds, by the newest checkpoint that says it; ``history`` is newest first."""
+    held: dict[str, int] = {}
+    for manifest in history:
+        for disk in manifest.disks:
+            if disk.content is not None:
+                held.setdefault(disk.disk_key, disk.content.held_bytes)
+    return held
 
 
 def _open(session: Session, cancel: threading.Event | None, waiting: Callable[[], None]) -> None:

@@ -20,6 +20,7 @@ from typing import Final
 
 from farshore.blocks.descriptors import Chunk, leaf_runs
 from farshore.blocks.digest import DIGEST_SIZE, ZERO_LEAF
+from farshore.blocks.entropy import Sampler
 from farshore.blocks.rangeset import RangeSet
 from farshore.errors import Corruption, FarshoreError, NoSpace, Permanent, Retry
 from farshore.journal.state import Counters, DraftState
@@ -45,6 +46,7 @@ class Landing:
         done_bytes: written so far, also by earlier attempts; may be read at any time, for progress.
         retries: writes that were tried again, by the code of the error.
         read_back_bytes: data that was read back by this attempt, and was what had come.
+        sampler: what the data looks like that this attempt has written.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class Landing:
         self.done_bytes = state.durable.total()
         self.retries: Counter[str] = Counter()
         self.read_back_bytes = 0
+        self.sampler = Sampler()
+        self._sampling = threading.Lock()
         self._key = disk_key
         self._state = state
         self._window = window
@@ -148,6 +152,7 @@ class Landing:
             try:
                 moved = lent.view.nbytes
                 took_s = self._patiently(partial(self._write, data, lent.view))
+                self._sample(chunk, lent.view)
             finally:
                 lent.release()
             self._keep_digests(chunk, data)
@@ -167,6 +172,15 @@ class Landing:
             self._writes.parallel = self._window.writers
             if begin:
                 self._marks.put(self._mark_in_background, lambda: None)
+
+    def _sample(self, chunk: Chunk, payload: memoryview) -> None:
+        """Look at a chunk's data; one that comes while another is looked at goes unseen, so that nobody waits."""
+        if self._sampling.acquire(blocking=False):
+            try:
+                if self.sampler.wants():
+                    self.sampler.look(payload, chunk.ranges[0][0])
+            finally:
+                self._sampling.release()
 
     def _patiently(self, write: Callable[[], None]) -> float:
         """Call ``write`` until it succeeds and return how long that took, in seconds.

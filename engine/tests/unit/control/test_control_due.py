@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 from farshore.control.scheduling import due
 from farshore.control.scheduling.due import GroupState
-from farshore.control.scheduling.retention import Kept, surplus
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,24 +52,3 @@ def test_pauses_grow_and_stay_within_the_rhythm(rpo_s: float, failures: int) -> 
     assert pause <= due.pause_after(failures + 1, rpo_s)
     assert pause <= max(due.FIRST_PAUSE_S, rpo_s / 2)
     assert (pause == 0) == (failures == 0)
-
-
-POINTS = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=12).map(
-    lambda flags: [Kept(str(index), pinned, in_use) for index, (pinned, in_use) in enumerate(flags)]
-)
-
-
-@given(POINTS, st.integers(1, 5))
-def test_retention_never_takes_the_newest_a_pinned_or_a_used_point(points: list[Kept], count: int) -> None:
-    gone = set(surplus(points, count))
-    left = [point for point in points if point.checkpoint_id not in gone]
-    assert not points or points[-1] in left
-    assert all(not point.pinned and not point.in_use for point in points if point.checkpoint_id in gone)
-    assert len([point for point in left if not point.pinned]) >= min(count, len([p for p in points if not p.pinned]))
-    for point, successor in pairwise(points):
-        assert not (point.checkpoint_id in gone and successor.in_use)
-
-
-@given(POINTS.map(lambda points: [Kept(point.checkpoint_id) for point in points]), st.integers(1, 5))
-def test_retention_leaves_exactly_the_count_if_nothing_is_held(points: list[Kept], count: int) -> None:
-    assert len(points) - len(surplus(points, count)) == min(len(points), count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
@@ -9,7 +10,7 @@ from fastapi.responses import Response
 from pydantic import Field
 from sqlalchemy import select
 
-from farshore.control import views
+from farshore.control import suspicion, views
 from farshore.control.api import schemas
 from farshore.control.api.caller import Answer, Call
 from farshore.control.planning import protect
@@ -20,6 +21,7 @@ from farshore.control.store.records import Checkpoint, Cycle, Lease
 from farshore.control.views.points import no_checkpoint
 from farshore.errors import Conflict
 from farshore.model.base import Model, Name
+from farshore.model.plan import Retention
 
 router = APIRouter(prefix="/api/v1", tags=["checkpoints"])
 
@@ -34,6 +36,24 @@ class CheckpointChange(Model):
     pin: bool | None = None
     label: Name | None = None
     note: str | None = Field(None, max_length=2000)
+
+
+class HoldWish(Model):
+    """Why a checkpoint must stay."""
+
+    reason: str = Field(min_length=1, max_length=2000)
+
+
+class ClearWish(Model):
+    """Why a checkpoint is clean all the same."""
+
+    note: str = Field(min_length=1, max_length=2000)
+
+
+class RetentionWish(Model):
+    """Rules to try; None: those of the plan."""
+
+    retention: Retention | None = None
 
 
 @router.post(
@@ -100,11 +120,16 @@ def ensure_checkpoint(call: Call, name: str, label: LabelPath, body: CheckpointW
 
 @router.get("/checkpoints", operation_id="list_checkpoints", response_model=schemas.Items[schemas.Checkpoint])
 def list_checkpoints(
-    call: Call, plan: Filter = None, machine: Filter = None, group: Filter = None, limit: Limit = 100
+    call: Call,
+    plan: Filter = None,
+    machine: Filter = None,
+    group: Filter = None,
+    clean: Annotated[bool, Query()] = False,
+    limit: Limit = 100,
 ) -> dict[str, Any]:
-    """Return published checkpoints, newest first."""
+    """Return published checkpoints, newest first; with ``clean`` none that is suspect or shows signs of encryption."""
     with call.ctx.store.read() as session:
-        return {"items": views.checkpoints(session, plan, machine, group, limit)}
+        return {"items": views.checkpoints(session, plan, machine, group, limit, clean=clean)}
 
 
 @router.get("/checkpoints/{checkpoint_id}", operation_id="get_checkpoint", response_model=schemas.Checkpoint)
@@ -162,6 +187,8 @@ def delete_checkpoint(call: Call, checkpoint_id: str) -> Response:
                 code="checkpoint-in-use",
                 hint="Try again when the cycle has ended.",
             )
+        if row.hold:
+            raise held(row)
         if row.pinned:
             raise Conflict(
                 f"checkpoint {checkpoint_id} is pinned", code="checkpoint-pinned", hint="Take the pin away first."
@@ -170,6 +197,82 @@ def delete_checkpoint(call: Call, checkpoint_id: str) -> Response:
         return Answer(status=204, changed=True, audit={"plan": row.plan, "group_id": row.group_id})
 
     return call.change("delete_checkpoint", checkpoint_id, act)
+
+
+@router.put(
+    "/checkpoints/{checkpoint_id}/hold",
+    operation_id="hold_checkpoint",
+    responses=schemas.answers(schemas.Checkpoint, 200),
+)
+def hold_checkpoint(call: Call, checkpoint_id: str, body: HoldWish) -> Response:
+    """Place a legal hold: neither retention nor anybody else removes the checkpoint until an admin lifts it."""
+
+    def act(tx: Transaction) -> Answer:
+        row = _published(tx, checkpoint_id)
+        if row.hold and row.hold != body.reason:
+            raise Conflict(
+                f"checkpoint {checkpoint_id} is under a hold by {row.held_by} already: {row.hold}",
+                code="checkpoint-held",
+                field="reason",
+                hint="An admin can lift it; then place another one.",
+            )
+        changed = not row.hold
+        if changed:
+            row.hold, row.held_by, row.held_at = body.reason, call.actor, time.time()
+            tx.changed("checkpoint", checkpoint_id)
+        tx.flush()
+        return Answer(views.checkpoint(tx, checkpoint_id), changed=changed, audit=body.model_dump())
+
+    return call.change("hold_checkpoint", checkpoint_id, act)
+
+
+@router.delete(
+    "/checkpoints/{checkpoint_id}/hold",
+    operation_id="release_checkpoint",
+    responses=schemas.answers(schemas.Checkpoint, 200),
+)
+def release_checkpoint(call: Call, checkpoint_id: str) -> Response:
+    """Lift a legal hold."""
+
+    def act(tx: Transaction) -> Answer:
+        row = _published(tx, checkpoint_id)
+        reason, changed = row.hold, bool(row.hold)
+        row.hold, row.held_by, row.held_at = "", "", None
+        tx.flush()
+        if changed:
+            tx.changed("checkpoint", checkpoint_id)
+        return Answer(views.checkpoint(tx, checkpoint_id), changed=changed, audit={"was": reason})
+
+    return call.change("release_checkpoint", checkpoint_id, act)
+
+
+@router.post(
+    "/checkpoints/{checkpoint_id}:clear",
+    operation_id="clear_checkpoint",
+    responses=schemas.answers(schemas.Checkpoint, 200),
+)
+def clear_checkpoint(call: Call, checkpoint_id: str, body: ClearWish) -> Response:
+    """Say that a checkpoint is clean although it, or one before it, shows signs of encryption."""
+
+    def act(tx: Transaction) -> Answer:
+        row = _published(tx, checkpoint_id)
+        changed = suspicion.clear(tx, row, call.actor, body.note)
+        tx.flush()
+        return Answer(views.checkpoint(tx, checkpoint_id), changed=changed, audit=body.model_dump())
+
+    return call.change("clear_checkpoint", checkpoint_id, act)
+
+
+@router.post(
+    "/plans/{name}:retention-preview",
+    operation_id="preview_retention",
+    response_model=schemas.RetentionPreview,
+    tags=["plans"],
+)
+def preview_retention(call: Call, name: str, body: RetentionWish) -> dict[str, Any]:
+    """Return which checkpoints would go now, by the plan's rules or by others."""
+    with call.ctx.store.read() as session:
+        return views.retention(session, name, body.retention)
 
 
 @router.post(
@@ -187,6 +290,15 @@ def scrub_checkpoint(call: Call, checkpoint_id: str) -> Response:
         return Answer(shown, 202, changed=new, audit={"run": run.run_id, "plan": run.plan})
 
     return call.change("scrub_checkpoint", checkpoint_id, act)
+
+
+def held(row: Checkpoint) -> Conflict:
+    """Return the error for the removal of a checkpoint that is under a legal hold."""
+    return Conflict(
+        f"checkpoint {row.checkpoint_id} is under a legal hold by {row.held_by}: {row.hold}",
+        code="checkpoint-held",
+        hint=f"An admin can lift it: `farshore checkpoint release {row.checkpoint_id}`.",
+    )
 
 
 def _published(tx: Transaction, checkpoint_id: str) -> Checkpoint:

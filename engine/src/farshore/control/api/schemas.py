@@ -259,6 +259,61 @@ class Addendum(_Answer):
     read_bytes: int
 
 
+class LegalHold(_Answer):
+    """Why a checkpoint is kept until an admin lifts it."""
+
+    reason: str
+    by: str
+    at: str | None
+
+
+class Kept(_Answer):
+    """Whether retention leaves a checkpoint, and why."""
+
+    stays: bool
+    reasons: list[str]
+
+
+class Cleared(_Answer):
+    """Who said of a checkpoint that it is clean."""
+
+    by: str
+    at: str | None
+    note: str
+
+
+class Suspicion(_Answer):
+    """How much a checkpoint looks encrypted: 0 (as always) to 100; None where there was nothing to compare with.
+
+    ``tainted_by``: an earlier checkpoint that was flagged; what came after holds the same damage.
+    """
+
+    verdict: Literal["clean", "unscored", "flagged", "tainted", "cleared"]
+    score: int | None
+    reasons: list[str]
+    tainted_by: str | None
+    cleared: Cleared | None
+
+
+class KeptCheckpoint(Kept):
+    """What retention would do with a checkpoint."""
+
+    checkpoint_id: str
+    group_id: str
+    taken_at: str | None
+
+
+class RetentionPreview(_Answer):
+    """What retention rules would do now. ``crowded``: groups whose chain no rule may make shorter."""
+
+    changed: bool
+    before: dict[str, Any]
+    after: dict[str, Any]
+    checkpoints: list[KeptCheckpoint]
+    crowded: list[str]
+    warnings: list[str]
+
+
 class Checkpoint(_Answer):
     """A published checkpoint of a group. ``addenda``: what audits and scrubs have found out about it."""
 
@@ -276,6 +331,9 @@ class Checkpoint(_Answer):
     source_site: str
     target_site: str
     pinned: bool
+    hold: LegalHold | None
+    retention: Kept | None
+    suspicion: Suspicion
     label: str
     note: str
     in_use_by: list[str]

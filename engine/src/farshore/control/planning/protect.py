@@ -77,8 +77,10 @@ def outcome(session: Session, name: str, wish: ProtectWish) -> Outcome:
             hint="Leave out `machines`, or take the machine out of the plan.",
         )
     dropped: list[str] = []
+    warnings = []
     if wish.state == "unprotected" and not wish.keep_copies:
-        dropped = _droppable(session, name, rows, chosen)
+        dropped, under_hold = _droppable(session, name, rows, chosen)
+        warnings += [f"checkpoint {checkpoint_id} stays: it is under a legal hold" for checkpoint_id in under_hold]
     open_run = session.scalars(
         select(Run.run_id).where(
             Run.plan == name, Run.state.in_(("pending", "running")), Run.kind.in_(("drill", "failover"))
@@ -90,9 +92,8 @@ def outcome(session: Session, name: str, wish: ProtectWish) -> Outcome:
             code="run-open",
             hint=f"Wait for it, or stop it: `farshore run cancel {open_run}`.",
         )
-    warnings = []
     if wish.state == "protected":
-        warnings = [
+        warnings += [
             f"no node of site {site!r} answers; copying begins when one does"
             for site in direction(plan)
             if views.site(session, site)["state"] != "online"
@@ -216,7 +217,8 @@ def _chosen(rows: list[PlanMachine], wish: ProtectWish) -> set[str]:
     return set(wish.machines)
 
 
-def _droppable(session: Session, name: str, rows: list[PlanMachine], chosen: set[str]) -> list[str]:
+def _droppable(session: Session, name: str, rows: list[PlanMachine], chosen: set[str]) -> tuple[list[str], list[str]]:
+    """Return the checkpoints of machines that go, and those that stay because they are under a legal hold."""
     groups = {row.group_id for row in rows if row.name in chosen}
     found = session.scalars(
         select(Checkpoint)
@@ -225,11 +227,12 @@ def _droppable(session: Session, name: str, rows: list[PlanMachine], chosen: set
     ).all()
     for checkpoint in found:
         used = session.scalars(select(Lease.run_id).where(Lease.checkpoint_id == checkpoint.checkpoint_id)).first()
-        if used or checkpoint.pinned:
+        if used or (checkpoint.pinned and not checkpoint.hold):
             raise Conflict(
                 f"checkpoint {checkpoint.checkpoint_id} is {f'in use by {used}' if used else 'pinned'}",
                 code="checkpoint-in-use" if used else "checkpoint-pinned",
                 field="keep_copies",
                 hint="Wait for that run." if used else "Take the pin away, or keep the copies.",
             )
-    return [checkpoint.checkpoint_id for checkpoint in found]
+    held = [checkpoint.checkpoint_id for checkpoint in found if checkpoint.hold]
+    return [checkpoint.checkpoint_id for checkpoint in found if checkpoint.checkpoint_id not in held], held

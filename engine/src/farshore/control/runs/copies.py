@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import Field
 from sqlalchemy import select
@@ -20,10 +20,8 @@ from farshore.control.views.points import newest
 from farshore.control.views.protection import direction, is_turned, members, ordered, record
 from farshore.errors import Conflict, Invalid, Unavailable
 from farshore.model.base import Duration, Model, Name
-from farshore.model.checkpoint import Level
+from farshore.model.checkpoint import LEVELS, Level
 from farshore.model.plan import Plan as Definition
-
-_LEVELS: Final[tuple[Level, ...]] = ("crash", "machine", "group", "application")
 
 
 class ReplicateWish(Model):
@@ -36,12 +34,14 @@ class ReplicateWish(Model):
 class CheckpointWish(Model):
     """A checkpoint with a label exists, pinned or not, of a level or a higher one.
 
-    ``max_age_s``: one that is younger and without a label is taken instead of running a cycle.
+    ``max_age_s``: one that is younger and without a label is taken instead of running a cycle. ``hold``: the reason of
+    a legal hold, which is placed if there is none; empty: no word about it.
     """
 
     pin: bool = False
     consistency: Literal["machine", "group", "application"] | None = None
     max_age_s: Annotated[Duration, Field(ge=0)] | None = None
+    hold: str = Field("", max_length=2000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def needed_for_checkpoint(session: Session, name: str, label: str, wish: Checkpo
         )
         if labelled is not None:
             present.append(labelled.checkpoint_id)
-            if labelled.pinned != wish.pin:
+            if labelled.pinned != wish.pin or (wish.hold and not labelled.hold):
                 mark.append(labelled.checkpoint_id)
         elif young is not None:
             mark.append(young.checkpoint_id)
@@ -148,6 +148,8 @@ def checkpoint(
     for checkpoint_id in need.mark:
         row = tx.get_one(Checkpoint, checkpoint_id)
         row.label, row.pinned = label, wish.pin
+        if wish.hold and not row.hold:
+            row.hold, row.held_by, row.held_at = wish.hold, actor, clock.now().wall_s
         tx.changed("checkpoint", checkpoint_id)
     run = None
     if need.groups:
@@ -159,7 +161,17 @@ def checkpoint(
                 return open_run, list(need.present), True
         run = ledger.create(tx, "checkpoint", plan, actor, {"label": label, **wish.model_dump(mode="json")})
         for group_id in need.groups:
-            cycles.create(tx, plan, group_id, "checkpoint", run_id=run.run_id, label=label, pin=wish.pin)
+            cycles.create(
+                tx,
+                plan,
+                group_id,
+                "checkpoint",
+                run_id=run.run_id,
+                label=label,
+                pin=wish.pin,
+                hold=(wish.hold, actor if wish.hold else ""),
+                consistency="application" if wish.consistency == "application" else None,
+            )
     return run, sorted({*need.present, *need.mark}), need.changed
 
 
@@ -221,22 +233,15 @@ def _require_sites(session: Session, plan: Plan) -> None:
 
 
 def _least_level(definition: Definition, wish: CheckpointWish) -> Level | None:
-    if wish.consistency == "application":
-        raise Invalid(
-            "application-consistent checkpoints are not offered by these platforms",
-            code="consistency-unavailable",
-            field="consistency",
-            hint="Ask for machine, or for group in a plan with `consistency: group`.",
-        )
-    if wish.consistency == "group" and definition.consistency != "group":
+    if wish.consistency == "group" and definition.consistency == "machine":
         raise Invalid(
             f"plan {definition.name!r} takes checkpoints per machine",
             code="consistency-unavailable",
             field="consistency",
-            hint="Set `consistency: group` in the plan.",
+            hint="Set `consistency: group` in the plan, or ask for application: each machine's guest frozen.",
         )
     return wish.consistency
 
 
 def _reaches(level: str, least: Level | None) -> bool:
-    return least is None or (level in _LEVELS and _LEVELS.index(level) >= _LEVELS.index(least))
+    return least is None or (level in LEVELS and LEVELS.index(cast("Level", level)) >= LEVELS.index(least))

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from farshore.control import suspicion
 from farshore.control.catalog import rebuilding
 from farshore.control.clock import iso, parse_iso
 from farshore.control.store.records import Checkpoint, Plan, PlanMachine
 from farshore.control.views.points import no_checkpoint
 from farshore.control.views.protection import direction, members
-from farshore.errors import Conflict, NotFound, Unavailable
+from farshore.errors import Conflict, Invalid, NotFound, Unavailable
 from farshore.model.checkpoint import Manifest
 from farshore.model.machine import MachineFacts
 from farshore.recovery.preview import Choice
 
 LATEST: Final = "latest"
+#: The newest without signs of encryption, and not after one that has them: see ``farshore.control.suspicion``.
+LATEST_CLEAN: Final = "latest_clean"
+#: Characters of an id's beginning that are taken for it.
+_LEAST_OF_AN_ID: Final = 6
 
 
 def choose(session: Session, plan: Plan, selector: str, *, allow_suspect: bool = False) -> dict[str, Checkpoint]:
     """Return a checkpoint for each protected machine, by machine name in the plan's order.
 
-    ``selector``: ``latest``, a checkpoint's id, or a time. A plan of several groups has one checkpoint per group: an id
-    names one of them, the others come from the time that is nearest to its own: groups are copied one by one, so that
-    the points of one round lie a little before or after each other. A time is never passed. Suspect checkpoints are
-    passed over, and refused where named, unless ``allow_suspect``.
+    ``selector``: ``latest``, ``latest_clean``, an id or its beginning, a label, or a time. A plan of several groups has
+    one checkpoint per group: an id names one of them, the others come from the time that is nearest to its own: groups
+    are copied one by one, so that the points of one round lie a little before or after each other. A time is never
+    passed. Suspect checkpoints are passed over, and refused where named, unless ``allow_suspect``.
 
     Raises:
         NotFound: no such checkpoint, or none that old.
+        Invalid: a time in the future, or words that name several.
         Conflict: a machine has no checkpoint yet, or none is protected, or the one named is at another site, or
             suspect.
     """
@@ -42,25 +49,76 @@ def choose(session: Session, plan: Plan, selector: str, *, allow_suspect: bool =
         )
     named: Checkpoint | None = None
     until: float | None = None
-    if selector != LATEST:
+    if selector not in {LATEST, LATEST_CLEAN}:
         until = parse_iso(selector)
         if until is None:
-            named = session.get(Checkpoint, selector)
-            if named is None or named.state != "published" or named.plan != plan.name:
-                raise no_checkpoint(session, selector, field="checkpoint", plan=plan.name)
-            target = direction(plan).target
-            if named.target_site != target:
-                raise Conflict(
-                    f"checkpoint {selector} is at site {named.target_site!r}, plan {plan.name!r} recovers at"
-                    f" {target!r}",
-                    code="checkpoint-elsewhere",
-                    field="checkpoint",
-                    hint=f"List the others: `farshore checkpoint list --plan {plan.name}`.",
-                    checkpoint=selector,
-                )
+            named = _named(session, plan, selector)
             if named.integrity == "suspect" and not allow_suspect:
-                raise _suspect(named.checkpoint_id, f"checkpoint {selector} is suspect", reason_of(named))
-    return {row.name: _of(session, plan, row, named, until, allow_suspect=allow_suspect) for row in rows}
+                raise _suspect(named.checkpoint_id, f"checkpoint {named.checkpoint_id} is suspect", reason_of(named))
+        elif until > time.time():
+            raise Invalid(
+                f"{iso(until)} is in the future",
+                code="checkpoint-in-future",
+                field="checkpoint",
+                hint="Write a time in the past; without a zone it is read as UTC. The newest there is: latest.",
+            )
+    return {
+        row.name: _of(session, plan, row, named, until, clean=selector == LATEST_CLEAN, allow_suspect=allow_suspect)
+        for row in rows
+    }
+
+
+def _named(session: Session, plan: Plan, selector: str) -> Checkpoint:
+    """Return the one checkpoint of a plan that an id, the beginning of one, or a label names.
+
+    Raises:
+        NotFound: none; the error tells of near ones, or that it was removed.
+        Invalid: several, which are named.
+        Conflict: it is at another site than the one that the plan recovers at.
+    """
+    target = direction(plan).target
+    offered = session.scalars(
+        select(Checkpoint)
+        .where(Checkpoint.plan == plan.name, Checkpoint.state == "published")
+        .order_by(Checkpoint.ordered_at.desc())
+    ).all()
+    found = [row for row in offered if row.checkpoint_id == selector]
+    if not found and selector:
+        found = [row for row in offered if row.label == selector and row.target_site == target]
+        if found:  # one of each group; the others follow by its time
+            found = found if len({row.group_id for row in found}) < len(found) else found[:1]
+    if not found and len(selector) >= _LEAST_OF_AN_ID:
+        found = [row for row in offered if row.checkpoint_id.startswith(selector)]
+    if len(found) > 1:
+        raise Invalid(
+            f"{selector!r} names {len(found)} checkpoints of plan {plan.name!r}",
+            code="checkpoint-ambiguous",
+            field="checkpoint",
+            hint=f"Say which: {', '.join(f'{row.checkpoint_id} ({iso(row.taken_at)})' for row in found[:5])}.",
+        )
+    if not found:
+        gone = session.get(Checkpoint, selector)
+        if gone is not None and gone.plan == plan.name:
+            oldest = offered[-1] if offered else None
+            raise NotFound(
+                f"checkpoint {selector} of plan {plan.name!r} was removed",
+                code="checkpoint-removed",
+                field="checkpoint",
+                hint=f"The oldest that is kept is {oldest.checkpoint_id}, from {iso(oldest.taken_at)}."
+                if oldest is not None
+                else f"Nothing is kept; make one: `farshore replicate {plan.name}`.",
+                checkpoint=selector,
+            )
+        raise no_checkpoint(session, selector, field="checkpoint", plan=plan.name)
+    if found[0].target_site != target:
+        raise Conflict(
+            f"checkpoint {selector} is at site {found[0].target_site!r}, plan {plan.name!r} recovers at {target!r}",
+            code="checkpoint-elsewhere",
+            field="checkpoint",
+            hint=f"List the others: `farshore checkpoint list --plan {plan.name}`.",
+            checkpoint=selector,
+        )
+    return found[0]
 
 
 def _of(
@@ -70,6 +128,7 @@ def _of(
     named: Checkpoint | None,
     until: float | None,
     *,
+    clean: bool,
     allow_suspect: bool,
 ) -> Checkpoint:
     if named is not None and named.group_id == row.group_id and holds(named, row):
@@ -94,6 +153,18 @@ def _of(
             f"every checkpoint of machine {row.name!r} of plan {plan.name!r} that could be taken is suspect",
             reason_of(doubted[0]),
         )
+    if clean and points:
+        encrypted = points[0]
+        points = [point for point in points if suspicion.is_clean(point)]
+        if not points:
+            raise Conflict(
+                f"every checkpoint of machine {row.name!r} of plan {plan.name!r} shows signs of encryption",
+                code="no-clean-checkpoint",
+                field="checkpoint",
+                hint="Look at them: `farshore checkpoint show`. One that is harmless can be cleared, or be named.",
+                machine=row.name,
+                checkpoint=encrypted.checkpoint_id,
+            )
     if points and named is not None:
         moment = named.taken_at
         return min(points, key=lambda point: abs(point.taken_at - moment))
@@ -104,7 +175,7 @@ def _of(
             f"machine {row.name!r} of plan {plan.name!r} has no checkpoint from {iso(until)} or before",
             code="checkpoint-unknown",
             field="checkpoint",
-            hint=f"List them: `farshore checkpoint list --plan {plan.name}`.",
+            hint=_what_is_kept(session, plan, row),
             machine=row.name,
         )
     if direction(plan).target in rebuilding(session):
@@ -120,6 +191,23 @@ def _of(
         hint=f"Make one: `farshore replicate {plan.name}`.",
         machine=row.name,
     )
+
+
+def _what_is_kept(session: Session, plan: Plan, row: PlanMachine) -> str:
+    """Return a sentence that says how far back one can go with a machine."""
+    oldest = session.scalars(
+        select(Checkpoint)
+        .where(
+            Checkpoint.group_id == row.group_id,
+            Checkpoint.target_site == direction(plan).target,
+            Checkpoint.state == "published",
+        )
+        .order_by(Checkpoint.epoch, Checkpoint.sequence)
+        .limit(1)
+    ).first()
+    if oldest is None:
+        return f"None is kept yet; make one: `farshore replicate {plan.name}`."
+    return f"The oldest that retention has kept is {oldest.checkpoint_id}, from {iso(oldest.taken_at)}."
 
 
 def reason_of(point: Checkpoint) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -27,6 +27,7 @@ from farshore.control.views.protection import direction, is_turned, members, ord
 from farshore.errors import Conflict, Corruption, FarshoreError, Permanent, Reconnect, RestartFromCheckpoint, Retry
 from farshore.model.checkpoint import Manifest
 from farshore.model.machine import disk_key
+from farshore.model.plan import Consistency, Quiesce
 from farshore.model.plan import Plan as Definition
 from farshore.model.task import (
     PARAMS,
@@ -60,8 +61,14 @@ def create(
     run_id: str | None = None,
     label: str = "",
     pin: bool = False,
+    hold: tuple[str, str] = ("", ""),
+    consistency: Consistency | None = None,
 ) -> Cycle:
-    """Insert a cycle that begins as soon as its group is free."""
+    """Insert a cycle that begins as soon as its group is free.
+
+    ``hold``: why its checkpoint is to be under a legal hold, and who said so. ``consistency``: the level that it must
+    reach, where that is more than the plan asks for.
+    """
     cycle = Cycle(
         cycle_id=ids.new("cyc"),
         plan=plan.name,
@@ -78,6 +85,9 @@ def create(
         restarts=0,
         label=label,
         pin=pin,
+        hold=hold[0],
+        held_by=hold[1],
+        consistency=consistency,
         created_at=time.time(),
     )
     tx.add(cycle)
@@ -213,6 +223,7 @@ def _waiting(tx: Transaction, cycle: Cycle) -> None:
     cycle.machines = list(machine_ids)
     cycle.ordered_at, cycle.ordered_boot_s, cycle.ordered_boot_id = now.wall_s, now.boot_s, now.boot_id
     cycle.point = {"asked": [{"disk_key": key, "base": point} for key, point in bases.items()]}
+    wanted = cast("Consistency", cycle.consistency or definition.consistency)
     _order(
         tx,
         cycle,
@@ -222,13 +233,21 @@ def _waiting(tx: Transaction, cycle: Cycle) -> None:
             group_id=cycle.group_id,
             point_id=cycle.point_id,
             machine_ids=machine_ids,
-            consistency=definition.consistency,
+            consistency=wanted,
+            demanded=cycle.consistency is not None,
+            quiesce=_quiesce(definition, chosen) if wanted == "application" else {},
             bases=dict(bases),
             epoch=plan.epoch,
         ),
     )
     closing.begun(tx, cycle)
     tx.changed("plan", plan.name)
+
+
+def _quiesce(definition: Definition, rows: Sequence[PlanMachine]) -> dict[str, Quiesce]:
+    """Return what the plan has run in machines around a freeze, by their ids."""
+    named = {machine.name: machine.quiesce for machine in definition.machines if machine.quiesce != Quiesce()}
+    return {str(row.machine_id): named[row.name] for row in rows if row.name in named}
 
 
 def _next_sequence(session: Session, group_id: str, epoch: int) -> int:

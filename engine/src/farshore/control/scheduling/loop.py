@@ -107,6 +107,7 @@ class Scheduler:
             self._tidied = time.monotonic()
             with self.ctx.store.write() as tx:
                 upkeep.tidy(tx)
+                retention.thin_all(tx)
             self._conductor.forget(upkeep.KEPT_S)
 
     def _advance(self, cycle_id: str) -> None:

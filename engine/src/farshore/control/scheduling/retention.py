@@ -1,24 +1,24 @@
-"""Which checkpoints of a group go: whole ones only, never the newest, the newest sound, a pinned or a used one."""
+"""Takes away the checkpoints that no rule keeps: whole ones only. The rules: ``farshore.checkpoints.retention``."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from farshore.control import tasks
-from farshore.control.direction import direction
+from farshore.control import keeping, tasks
 from farshore.control.planning.protect import drop
 from farshore.control.store.database import Transaction
-from farshore.control.store.records import Checkpoint, Cycle, Lease, Plan, Task
+from farshore.control.store.records import Checkpoint, Cycle, Group, Plan, Task
 from farshore.errors import Conflict, FarshoreError
 from farshore.model.plan import Plan as Definition
 from farshore.model.task import DropCheckpointParams
+
+log = logging.getLogger(__name__)
 
 #: Tries of one removal before its group's cycles go on between two of them.
 HOLDS_CYCLES_FOR: Final = 5
@@ -29,52 +29,30 @@ LONGEST_PAUSE_S: Final = 900.0
 _NOT_BEGUN: Final = frozenset({"in-use", "leased", "image-in-use"})
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """What retention looks at of one checkpoint."""
-
-    checkpoint_id: str
-    pinned: bool = False
-    in_use: bool = False
-    suspect: bool = False
-
-
-def surplus(points: Sequence[Kept], count: int) -> list[str]:
-    """Return which of a group's ``points`` (oldest first) go so that ``count`` remain, oldest first.
-
-    Pinned ones are kept beside the count. The point after one that goes takes over what it lacks of it, so a point
-    goes only if its successor is not in use either. The newest that is not suspect stays: there may be none after it.
-    """
-    sound = next((point.checkpoint_id for point in reversed(points) if not point.suspect), None)
-    counted = [point for point in points if not point.pinned]
-    candidates = {point.checkpoint_id for point in counted[: max(0, len(counted) - count)]}
-    gone = []
-    for point, successor in pairwise(points):
-        if point.checkpoint_id in candidates - {sound} and not point.in_use and not successor.in_use:
-            gone.append(point.checkpoint_id)
-    return gone
-
-
 def thin(tx: Transaction, plan: Plan, group_id: str) -> None:
-    """Order the removal of what is too much in a group. Called between two cycles of it."""
+    """Order the removal of what no rule keeps in a group. Called between two cycles of it."""
     if dropping(tx, group_id):
         return
-    count = Definition.model_validate(plan.definition).retention.count
-    rows = tx.scalars(
-        select(Checkpoint)
-        .where(
-            Checkpoint.group_id == group_id,
-            Checkpoint.target_site == direction(plan).target,
-            Checkpoint.state == "published",
-        )
-        .order_by(Checkpoint.epoch, Checkpoint.sequence)
-    ).all()
-    leased = set(tx.scalars(select(Lease.checkpoint_id)))
-    points = [
-        Kept(row.checkpoint_id, row.pinned, row.checkpoint_id in leased, row.integrity == "suspect") for row in rows
-    ]
-    for checkpoint_id in surplus(points, count):
-        drop(tx, tx.get_one(Checkpoint, checkpoint_id))
+    found = keeping.decision(tx, plan, group_id)
+    for verdict in found.verdicts:
+        if not verdict.stays:
+            log.info("checkpoint %s of %s goes: %s", verdict.checkpoint_id, group_id, "; ".join(verdict.reasons))
+            drop(tx, tx.get_one(Checkpoint, verdict.checkpoint_id))
+    group = tx.get(Group, group_id)
+    if group is not None and group.crowded != found.crowded:
+        group.crowded = found.crowded
+        tx.changed("plan", plan.name)
+    if found.crowded:
+        log.warning("group %s of plan %s has reached max_chain; nothing of it may go", group_id, plan.name)
+
+
+def thin_all(tx: Transaction) -> None:
+    """Thin the groups whose points grow old without a cycle that would end; called now and then."""
+    for plan in tx.scalars(select(Plan)):
+        if Definition.model_validate(plan.definition).retention.max_age is None:
+            continue
+        for group_id in keeping.groups_of(tx, plan.name):
+            thin(tx, plan, group_id)
 
 
 def dropping(session: Session, group_id: str) -> bool:

@@ -232,7 +232,11 @@ class OldPrimary(Base):
 
 
 class Group(Base):
-    """A consistency group: what is published together."""
+    """A consistency group: what is published together.
+
+    ``tainted_by``: the checkpoint whose signs of encryption count for all that follow, None if there is none.
+    ``crowded``: its chain of points has reached the plan's ``max_chain``, and no rule may make it shorter.
+    """
 
     __tablename__ = "consistency_group"
     group_id: Mapped[str] = mapped_column(primary_key=True)
@@ -242,14 +246,16 @@ class Group(Base):
     last_started_at: Mapped[float | None]
     last_seconds: Mapped[float | None]
     last_error: Mapped[Json | None]
+    tainted_by: Mapped[str | None]
+    crowded: Mapped[bool] = mapped_column(default=False)
 
 
 class Checkpoint(Base):
     """A projection of a published manifest, with what the catalogue adds: pins, labels, leases.
 
     ``ordered_boot_s`` and ``ordered_boot_id`` are the second clock's reading when the source point was ordered.
-    ``drops`` counts how often it was decided to drop it. ``integrity`` is what ``addenda`` say together. ``hold`` is the
-    reason of a legal hold, empty where there is none. ``score`` is a dump of ``farshore.checkpoints.score.Score``;
+    ``drops`` counts how often it was decided to drop it. ``integrity`` is what ``addenda`` say together. ``hold`` is
+    the reason of a legal hold, empty where there is none. ``score`` is a dump of ``farshore.checkpoints.score.Score``;
     ``cleared`` says who found its marks to be harmless.
     """
 

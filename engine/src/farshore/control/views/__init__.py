@@ -2,7 +2,7 @@
 
 from farshore.control.views.history import run, runs
 from farshore.control.views.places import node, nodes, site, site_link, site_links, sites
-from farshore.control.views.points import checkpoint, checkpoints
+from farshore.control.views.points import checkpoint, checkpoints, retention
 from farshore.control.views.protection import has_plan, machine, machines, plan, plans
 from farshore.control.views.trail import audit, tokens
 
@@ -17,6 +17,7 @@ __all__ = [
     "nodes",
     "plan",
     "plans",
+    "retention",
     "run",
     "runs",
     "site",

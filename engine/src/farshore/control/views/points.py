@@ -8,16 +8,26 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from farshore.checkpoints.retention import Verdict
+from farshore.control import keeping, suspicion
 from farshore.control.clock import iso
 from farshore.control.direction import direction
 from farshore.control.nearby import unknown
 from farshore.control.store.records import Checkpoint, Lease, Plan, PlanMachine
+from farshore.model.plan import Plan as Definition
+from farshore.model.plan import Retention
 
 
 def checkpoints(
-    session: Session, plan: str | None = None, machine: str | None = None, group: str | None = None, limit: int = 100
+    session: Session,
+    plan: str | None = None,
+    machine: str | None = None,
+    group: str | None = None,
+    limit: int = 100,
+    *,
+    clean: bool = False,
 ) -> list[dict[str, Any]]:
-    """Return published checkpoints, newest first. ``machine`` is a name or an id."""
+    """Return published checkpoints, newest first. ``machine`` is a name or an id; ``clean``: no doubtful ones."""
     query = select(Checkpoint).where(Checkpoint.state == "published")
     if plan is not None:
         query = query.where(Checkpoint.plan == plan)
@@ -28,7 +38,11 @@ def checkpoints(
     )
     if machine is not None:
         rows = [row for row in rows if machine in _names(row) | _ids(row)]
-    return [_checkpoint(session, row) for row in list(rows)[:limit]]
+    if clean:
+        rows = [row for row in rows if suspicion.is_clean(row) and row.integrity != "suspect"]
+    chosen = list(rows)[:limit]
+    verdicts = _verdicts(session, {(row.plan, row.group_id) for row in chosen})
+    return [_checkpoint(session, row, verdicts) for row in chosen]
 
 
 def checkpoint(session: Session, checkpoint_id: str) -> dict[str, Any]:
@@ -36,7 +50,56 @@ def checkpoint(session: Session, checkpoint_id: str) -> dict[str, Any]:
     row = session.get(Checkpoint, checkpoint_id)
     if row is None:
         raise no_checkpoint(session, checkpoint_id)
-    return _checkpoint(session, row)
+    return _checkpoint(session, row, _verdicts(session, {(row.plan, row.group_id)}))
+
+
+def _verdicts(session: Session, groups: set[tuple[str, str]]) -> dict[str, Verdict]:
+    """Return what retention would say now of the points of some groups, by their ids."""
+    found = {}
+    for name, group_id in groups:
+        plan = session.get(Plan, name)
+        if plan is not None:
+            found |= {one.checkpoint_id: one for one in keeping.decision(session, plan, group_id).verdicts}
+    return found
+
+
+def retention(session: Session, name: str, rules: Retention | None = None) -> dict[str, Any]:
+    """Return what retention would do with a plan's checkpoints now, by its rules or by others."""
+    plan = session.get(Plan, name)
+    if plan is None:
+        raise unknown("plan", name, session.scalars(select(Plan.name)), field="name")
+    own = Definition.model_validate(plan.definition).retention
+    decisions = {
+        group_id: keeping.decision(session, plan, group_id, rules) for group_id in keeping.groups_of(session, name)
+    }
+    goes = [checkpoint_id for one in decisions.values() for checkpoint_id in one.goes]
+    shown = [
+        {
+            "checkpoint_id": verdict.checkpoint_id,
+            "group_id": group_id,
+            "taken_at": iso(session.get_one(Checkpoint, verdict.checkpoint_id).taken_at),
+            "stays": verdict.stays,
+            "reasons": list(verdict.reasons),
+        }
+        for group_id, one in decisions.items()
+        for verdict in one.verdicts
+    ]
+    before = [str(item["checkpoint_id"]) for item in shown]
+    return {
+        "changed": bool(goes),
+        "before": {"retention": own.model_dump(mode="json"), "checkpoints": before},
+        "after": {
+            "retention": (rules or own).model_dump(mode="json"),
+            "checkpoints": [checkpoint_id for checkpoint_id in before if checkpoint_id not in goes],
+        },
+        "checkpoints": shown,
+        "crowded": [group_id for group_id, one in decisions.items() if one.crowded],
+        "warnings": [
+            f"group {group_id} has reached max_chain {(rules or own).max_chain}; what is pinned, held or used cannot go"
+            for group_id, one in decisions.items()
+            if one.crowded
+        ],
+    }
 
 
 def no_checkpoint(session: Session, wrong: str, field: str = "checkpoint_id", plan: str | None = None) -> Exception:
@@ -75,7 +138,9 @@ def _ids(row: Checkpoint) -> set[str]:
     return {machine["machine_id"] for machine in row.manifest["machines"]}
 
 
-def _checkpoint(session: Session, row: Checkpoint) -> dict[str, Any]:
+def _checkpoint(session: Session, row: Checkpoint, verdicts: dict[str, Verdict]) -> dict[str, Any]:
+    verdict = verdicts.get(row.checkpoint_id)
+    found = suspicion.score_of(row)
     members = session.scalars(select(PlanMachine).where(PlanMachine.plan == row.plan))
     called = {member.machine_id: member.name for member in members}
     return {
@@ -93,6 +158,15 @@ def _checkpoint(session: Session, row: Checkpoint) -> dict[str, Any]:
         "source_site": row.source_site,
         "target_site": row.target_site,
         "pinned": row.pinned,
+        "hold": {"reason": row.hold, "by": row.held_by, "at": iso(row.held_at)} if row.hold else None,
+        "retention": {"stays": verdict.stays, "reasons": list(verdict.reasons)} if verdict else None,
+        "suspicion": {
+            "verdict": suspicion.verdict(row),
+            "score": found.value if found.scored else None,
+            "reasons": list(found.reasons),
+            "tainted_by": found.tainted_by,
+            "cleared": {**row.cleared, "at": iso(row.cleared["at"])} if row.cleared else None,
+        },
         "label": row.label,
         "note": row.note,
         "in_use_by": list(session.scalars(select(Lease.run_id).where(Lease.checkpoint_id == row.checkpoint_id))),

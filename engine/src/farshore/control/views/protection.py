@@ -160,6 +160,11 @@ def conditions(session: Session, row: Plan, definition: Definition, ages: list[f
         found.append("replication-failing")
     if integrity.any_suspect(session, row.name):
         found.append("suspect")
+    marks = session.execute(select(Group.tainted_by, Group.crowded).where(Group.plan == row.name)).all()
+    if any(taint for taint, _ in marks):
+        found.append("encryption-suspected")
+    if any(crowded for _, crowded in marks):
+        found.append("chain-at-limit")
     if session.scalars(
         select(Run.run_id).where(Run.plan == row.name, Run.kind == "drill", Run.state.in_(("pending", "running")))
     ).first():
