@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
 from farshore.model.base import Duration, Model
 
@@ -94,4 +94,11 @@ class Hook(Model):
         return self
 
 
-Hooks = dict[HookName, Hook]
+def _stay_here(value: dict[HookName, Hook]) -> dict[HookName, Hook]:
+    for moment, hook in value.items():
+        if moment.endswith("_drill") and hook.at == "source":
+            raise ValueError(f"{moment}: a drill leaves the source site alone; its hooks run at the target")
+    return value
+
+
+Hooks = Annotated[dict[HookName, Hook], AfterValidator(_stay_here)]

@@ -346,7 +346,7 @@ class Checkpoint(_Answer):
 
 
 class RunStep(_Answer):
-    """A step of a run."""
+    """A step of a run. ``evidence``: what it saw or did, such as the output of a hook."""
 
     name: str
     machine: str | None
@@ -356,6 +356,7 @@ class RunStep(_Answer):
     seconds: float | None
     detail: str
     error: dict[str, Any] | None
+    evidence: dict[str, Any] | None
 
 
 class RunMachine(_Answer):

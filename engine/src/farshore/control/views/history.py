@@ -84,6 +84,7 @@ def _run(session: Session, row: Run) -> dict[str, Any]:
                 ),
                 "detail": step.detail,
                 "error": step.error,
+                "evidence": step.evidence,
             }
             for step in steps
         ],
