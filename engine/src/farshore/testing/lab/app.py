@@ -239,6 +239,7 @@ def _domain_xml(guest: Guest, site: Site, accelerator: Accelerator) -> str:
         f"<source network={quoteattr(network.name)}/><model type='virtio'/></interface>"
         f"<serial type='unix'><source mode='bind' path={quoteattr(os.fspath(guest.serial))}/>"
         f"<log file={quoteattr(os.fspath(guest.console))} append='off'/></serial>"
+        "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
         "<video><model type='vga'/></video><memballoon model='none'/></devices></domain>"
     )
 

@@ -9,7 +9,8 @@ One system image; the file ``/etc/farshore-lab.conf`` on its second partition gi
     system disk only; asks the database at each request. Finds it at host part .11 of its own network.
 
 Both answer HTTP on port 8080: ``/`` for people, ``/cgi-bin/status`` with ``"status":"ok"`` for probes; the database
-takes ``/cgi-bin/insert?value=``, which answers once the row is on disk. ACPI power button: stops in order.
+takes ``/cgi-bin/insert?value=``, which answers once the row is on disk. ACPI power button: stops in order. A
+small guest agent freezes the file systems.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ DATA_DISK_BYTES: Final = 512 * MIB
 TABLE_BYTES: Final = 64 * MIB  # 16,384 pages of 4 KiB, as common.sh says
 
 _FILES: Final = Path(__file__).parent / "guestfiles"
-_SCRIPTS: Final = ("cgi.sh", "common.sh", "power.sh", "start.sh", "stop.sh", "udhcpc.sh", "work.sh")
+_SCRIPTS: Final = ("agent.sh", "cgi.sh", "common.sh", "power.sh", "start.sh", "stop.sh", "udhcpc.sh", "work.sh")
 _MODULES: Final = (
     "drivers/virtio/virtio.ko",
     "drivers/virtio/virtio_ring.ko",
@@ -51,6 +52,7 @@ _MODULES: Final = (
     "drivers/virtio/virtio_pci_modern_dev.ko",
     "drivers/virtio/virtio_pci_legacy_dev.ko",
     "drivers/block/virtio_blk.ko",
+    "drivers/char/virtio_console.ko",
     "net/core/failover.ko",
     "drivers/net/net_failover.ko",
     "drivers/net/virtio_net.ko",
@@ -58,7 +60,7 @@ _MODULES: Final = (
     "drivers/input/evdev.ko",
 )
 # One line a service; BusyBox init runs sysinit to its end, then keeps the others alive.
-_INITTAB: Final = "::sysinit:/etc/start.sh\n::respawn:/etc/work.sh\n::respawn:/etc/power.sh\n"
+_INITTAB: Final = "::sysinit:/etc/start.sh\n::respawn:/etc/work.sh\n::respawn:/etc/power.sh\n::respawn:/etc/agent.sh\n"
 # tty0 too, so that a screenshot shows the banner. The rest saves seconds of emulation.
 _APPEND: Final = (
     "console=tty0 console=ttyS0,115200 quiet loglevel=3 panic=10 mitigations=off nokaslr "
@@ -163,7 +165,9 @@ def _is_static(path: Path) -> bool:
 
 def _kernel(cache: Path, progress: Progress) -> Path:
     """Return a folder with ``vmlinuz`` and the modules, taken from Debian's package; downloads at most once."""
-    ready = sorted((path for path in cache.glob("kernel/*") if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    wanted = hashlib.sha256("\n".join(_MODULES).encode()).hexdigest()[:8]
+    kept = sorted((path for path in cache.glob("kernel/*") if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    ready = [path for path in kept if path.name.endswith(f"-{wanted}")]
     if ready:
         return ready[-1]
     listed = command.run(["apt-cache", "depends", "--important", KERNEL_PACKAGE])
@@ -182,6 +186,10 @@ def _kernel(cache: Path, progress: Progress) -> Path:
         # The sandbox user cannot write into a private folder; the download is checked by apt all the same.
         command.run(["apt-get", "-o", "APT::Sandbox::User=root", "download", name], cwd=work, timeout_s=600)
     except Permanent as error:
+        if kept:  # taken with fewer modules: what they are for is missing, the rest works
+            progress(f"{name} could not be fetched; going on with {kept[-1].name}")
+            shutil.rmtree(work)
+            return kept[-1]
         error.hint = "apt could not fetch the kernel package; refresh its lists with: apt-get update"
         raise
     [package] = work.glob("*.deb")
@@ -196,7 +204,7 @@ def _kernel(cache: Path, progress: Progress) -> Path:
         if found.exists():  # one that is missing is built into this kernel
             found.rename(work / "modules" / found.name)
     shutil.rmtree(tree)
-    final = cache / "kernel" / package.stem
+    final = cache / "kernel" / f"{package.stem}-{wanted}"
     package.unlink()
     work.rename(final)
     return final

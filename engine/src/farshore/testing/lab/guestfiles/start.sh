@@ -8,7 +8,7 @@
 . /etc/common.sh
 
 # Each after what it needs: virtio_ring before virtio, failover before virtio_net.
-for module in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk \
+for module in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk virtio_console \
     failover net_failover virtio_net button evdev; do
     insmod "/lib/modules/$module.ko" 2>/dev/null
 done
