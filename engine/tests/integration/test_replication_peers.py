@@ -366,6 +366,7 @@ def test_a_session_that_the_source_forgot_is_opened_again_unseen(site: Site) -> 
     assert read(session, (0, 64 * KIB)) == before
     assert len(site.service.sessions()) == 1
     session.close()
+    assert session.source_stats(), "the source confirms the end"
     assert site.service.sessions() == []
 
 

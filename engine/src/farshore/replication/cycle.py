@@ -82,6 +82,7 @@ class DiskCycle:
         self._window = window
         self._auditor = auditor
         self._audit: RidingAudit | None = None
+        self._listing: Iterator[tuple[int, int, bool]] | None = None
         self._draft: Draft | None = None
         self._landing = landing
         self._began = self._ended = 0.0
@@ -108,6 +109,8 @@ class DiskCycle:
             )
         self._check_journal()
         self.plan = plan = self._choose()
+        if plan.mode != "verify":  # on its way while the draft is opened
+            self._listing = self._session.extents(self._index, since_base=plan.mode == "incremental")
         draft = self._draft = self._open_draft(plan)
         if self.state.held:
             readable = draft if self._target.caps.reads_unsealed else None
@@ -340,7 +343,7 @@ class DiskCycle:
         """Yield what has to be copied, as extents."""
         base, index = plan.tree, self._index
         if plan.mode == "full" or base is None:
-            yield from self._session.extents(index, since_base=False)
+            yield from self._listed(since_base=False)
             return
 
         def leaves(first: int, stop: int) -> bytes:
@@ -348,12 +351,17 @@ class DiskCycle:
 
         if plan.mode == "incremental":
             self._audit = RidingAudit(self._auditor, self._session, index, self.disk.disk_key, self.disk.size_bytes)
-            yield from self._audit.riding(self._session.extents(index, since_base=True), leaves)
+            yield from self._audit.riding(self._listed(since_base=True), leaves)
             return
         for extent in differing(self._session, index, self.disk.size_bytes, leaves):
             if self._audit is not None:  # a second pass: whatever differs now was missed
                 self._doubt(*extent[:2], plan.reason)
             yield extent
+
+    def _listed(self, *, since_base: bool) -> Iterator[tuple[int, int, bool]]:
+        """Return the source's list: the one that was asked for early, once, or a new one."""
+        early, self._listing = self._listing, None
+        return self._session.extents(self._index, since_base=since_base) if early is None else early
 
     def _doubt(self, offset: int, length: int, reason: str) -> None:
         missed = Missed(offset // LEAF_SIZE, -(-(offset + length) // LEAF_SIZE), reason)

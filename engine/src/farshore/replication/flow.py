@@ -221,6 +221,8 @@ class DiskWindow:
                 self._changed.wait(TICK_S)
                 self._node.scheduler.tick(self._number, time.monotonic())
             self._check()
+            self._node.scheduler.rest(self._number)
+            self._node.grant(time.monotonic())
 
     def mark_due(self) -> bool:
         """Say whether a mark should begin."""

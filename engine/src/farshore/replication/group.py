@@ -122,8 +122,9 @@ def replicate(
             with ExitStack() as stack:
                 group = _Group(params, grant, target, manifests, folder, stack)
                 on_drafts(group.drafts)
-                stats = group.copy(links, window or NodeWindow(_default_budget()), on_progress, cancel)
+                session = group.copy(links, window or NodeWindow(_default_budget()), on_progress, cancel)
                 manifest = group.publish()
+                stats = group.stats(session)
         except OSError as error:
             failure = journal_error(error)
             if isinstance(failure, NoSpace):
@@ -199,8 +200,11 @@ class _Group:
 
     def copy(
         self, links: Links, window: NodeWindow, on_progress: OnProgress, cancel: threading.Event | None
-    ) -> CycleStats:
-        """Copy all disks side by side; all are durable on return. The first error ends all of them."""
+    ) -> Session:
+        """Copy all disks side by side; all are durable on return. The first error ends all of them.
+
+        The session that is returned has ended; the source's confirmation is on its way while the disks are sealed.
+        """
         params, grant = self._params, self._grant
         peer = Peer(grant.source_site, grant.source_node, grant.source_thumbprint)
         link = links.to(params.address, peer) if params.address else links.from_peer(peer)
@@ -247,7 +251,7 @@ class _Group:
         self._stack.callback(session.close)
         self._run(session, window, on_progress, cancel)
         session.close()
-        return self._stats(session)
+        return session
 
     def _is_copied(self, state: DraftState) -> bool:
         """Say whether a disk needs its source no more."""
@@ -372,7 +376,9 @@ class _Group:
             detail={"moved_bytes": sum(cycle.counters.moved_bytes for cycle in self._cycles), "mode": mode},
         )
 
-    def _stats(self, session: Session) -> CycleStats:
+    def stats(self, session: Session) -> CycleStats:
+        """Return what the cycle took; ``session`` is the one that :meth:`copy` returned."""
+        source = session.source_stats()
         counters = [cycle.counters for cycle in self._cycles]
         disks = [
             cycle.stats().model_copy(update={"content": cycle.content(self._held.get(cycle.disk.disk_key))})
@@ -390,7 +396,7 @@ class _Group:
             seconds=0.0,
             reason="; ".join(sorted(reasons)),
             retries=sum(one.retries for one in disks) + session.corrupt,
-            source=SourceStats.model_validate(session.source_stats) if session.source_stats else None,
+            source=SourceStats.model_validate(source) if source else None,
             disks=tuple(disks),
         )
 

@@ -23,6 +23,7 @@ from farshore.transport import frames
 from farshore.transport.buffers import NOTHING, Lent
 from farshore.transport.dialing import check_answer, dial, pause_s, refusal
 from farshore.transport.notices import code_of, named
+from farshore.transport.pace import Pace
 from farshore.transport.sockets import Wire, hang_up, receive_frame, receive_head, wire_of
 from farshore.transport.stream import Stream
 
@@ -99,10 +100,11 @@ class Connection(threading.Thread):
     """One connection. Made by a link: to be dialed again and again, or ``given`` and used to its end.
 
     Attributes:
-        alive: requests may be placed here; guarded by the link's lock, as are ``load`` and ``outbox``.
+        alive: requests may be placed here; guarded by the link's lock, as are ``load``, ``pace`` and ``outbox``.
         greeted: the peer has shown that it speaks the protocol.
         retiring: it comes to its end with what is outstanding.
         load: bytes that are asked for and not yet answered.
+        pace: how fast they come.
         shown: who we are on it; None where the listener knows.
     """
 
@@ -116,6 +118,7 @@ class Connection(threading.Thread):
         self.greeted = False
         self.retiring = False
         self.load = 0
+        self.pace = Pace()
         self.shown: NodeTls | None = None
         self.wire = Wire()
         self._socket: ssl.SSLSocket | None = None
@@ -301,8 +304,10 @@ class Connection(threading.Thread):
         lent = self._receive_payload(stream, header.payload_size, request)
         del self._outstanding[header.request]
         self._outstanding_bytes -= len(request.frame)
+        size = request.weight + len(request.frame)
         with self._link.lock:
-            self.load -= request.weight + len(request.frame)
+            self.load -= size
+            self.pace.answered(size, time.monotonic())
         if request.abandoned:
             lent.release()
         elif failure is not None:

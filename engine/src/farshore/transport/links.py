@@ -26,6 +26,7 @@ from farshore.transport.buffers import BufferPool
 from farshore.transport.connection import Connection, Request
 from farshore.transport.dialing import CONNECT_TIMEOUT_S
 from farshore.transport.notices import Notices
+from farshore.transport.pace import Pace, soonest
 from farshore.transport.sockets import connections_for, parse_address
 from farshore.transport.stream import Lanes
 from farshore.transport.tls import NodeTls, Peer
@@ -233,8 +234,11 @@ class Link:
         if not alive:
             self._backlog.append(request)
             return
-        best = min(alive, key=lambda connection: connection.load)
-        best.load += request.weight + len(request.frame)
+        size = request.weight + len(request.frame)
+        best = soonest(alive, size)
+        if not best.load:
+            best.pace.asked(time.monotonic())
+        best.load += size
         best.outbox.append(request)
         best.wake()
 
@@ -284,7 +288,7 @@ class Link:
             # One that was on its way while the certificate was renewed goes at once.
             connection.retiring = connection.shown not in {None, self.identity}
             connection.alive = not connection.retiring
-            connection.load = 0
+            connection.load, connection.pace = 0, Pace()
             waiting, self._backlog = self._backlog, deque()
             for request in waiting:
                 self._place(request)

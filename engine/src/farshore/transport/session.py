@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 #: A chunk whose digest fails is asked for again this often; more is no accident of the wire.
 CORRUPT_TRIES: Final = 3
-#: How long the end of a session waits for its confirmation.
+#: How long the confirmation of a session's end is waited for.
 CLOSE_TIMEOUT_S: Final = 5.0
 
 #: While a session is being opened its caller looks up this often.
@@ -53,7 +53,7 @@ class Session:
         self.received_bytes = 0
         self.resent_bytes = 0
         self.corrupt = 0
-        self.source_stats: dict[str, Any] = {}
+        self._told: Future[dict[str, Any]] | None = None
 
     @property
     def rtt_s(self) -> float | None:
@@ -88,11 +88,13 @@ class Session:
         return opened
 
     def extents(self, disk: int, *, since_base: bool) -> Iterator[tuple[int, int, bool]]:
-        """Yield the ``(offset, length, zero)`` that changed since the grant's base, or all that is allocated.
+        """Return the ``(offset, length, zero)`` that changed since the grant's base, or all that is allocated.
 
-        The next page is on its way while this one is used.
+        The first page is asked for by the call itself; the next one is on its way while one is used.
         """
-        page = self._list(disk, since_base, 0)
+        return self._pages(disk, since_base, self._list(disk, since_base, 0))
+
+    def _pages(self, disk: int, since_base: bool, page: Future[frames.Extents]) -> Iterator[tuple[int, int, bool]]:
         while True:
             answer = page.result()
             if answer.more:
@@ -208,7 +210,10 @@ class Session:
             self._done()
 
     def close(self) -> None:
-        """End the session: after the call no callback runs any more. The source learns of it, if it can be reached."""
+        """End the session: after the call no callback runs any more. The source learns of it, if it can be reached.
+
+        Nothing waits for its confirmation, which is a round trip away; see :meth:`source_stats`.
+        """
         in_order = self._error is None
         self.abort(Reconnect("the session was closed", code="session-closed"))
         with self._quiet:
@@ -225,10 +230,17 @@ class Session:
             Request(lambda request: frames.encode_close(request, number), closed, lambda _error: _settle(told, {}))
         )
         if in_order:
-            try:
-                self.source_stats = told.result(timeout=CLOSE_TIMEOUT_S)
-            except TimeoutError:
-                log.info("the source did not confirm the end of the session")
+            self._told = told
+
+    def source_stats(self) -> dict[str, Any]:
+        """Wait for the confirmation of :meth:`close`; return what the source says that the session took, if it does."""
+        if self._told is None:
+            return {}
+        try:
+            return self._told.result(timeout=CLOSE_TIMEOUT_S)
+        except TimeoutError:
+            log.info("the source did not confirm the end of the session")
+            return {}
 
     # Inside ---------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 Python decrypts record by record, 64 to the MiB, and gives the interpreter's lock away at each. Where eight threads do
 so at once, most of their time goes into taking turns: a target was measured to spend 1.6 to 3.5 s of processor for each
 GiB, and 1.4 s where a thread that has begun goes on until nothing more has come. So reading is done in *lanes*; who
-waits for the network holds none.
+waits for the network holds none, and is woken by the kernel when enough has come to be worth it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import os
 import select
+import socket
 import ssl
 import threading
 from typing import Final
@@ -21,6 +22,13 @@ from farshore.units import KIB
 
 #: What is shorter than this comes in one or two records, and needs no lane.
 _SHORT: Final = 32 * KIB
+#: What has to have come before a thread that waits for more than this is woken. At 1 Gbit/s over eight connections
+#: and 200 ms a target took 6.4 s of processor for each GiB when every packet woke it. A young connection has less in
+#: flight, and a receive window that grows with what is taken out: for it, this part of what it has brought so far.
+_ENOUGH: Final = 128 * KIB
+_PART: Final = 16
+#: What a record can hold back: it is decrypted when all of it is there.
+_RECORD: Final = 17 * KIB
 
 
 class Lanes:
@@ -44,6 +52,8 @@ class Stream:
         connection.setblocking(False)
         self._connection = connection
         self._lane = lane
+        self._enough = 1
+        self._received = 0
         self._timeout_ms = int(timeout_s * 1000)
         self._readable = select.poll()
         self._readable.register(connection, select.POLLIN)
@@ -77,9 +87,19 @@ class Stream:
                             raise Reconnect("the connection ended inside of a frame")
                         at += count
             except ssl.SSLWantReadError:
+                self._wake_at(min(size - at, (self._received + at) // _PART))
                 self._wait(self._readable)
             except ssl.SSLWantWriteError:
                 self._wait(self._writable)
+        self._received += size
+        self._wake_at(0)
+
+    def _wake_at(self, expected: int) -> None:
+        """Have the kernel call the socket readable when as much, or enough, has come."""
+        enough = max(1, min(_ENOUGH, expected - _RECORD))
+        if enough != self._enough:
+            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, enough)
+            self._enough = enough
 
     def _wait(self, poll: select.poll) -> None:
         if not poll.poll(self._timeout_ms):

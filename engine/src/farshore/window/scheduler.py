@@ -46,6 +46,9 @@ PRESSURE_OFF: Final = 0.5
 REFILL_PART: Final = 16
 #: A disk that wants nothing keeps its share for this long: its thread may only be between two chunks.
 LINGER_S: Final = 0.25
+#: One that has joined and wants nothing yet, for this long: it is finding out what has changed. Else those that are
+#: ready first would take all that the paths hold, and of 80 disks two or three would be done before the last had begun.
+JOIN_S: Final = 2.0
 
 
 @dataclass(slots=True)
@@ -115,6 +118,7 @@ class Scheduler:
         self._turns = itertools.count(1)
         self._active = 0
         self._idle: _Ring = {}
+        self._joining: _Ring = {}
         self._share = CHUNK_SIZE
         self._reserved = 0
         self.peak_bytes = 0
@@ -150,7 +154,10 @@ class Scheduler:
             raise ValueError(f"a level of {level} and a mark of {mark} bytes let nothing move")
         law = Law(levels or (level,), level, writers_max)
         buckets = tuple(self._buckets.setdefault(name, Bucket(now=now)) for name in limits)
-        self._disks[disk] = _Disk(disk, mark, law, Meter(now), buckets, level)
+        entry = self._disks[disk] = _Disk(disk, mark, law, Meter(now), buckets, level)
+        self._activate(entry)
+        entry.idle_since = now
+        self._joining[disk] = entry
 
     def remove_disk(self, disk: int) -> None:
         """Forget a disk; the credit that its chunks hold comes back."""
@@ -195,11 +202,12 @@ class Scheduler:
     def requested(self, now: float) -> list[tuple[int, int]]:
         """Give out credit; return the ``(disk, chunk)`` that go now, in the order of their turns."""
         self._now = now
-        while self._idle:
-            entry = next(iter(self._idle.values()))
-            if entry.idle_since is not None and now - entry.idle_since < LINGER_S:
-                break
-            self._deactivate(entry)
+        for ring, patience_s in ((self._idle, LINGER_S), (self._joining, JOIN_S)):
+            while ring:
+                entry = next(iter(ring.values()))
+                if entry.idle_since is not None and now - entry.idle_since < patience_s:
+                    break
+                self._deactivate(entry)
         granted: list[tuple[int, int]] = []
         self._serve(now, granted)
         for number, entry in list(self._paced.items()):
@@ -243,6 +251,12 @@ class Scheduler:
     def failed(self, disk: int, chunk: int) -> None:
         """Note that a chunk will not be written by this request; a new :meth:`want` asks again."""
         self._settle(self._disks[disk], chunk)
+
+    def rest(self, disk: int) -> None:
+        """Note that a disk wants nothing more for now; where nothing of it is in flight, it needs no share."""
+        entry = self._disks[disk]
+        if not entry.flying and not entry.waiting:
+            self._deactivate(entry)
 
     def tick(self, disk: int, now: float) -> None:
         """Let time pass for a disk of which nothing is heard."""
@@ -410,6 +424,7 @@ class Scheduler:
 
     def _activate(self, entry: _Disk) -> None:
         self._idle.pop(entry.number, None)
+        self._joining.pop(entry.number, None)
         entry.idle_since = None
         if not entry.active:
             entry.active = True
@@ -418,6 +433,7 @@ class Scheduler:
 
     def _deactivate(self, entry: _Disk) -> None:
         self._idle.pop(entry.number, None)
+        self._joining.pop(entry.number, None)
         if entry.active:
             entry.active = False
             self._active -= 1

@@ -6,7 +6,7 @@ import pytest
 from farshore.units import CHUNK_SIZE, GIB, MIB, WINDOW_LEVELS
 from farshore.window.budget import NODE_BUDGET_MAX, NODE_BUDGET_MIN, guaranteed_share, in_use, node_budget
 from farshore.window.levels import fixed_level, usable_levels
-from farshore.window.scheduler import LINGER_S, Scheduler
+from farshore.window.scheduler import JOIN_S, LINGER_S, Scheduler
 
 
 def test_a_budget_is_a_quarter_of_the_memory_within_bounds() -> None:
@@ -120,10 +120,29 @@ def test_a_share_is_kept_free_for_a_disk_with_work_and_lent_out_when_it_has_none
     assert len(scheduler.requested(LINGER_S)) == 4
 
 
+def test_a_disk_that_joins_has_its_share_kept_until_it_wants_nothing_or_has_taken_too_long() -> None:
+    scheduler = Scheduler(8 * CHUNK_SIZE)
+    for disk in (1, 2):
+        scheduler.add_disk(disk, 8 * CHUNK_SIZE, 10**9)
+    for chunk in range(1, 20):
+        scheduler.want(1, chunk, CHUNK_SIZE)
+    assert len(scheduler.requested(0.0)) == 4, "the other half is for the disk that is finding out what has changed"
+    assert len(scheduler.requested(JOIN_S / 2)) == 0
+    assert len(scheduler.requested(JOIN_S)) == 4
+
+    scheduler.add_disk(3, 8 * CHUNK_SIZE, 10**9, now=JOIN_S)
+    for chunk in range(1, 5):
+        scheduler.written(1, chunk, JOIN_S)
+    assert len(scheduler.requested(JOIN_S)) == 0
+    scheduler.rest(3)
+    assert len(scheduler.requested(JOIN_S)) == 4
+
+
 def test_a_full_write_queue_leaves_everybody_the_share_until_half_of_it_is_written() -> None:
     scheduler = Scheduler(8 * CHUNK_SIZE)
     for disk in (1, 2):
         scheduler.add_disk(disk, 8 * CHUNK_SIZE, 10**9)
+    scheduler.rest(2)
     for chunk in range(1, 20):
         scheduler.want(1, chunk, CHUNK_SIZE)
     assert len(scheduler.requested(0.0)) == 8
