@@ -190,6 +190,9 @@ class ScriptedSite:
         self.tagged.setdefault(task.params["tag"], set()).add(f"network:{task.params['name']}")
         return {}
 
+    def machine_prepare(self, task: Task) -> dict[str, Any]:
+        return {"machine_id": task.params["machine_id"]}
+
     def machine_create(self, task: Task) -> dict[str, Any]:
         params = task.params
         machine_id = f"made-{params['name']}"
@@ -277,6 +280,7 @@ KINDS = (
     "machine-untrack",
     "network-create",
     "machine-create",
+    "machine-prepare",
     "machine-power-on",
     "machine-probe",
     "sweep",

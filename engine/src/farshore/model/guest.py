@@ -84,7 +84,10 @@ class GuestDisk(Report):
 
 
 class GuestNic(Report):
-    """One interface at the target. ``source_mac`` is what the guest knows it by. ``address`` None: none was chosen."""
+    """One interface at the target. ``address`` None: none was chosen.
+
+    ``source_mac`` is what the guest knows it by, ``known`` are addresses that were seen at it.
+    """
 
     mac: str
     source_mac: str = ""
@@ -93,6 +96,7 @@ class GuestNic(Report):
     prefix: int | None = Field(None, ge=0, le=32)
     gateway: str | None = None
     dns: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
 
 
 class MachinePrepareParams(Report):

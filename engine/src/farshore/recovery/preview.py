@@ -16,6 +16,7 @@ from farshore.model.machine import MachineFacts, NicFacts, disk_key
 from farshore.model.plan import Plan, Purpose
 from farshore.model.task import DiskSpec, MachineCreateParams, NetworkCreateParams, NicSpec
 from farshore.recovery.plan import Order
+from farshore.recovery.readdress.preparation import bios_id, new_mac
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,9 @@ def machine(
                 hint=f"Add an entry with `source: {network}` to networks.",
                 machine=choice.name,
             )
-        nics.append(NicSpec(mac=nic.mac, network=chosen, address=address))
+        before = facts.nics[len(nics)].mac
+        other = before if before.lower() != nic.mac.lower() else ""
+        nics.append(NicSpec(mac=nic.mac, network=chosen, address=address, source_mac=other))
     # What a machine was given for the other site is taken back on the way home.
     size = choice.home if purpose == "failback" and choice.home is not None else None
     return MachineCreateParams(
@@ -108,6 +111,7 @@ def machine(
         disks=tuple(disks),
         nics=tuple(nics),
         epoch=epoch,
+        bios_id=bios_id(facts) if settings.bios_id == "keep" else "",
     )
 
 
@@ -152,7 +156,8 @@ def _plugs(plan: Plan, choice: Choice, purpose: Purpose) -> list[tuple[NicFacts,
     The plan's one address goes to the first that fits its network. On the way home, without one, an address that was
     changed for the other site is what it was before.
     """
-    wanted = plan.machine(choice.name).recovery.addresses.get(purpose)
+    settings = plan.machine(choice.name).recovery
+    wanted = settings.addresses.get(purpose)
     found = list(_at_home(plan, choice))
     index = 0
     if wanted is not None and purpose == "drill":
@@ -166,6 +171,8 @@ def _plugs(plan: Plan, choice: Choice, purpose: Purpose) -> list[tuple[NicFacts,
         address = str(wanted) if wanted is not None and at == index else None
         if wanted is None and changed and at < len(before) and before[at]:
             address = before[at][0]
+        if settings.mac == "new" and purpose != "failback":
+            nic = nic.model_copy(update={"mac": new_mac(choice.machine_id, nic.mac, purpose)})  # noqa: PLW2901
         plugs.append((nic, network, address))
     return plugs
 

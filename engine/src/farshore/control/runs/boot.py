@@ -32,6 +32,7 @@ from farshore.model.task import (
 )
 from farshore.recovery import preview
 from farshore.recovery.plan import Order, State
+from farshore.recovery.readdress.preparation import preparation
 
 #: The steps of a machine, in order.
 STEPS: Final = ("create", "prepare", "power on", "validate")
@@ -65,17 +66,14 @@ def nothing(_scene: Scene, _machine: RunMachine, _event: str) -> None:
     """Listen to nothing."""
 
 
-def unprepared(_name: str, _machine_id: str) -> None:
-    """Leave the guest as it is."""
-
-
-def create(scene: Scene, make: Maker, listen: Listener = nothing, prepare: Preparer = unprepared) -> bool:
+def create(scene: Scene, make: Maker, listen: Listener = nothing, prepare: Preparer | None = None) -> bool:
     """Make the machines, powered off, in the order of their start, as many at once as plan, site and nodes take.
 
     Raises:
         FarshoreError: a machine of a critical group could not be made; nothing more is made then.
     """
     tx, run = scene.tx, scene.run
+    prepare = prepare or partial(_preparation, scene, make)
     for name in story.idle(scene, *_MAKING):
         _make(scene, ledger.machine(tx, run.run_id, name), make, listen, prepare)
     found = ledger.states(tx, run.run_id)
@@ -123,6 +121,11 @@ def _make(scene: Scene, machine: RunMachine, make: Maker, listen: Listener, prep
         _prepared(scene, machine, MachinePrepareResult.model_validate(task.result))
     if machine.state == "preparing":
         machine.state = "created"
+
+
+def _preparation(scene: Scene, make: Maker, name: str, machine_id: str) -> MachinePrepareParams | None:
+    """Say what is done to a guest by what the plan says of it."""
+    return preparation(scene.definition, name, make(name), machine_id)
 
 
 def _prepared(scene: Scene, machine: RunMachine, result: MachinePrepareResult) -> None:

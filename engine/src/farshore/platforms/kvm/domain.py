@@ -5,6 +5,7 @@ Built with elements, never with strings: a name from a plan cannot become markup
 
 from __future__ import annotations
 
+import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from farshore.model.task import MachineCreateParams
 #: Namespaces of what we note in a domain's metadata.
 OWNER: Final = "https://farshore.dr/xmlns/owner/1"
 FENCE: Final = "https://farshore.dr/xmlns/fence/1"
+#: Of libvirt's way to hand QEMU arguments that it has no words for (https://libvirt.org/drvqemu.html).
+QEMU: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
 #: A floppy whose image can never exist: libvirt refuses to start the machine and its message names the path.
 FENCE_PATH: Final = "/farshore-fenced"
 #: Machine types that we carry over; all else becomes the first.
@@ -56,6 +59,7 @@ class Owner:
     tag: str
     purpose: str
     epoch: int
+    bios_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +190,9 @@ def _nic(item: ET.Element) -> DomainNic:
 def _owner(item: ET.Element | None) -> Owner | None:
     if item is None:
         return None
-    return Owner(item.get("tag", ""), item.get("purpose", ""), int(item.get("epoch", "0")))
+    return Owner(
+        item.get("tag", ""), item.get("purpose", ""), int(item.get("epoch", "0")), item.get("bios_id", "")
+    )
 
 
 def _fence(item: ET.Element | None, *, barred: bool) -> Fence | None:
@@ -267,7 +273,9 @@ def build(
     ET.SubElement(root, "uuid").text = machine_id
     ET.register_namespace("farshore", OWNER)
     metadata = ET.SubElement(root, "metadata")
-    ET.SubElement(metadata, f"{{{OWNER}}}owner", {"tag": spec.tag, "purpose": spec.purpose, "epoch": str(spec.epoch)})
+    note = {"tag": spec.tag, "purpose": spec.purpose, "epoch": str(spec.epoch)}
+    keeps_id = bool(spec.bios_id) and spec.bios_id.lower() != machine_id.lower()
+    ET.SubElement(metadata, f"{{{OWNER}}}owner", {**note, "bios_id": spec.bios_id} if keeps_id else note)
     ET.SubElement(root, "memory", {"unit": "b"}).text = str(spec.memory_bytes)
     ET.SubElement(root, "vcpu").text = str(spec.cpus)
     machine = facts.tags.get("machine", "")
@@ -294,7 +302,17 @@ def build(
     ET.SubElement(video, "model", {"type": "vga"})
     rng = ET.SubElement(devices, "rng", {"model": "virtio"})
     ET.SubElement(rng, "backend", {"model": "random"}).text = "/dev/urandom"
+    if keeps_id:
+        _add_bios_id(root, spec.bios_id)
     return text(root)
+
+
+def _add_bios_id(root: ET.Element, bios_id: str) -> None:
+    """Have the firmware tell another UUID than libvirt's, which is taken where the machine's predecessor still is."""
+    ET.register_namespace("qemu", QEMU)
+    command = ET.SubElement(root, f"{{{QEMU}}}commandline")
+    for value in ("-smbios", f"type=1,uuid={uuid.UUID(bios_id)}"):
+        ET.SubElement(command, f"{{{QEMU}}}arg", {"value": value})
 
 
 def _add_disks(devices: ET.Element, spec: MachineCreateParams, images: Mapping[str, Path]) -> None:
@@ -316,6 +334,7 @@ def _add_nics(devices: ET.Element, spec: MachineCreateParams) -> None:
     models = {nic.mac.lower(): nic.model for nic in spec.facts.nics}
     for nic in spec.nics:
         item = ET.SubElement(devices, "interface", {"type": "network"})
+        known = (nic.source_mac or nic.mac).lower()
         ET.SubElement(item, "mac", {"address": nic.mac})
         ET.SubElement(item, "source", {"network": nic.network})
-        ET.SubElement(item, "model", {"type": models.get(nic.mac.lower(), "virtio")})
+        ET.SubElement(item, "model", {"type": models.get(known, "virtio")})

@@ -82,6 +82,8 @@ def facts(handle: Any) -> MachineFacts:
     tags = {"machine": found.machine}
     if found.owner:
         tags |= {"farshore.tag": found.owner.tag, "farshore.purpose": found.owner.purpose}
+        if found.owner.bios_id:
+            tags["bios_id"] = found.owner.bios_id
     fence = defined(handle).fence
     if fence:
         tags["farshore.fenced"] = str(fence.epoch)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from farshore.errors import Permanent
 from farshore.model.guest import MachinePrepareParams, MachinePrepareResult, stopping
 from farshore.model.machine import Finding
-from farshore.recovery.guest import linux, writing
+from farshore.recovery.guest import linux, network, writing
 from farshore.recovery.guest.guest import Guest
 from farshore.recovery.guest.volumes import Content, RawDisk, look
 
@@ -39,6 +39,8 @@ def prepare(params: MachinePrepareParams, disks: Sequence[RawDisk]) -> MachinePr
             linux.check(guest, tree)
         else:
             _nothing(guest)
+    if tree is not None:
+        network.apply(guest, tree)
     _write(guest)
     findings = tuple(guest.findings)
     return MachinePrepareResult(

@@ -39,7 +39,8 @@ def machine(compute: Compute, params: MachinePrepareParams, check: Callable[[], 
     began = time.monotonic()
     try:
         with compute.open_disks(params.machine_id) as disks:
-            result = _apart(params, disks, check)
+            # A platform whose machines have nothing in them has nothing to be prepared.
+            result = _apart(params, disks, check) if disks else MachinePrepareResult(machine_id=params.machine_id)
     except Conflict:
         raise
     except Permanent as error:
