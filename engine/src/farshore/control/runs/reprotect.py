@@ -234,6 +234,8 @@ def _turn(scene: Scene) -> bool:
         old_primaries={row.name: row.old_machine_id for row in turned},
         accept_divergence=bool(run.params.get("accept_divergence")),
     )
+    for group_id in sorted({member.group_id for member in turned}):
+        cycles.create(tx, plan, group_id, "reprotect", run_id=run.run_id)
     ledger.note(tx, run, turned=True)
     ledger.done(tx, run.run_id, "turn", f"replicated from {run.from_site} to {run.to_site} from now on")
     return True
@@ -244,12 +246,6 @@ def _copy(scene: Scene) -> bool:
     tx, run = scene.tx, scene.run
     row = ledger.begin(tx, run.run_id, "copy")
     found = tx.scalars(select(Cycle).where(Cycle.run_id == run.run_id)).all()
-    if not found:
-        if run.pause:
-            return False
-        for group_id in sorted({member.group_id for member in epoch.rows(tx, run)}):
-            cycles.create(tx, scene.plan, group_id, "reprotect", run_id=run.run_id)
-        return False
     if run.cancel:
         for cycle in found:
             cycle.cancel = True
