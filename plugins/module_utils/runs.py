@@ -10,6 +10,8 @@ from ansible_collections.farshore.dr.plugins.module_utils.module import outcome,
 from ansible_collections.farshore.dr.plugins.module_utils.waiting import ENDED
 
 _MIB = 1 << 20
+# States in which a run waits for somebody.
+WAITING = ("waiting-approval", "paused")
 
 
 def conclude(module, client, answer, **values):
@@ -46,6 +48,12 @@ def news(run, told):
             text += f" ({step['detail']})"
         tell(f"{index}/{who}/{state}", text)
     state = run.get("state")
+    rests = [mark for mark in marks if mark.startswith("rest/")]
+    last = rests[-1].split("/", 2)[2] if rests else ""
+    # It may wait for somebody more than once: each time is told, and that it goes on.
+    now = f"{state}: {run['next']}" if run.get("next") else "goes on" if last and state not in ENDED else ""
+    if now and now != last:
+        tell(f"rest/{len(rests)}/{now}", now)
     if state in ENDED:
         tell(f"run/{state}", f"{run.get('kind')} {run.get('run_id')}: {state}")
     return sentences, marks
@@ -53,6 +61,8 @@ def news(run, told):
 
 def progress(run):
     """Return how far ``run`` is as a short sentence, empty where it does not say."""
+    if run.get("state") in WAITING and run.get("next"):
+        return str(run["next"])
     found = run.get("progress") or {}
     parts = []
     if found.get("total_bytes"):

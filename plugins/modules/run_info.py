@@ -27,12 +27,12 @@ options:
     description:
       - Only runs of this kind.
     type: str
-    choices: [replicate, checkpoint, drill, failover, cleanup]
+    choices: [replicate, checkpoint, drill, failover, migrate, reprotect, scrub, cleanup]
   state:
     description:
-      - Only runs in this state.
+      - Only runs in this state. V(open) stands for all that have not ended.
     type: str
-    choices: [pending, running, succeeded, partial, failed, cancelled]
+    choices: [open, pending, waiting-approval, running, paused, succeeded, partial, failed, cancelled]
   limit:
     description:
       - At most this many.
@@ -68,6 +68,7 @@ extends_documentation_fragment:
   - farshore.dr.attributes
   - farshore.dr.attributes.info
 seealso:
+  - module: farshore.dr.run
   - module: farshore.dr.drill
   - module: farshore.dr.failover
   - module: farshore.dr.replicate
@@ -102,6 +103,8 @@ runs:
       ended_at: "2026-01-31T12:00:41Z"
       url: https://127.0.0.1:8443/runs/run-8a21
       report_url: https://127.0.0.1:8443/api/v1/runs/run-8a21/report
+      next: ""
+      approval: null
       steps:
         - name: machine-create
           machine: db
@@ -142,6 +145,10 @@ from ansible_collections.farshore.dr.plugins.module_utils.runs import news, prog
 from ansible_collections.farshore.dr.plugins.module_utils.waiting import ENDED, Waiter
 
 
+KINDS = ["replicate", "checkpoint", "drill", "failover", "migrate", "reprotect", "scrub", "cleanup"]
+STATES = ["open", "pending", "waiting-approval", "running", "paused", "succeeded", "partial", "failed", "cancelled"]
+
+
 def waited(params, client):
     """Return the run once what ``wait_for`` says has come."""
     run_id = params["run_id"]
@@ -179,8 +186,8 @@ def main():
         dict(
             run_id=dict(type="str"),
             plan=dict(type="str"),
-            kind=dict(type="str", choices=["replicate", "checkpoint", "drill", "failover", "cleanup"]),
-            state=dict(type="str", choices=["pending", "running", "succeeded", "partial", "failed", "cancelled"]),
+            kind=dict(type="str", choices=KINDS),
+            state=dict(type="str", choices=STATES),
             limit=dict(type="int", default=20),
             wait_for=dict(type="str", choices=["none", "change", "end"], default="none"),
             told=dict(type="list", elements="str", default=[]),

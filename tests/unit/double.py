@@ -43,6 +43,7 @@ class State:
         self.checkpoints = []
         self.runs = {}
         self.keys = {}
+        self.polls = {}
         self.polls_until_end = 1
 
     # sites, nodes, plans: the same three verbs
@@ -116,16 +117,44 @@ class State:
                 "cycles": [],
                 "progress": {"done_bytes": 1 << 20, "total_bytes": 4 << 20, "note": ""},
                 "end": "succeeded",
-                "polls": 0,
+                "until": None,
+                "next": "",
+                "approval": None,
+                "cancel_requested": False,
+                "pause_requested": False,
+                "retry_of": None,
+                "retried_by": None,
             },
             **fields,
         )
         return self.runs[run_id]
 
+    def ask(self, run_id, verb):
+        run = self.one("runs", run_id)
+        if verb == "retry":
+            made = self.start(run["kind"], run["plan"], retry_of=run_id)
+            run["retried_by"] = made["run_id"]
+            return 202, {"run": shown(made), "changed": True}, {}
+        changed = True
+        if verb == "cancel":
+            run["state"] = "cancelled"
+        elif verb == "pause":
+            changed = run["state"] != "paused"
+            run.update(state="paused", pause_requested=True, next="paused until it is resumed")
+        elif verb == "resume":
+            changed = run["state"] == "paused"
+            run.update(state="running", pause_requested=False, next="")
+        elif verb == "approve":
+            if run["state"] != "waiting-approval":
+                raise Problem(409, "not-waiting", f"{run_id} does not wait for approval")
+            run.update(state="running", next="", approval={"people": 1, "by": [{"actor": "me", "at": "now"}]})
+        return 200, shown(run), {"X-Farshore-Changed": "true" if changed else "false"}
+
     def look(self, run_id):
         run = self.one("runs", run_id)
-        run["polls"] += 1
-        if run["state"] == "running" and run["polls"] > self.polls_until_end:
+        self.polls[run_id] = self.polls.get(run_id, 0) + 1
+        until = self.polls_until_end if run["until"] is None else run["until"]
+        if run["state"] == "running" and self.polls[run_id] > until:
             run["state"] = run["end"]
             run["ended_at"] = "2999-01-01T00:00:00Z"
             run["steps"] = [dict(step, state="succeeded", seconds=1.25) for step in run["steps"]]
@@ -135,7 +164,7 @@ class State:
 
 
 def shown(run):
-    return {key: value for key, value in run.items() if key not in ("end", "polls", "makes")}
+    return {key: value for key, value in run.items() if key not in ("end", "until", "makes")}
 
 
 class Double:
@@ -223,7 +252,7 @@ class Double:
         return [(method, path) for method, path, unused, unused_too in self.log]
 
     def snapshot(self):
-        return copy.deepcopy({key: value for key, value in vars(self.state).items() if key != "runs"})
+        return copy.deepcopy({key: value for key, value in vars(self.state).items() if key not in ("runs", "polls")})
 
     def route(self, method, path, query, body):
         assert path.startswith("/api/v1/"), path
@@ -244,9 +273,8 @@ class Double:
             found = [one for one in found if all(str(one.get(key)) == value for key, value in wanted.items())]
             return 200, {"items": found[: int(query.get("limit", 100))]}, {}
         if kind == "runs":
-            if verb == "cancel":
-                state.one("runs", parts[1])["state"] = "cancelled"
-                return 200, shown(state.runs[parts[1]]), {}
+            if verb:
+                return state.ask(parts[1], verb)
             status, run, headers = state.look(parts[1])
             return status, shown(run), headers
         if kind == "checkpoints":

@@ -32,6 +32,11 @@ WRITES = [
     ("drill", {"plan": "kept", "state": "absent"}),
     ("failover", {"plan": "shop", "to_site": "beta"}),
     ("failover", {"plan": "shop", "to_site": "beta", "mode": "unplanned", "force": True}),
+    ("run", {"run_id": "run-2", "state": "cancelled", "wait": False}),
+    ("run", {"run_id": "run-2", "state": "paused", "wait": False}),
+    ("run", {"run_id": "run-3", "state": "resumed", "wait": False}),
+    ("run", {"run_id": "run-4", "state": "approved", "wait": False}),
+    ("run", {"run_id": "run-5", "state": "retried", "wait": False}),
 ]
 READS = [
     ("site_info", {}),
@@ -53,6 +58,8 @@ def world(ok, double):
     double.state.plans["kept"]["conditions"] = ["drilling"]
     double.state.machines = {}
     ok("checkpoint", plan="shop", label="old", **FAST)
+    for state in ("running", "paused", "waiting-approval", "failed"):
+        double.state.start("failover", "shop", state=state, pause_requested=state == "paused", until=10**9)
     double.log.clear()
     return double
 

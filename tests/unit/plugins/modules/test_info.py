@@ -55,6 +55,21 @@ def test_runs_are_listed(ok):
     assert [run["kind"] for run in ok("run_info", kind="drill")["runs"]] == ["drill"]
 
 
+def test_each_time_that_a_run_waits_for_somebody_is_told_with_what_to_do(ok, double):
+    double.state.start("failover", "shop", until=10**9)
+    run, told, lines = double.state.runs["run-1"], [], []
+    for state in ("waiting-approval", "running", "paused", "running", "paused"):
+        run.update(state=state, next="" if state == "running" else f"farshore run verb-for-{state}")
+        for _look in range(2):
+            result = ok("run_info", run_id="run-1", told=told)
+            told = result["told"]
+            lines += result["news"]
+        assert result["progress"] == (run["next"] or "1.0 of 4.0 MiB")
+    paused = "paused: farshore run verb-for-paused"
+    waiting = "waiting-approval: farshore run verb-for-waiting-approval"
+    assert lines == ["begin: running", waiting, "goes on", paused, "goes on", paused]
+
+
 def test_news_are_told_once(ok, double):
     double.state.polls_until_end = 2
     ok("drill", plan="shop", wait=False)

@@ -23,7 +23,7 @@ def gather(client: Client) -> dict[str, Any]:
     for plan in plans:
         newest = client.items("/checkpoints", plan=plan["name"], limit=1)
         plan["newest_checkpoint"] = newest[0] if newest else None
-    runs = [run for state in ("pending", "running") for run in client.items("/runs", state=state)]
+    runs = client.items("/runs", state="open")
     return {"health": health, "sites": client.items("/sites"), "plans": plans, "runs": runs}
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from farshore.cli.remote.client import Client
 
 ENDED: Final = frozenset({"succeeded", "partial", "failed", "cancelled"})
+#: States in which a run waits for somebody.
+WAITING: Final = frozenset({"waiting-approval", "paused"})
 INTERVAL_S: Final = 0.7
 #: How long a run is followed while the control plane does not answer: it may just be starting again.
 PATIENCE_S: Final = 120.0
@@ -88,7 +90,7 @@ def _live(here: Shell, run_id: str) -> dict[str, Any]:
     run: dict[str, Any] = {}
     with Live(console=console(), refresh_per_second=4, transient=True) as live:
         for run in states(here.client, run_id):
-            live.update(steps_table(run, title=f"{headline(run)}   {progress(run)}".rstrip()))
+            live.update(steps_table(run, title=f"{headline(run)}   {run.get('next') or progress(run)}".rstrip()))
     return run
 
 
@@ -98,6 +100,8 @@ class Lines:
     def __init__(self) -> None:
         self._said: set[tuple[str, ...]] = set()
         self._note = ""
+        self._state = ""
+        self._next = ""
 
     def news(self, run: dict[str, Any]) -> list[str]:
         """Return what has changed since the last reading, one line each."""
@@ -117,6 +121,12 @@ class Lines:
             if mark not in self._said and cycle.get("stats"):
                 self._said.add(mark)
                 lines.append(cycle_text(cycle))
+        # What waits for somebody is said with what they have to do; the rest shows in the steps.
+        if (waits := run.get("next") or "") and waits != self._next:
+            lines.append(f"{run['state']}: {waits}")
+        elif run["state"] != self._state and self._state in WAITING and run["state"] not in ENDED:
+            lines.append(f"{run['state']}: goes on")
+        self._state, self._next = run["state"], waits
         note = progress(run)
         if note != self._note and note and not lines and run["state"] not in ENDED:
             lines.append(note)
@@ -218,6 +228,10 @@ def summary(here: Shell, run: dict[str, Any], *, brief: bool = False) -> list[Re
                 ("started", formats.clock(run["started_at"])),
                 ("took", formats.took(run["started_at"], run["ended_at"]) if run["ended_at"] else None),
                 ("progress", progress(run) if run["state"] not in ENDED else None),
+                ("next", run.get("next") or None),
+                ("approved by", ", ".join(item["actor"] for item in (run.get("approval") or {}).get("by", ())) or None),
+                ("goes on with", run.get("retry_of")),
+                ("gone on with by", run.get("retried_by")),
                 ("page", here.page(run["url"])),
                 ("report", f"farshore run report {run['run_id']} -o FILE.html" if run["report_url"] else None),
             )

@@ -83,7 +83,9 @@ def outcome(session: Session, name: str, wish: ProtectWish) -> Outcome:
         warnings += [f"checkpoint {checkpoint_id} stays: it is under a legal hold" for checkpoint_id in under_hold]
     open_run = session.scalars(
         select(Run.run_id).where(
-            Run.plan == name, Run.state.in_(("pending", "running")), Run.kind.in_(("drill", "failover"))
+            Run.plan == name,
+            Run.state.in_(ledger.OPEN),
+            Run.kind.in_(("drill", "failover", "migrate", "reprotect")),
         )
     ).first()
     if open_run and wish.state == "unprotected" and (before != after or dropped):
@@ -179,7 +181,7 @@ def remove(tx: Transaction, name: str) -> None:
         Unavailable: a cycle of it is ending, which it does by itself.
     """
     plan = record(tx, name)
-    stories = select(Run.run_id).where(Run.plan == name, Run.state.in_(("pending", "running")), Run.workflow)
+    stories = select(Run.run_id).where(Run.plan == name, Run.state.in_(ledger.OPEN), Run.workflow)
     busy = tx.scalars(stories).first()
     if plan.activity != "inactive":
         raise Conflict(

@@ -25,11 +25,18 @@ NOTHING: Final = "\N{EN DASH}"
 ENDED: Final = frozenset({"succeeded", "partial", "failed", "cancelled"})
 #: What a run is called in a heading, where its kind is no noun.
 KINDS: Final = {"replicate": "replication", "cleanup": "clean-up"}
+#: Kinds of runs that operators order; all others change where machines run.
+ORDINARY: Final = frozenset({"replicate", "checkpoint", "drill", "cleanup", "scrub"})
+#: Kinds that can be paused, and that can be gone on with when they did not end well.
+PAUSABLE: Final = frozenset({"drill", "failover", "migrate", "reprotect", "scrub"})
+RETRYABLE: Final = PAUSABLE | {"replicate"}
 #: How a state is shown; what is not here is neutral.
 TONES: Final[dict[str, str]] = {
     **dict.fromkeys(("online", "protected", "succeeded", "active", "green", "on", "verified"), "good"),
     **dict.fromkeys(("running", "starting", "seeding", "failing-over", "reprotecting", "drilling", "enrolled"), "busy"),
+    **dict.fromkeys(("creating", "preparing"), "busy"),
     **dict.fromkeys(("paused", "partial", "no-node", "new", "warning", "failed-over", "skipped"), "warn"),
+    "waiting-approval": "warn",
     **dict.fromkeys(
         (
             "offline",
@@ -113,6 +120,22 @@ def percent(part: float | None, whole: float | None) -> float:
 def rpo_fill(rpo_s: float | None, target_s: float) -> float:
     """Return the length of an RPO bar: at :data:`RPO_MARK` the target is reached."""
     return min(percent(rpo_s, target_s * 100 / RPO_MARK if target_s else None), 100.0)
+
+
+def run_actions(run: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what may be asked of a run now: the verb and the words of its button, what is asked for most last."""
+    state = run["state"]
+    if state in ENDED:
+        retried = run["retried_by"] is not None or run["kind"] not in RETRYABLE
+        return [] if state == "succeeded" or retried else [("retry", "Go on with it")]
+    found = [("cancel", "Cancel the run")]
+    if state == "waiting-approval":
+        return [*found, ("approve", "Approve")]
+    if run["pause_requested"]:
+        return [*found, ("resume", "Resume")]
+    if run["kind"] in PAUSABLE and not run["cancel_requested"]:
+        found.append(("pause", "Pause"))
+    return found
 
 
 def run_share(run: dict[str, Any]) -> float:

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from farshore import __version__
 from farshore.control.ui import figures, session
 from farshore.control.ui.inside import Inside, segment
-from farshore.errors import Conflict, FarshoreError, Invalid, Unauthenticated
+from farshore.errors import Conflict, FarshoreError, Forbidden, Invalid, NotFound, Unauthenticated
 
 HERE: Final = Path(__file__).parent
 ROLES: Final = ("viewer", "operator", "recovery-admin", "admin")
@@ -34,6 +34,17 @@ SAID: Final = {
     "fresh": "The newest checkpoint is younger than that; nothing was to be done.",
     "no-drill": "No drill is up; nothing was to be done.",
     "cancelled": "The run is asked to stop; it ends at its next safe point.",
+    "paused": "The run begins nothing new; what it has at work ends.",
+    "resumed": "The run goes on.",
+    "approved": "Your approval is recorded.",
+}
+#: What can be asked of a run, and the word for what is said then.
+RUN_VERBS: Final = {
+    "cancel": "cancelled",
+    "pause": "paused",
+    "resume": "resumed",
+    "approve": "approved",
+    "retry": "resumed",
 }
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -250,7 +261,7 @@ async def run(request: Request) -> Response:
     """One run: steps, machines, probes."""
     me = await visitor(request)
     document = await me.api.get(f"/runs/{segment(request.path_params['run_id'])}")
-    return _view(request, "run.html", me, run=document, bars=figures.timeline(document))
+    return _view(request, "run.html", me, run=document, bars=figures.timeline(document), refused=None)
 
 
 def _to_run(answer: dict[str, Any], otherwise: str) -> Response:
@@ -296,14 +307,24 @@ async def drill_end(request: Request) -> Response:
 
 
 @page
-async def cancel(request: Request) -> Response:
-    """Ask a run to stop."""
+async def ask(request: Request) -> Response:
+    """Ask something of a run; a refusal is shown on its page."""
     me = await visitor(request)
     fields = await form(request)
     session.check_form(request, me.token, fields.get("key", ""))
-    run_id = segment(request.path_params["run_id"])
-    await me.api.post(f"/runs/{run_id}:cancel", {})
-    return RedirectResponse(f"/runs/{run_id}?said=cancelled", status_code=303)
+    run_id, verb = segment(request.path_params["run_id"]), request.path_params["verb"]
+    if verb not in RUN_VERBS:
+        raise NotFound(f"a run knows no {verb!r}")
+    try:
+        answer = await me.api.post(f"/runs/{run_id}:{verb}", {})
+    except (Conflict, Invalid, Forbidden) as error:
+        document = await me.api.get(f"/runs/{run_id}")
+        response = _view(request, "run.html", me, run=document, bars=figures.timeline(document), refused=error)
+        response.status_code = type(error).status
+        return response
+    if verb == "retry":
+        return _to_run(answer, f"/runs/{run_id}")
+    return RedirectResponse(f"/runs/{run_id}?said={RUN_VERBS[verb]}", status_code=303)
 
 
 @page
@@ -359,7 +380,7 @@ def mount(app: FastAPI) -> None:
             Route("/plans/{name}/drill-end", drill_end, methods=["POST"]),
             Route("/runs", runs, methods=["GET"]),
             Route("/runs/{run_id}", run, methods=["GET"]),
-            Route("/runs/{run_id}/cancel", cancel, methods=["POST"]),
+            Route("/runs/{run_id}/{verb}", ask, methods=["POST"]),
             Route("/checkpoints/{checkpoint_id}/scrub", scrub, methods=["POST"]),
             Route("/login", login, methods=["GET", "POST"]),
             Route("/logout", logout, methods=["POST"]),

@@ -14,6 +14,7 @@ from farshore.control.direction import direction
 from farshore.control.nearby import unknown
 from farshore.control.scheduling import due
 from farshore.control.store.records import Checkpoint, Cycle, Fence, Group, Machine, Plan, PlanMachine, Run, Task
+from farshore.control.views.history import OPEN, WAITING_APPROVAL
 from farshore.control.views.places import site_state
 from farshore.control.views.points import newest
 from farshore.errors import Invalid
@@ -165,9 +166,8 @@ def conditions(session: Session, row: Plan, definition: Definition, ages: list[f
         found.append("encryption-suspected")
     if any(crowded for _, crowded in marks):
         found.append("chain-at-limit")
-    if session.scalars(
-        select(Run.run_id).where(Run.plan == row.name, Run.kind == "drill", Run.state.in_(("pending", "running")))
-    ).first():
+    begun = select(Run.run_id).where(Run.state.in_(OPEN), Run.state != WAITING_APPROVAL)
+    if session.scalars(begun.where(Run.plan == row.name, Run.kind == "drill")).first():
         found.append("drilling")
     if row.activity == "active" and row.state in _PROTECTING:
         states = {site: site_state(session, site) for site in direction(row)}
