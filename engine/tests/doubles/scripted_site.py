@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from collections import Counter
@@ -14,6 +15,10 @@ from farshore.model.checkpoint import Manifest
 from farshore.model.task import Task
 
 MIB = 1 << 20
+#: The smallest picture: one white pixel.
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP6DwABBQECz6AuzQAAAABJRU5ErkJggg=="
+)
 
 
 def facts(name: str, network: str = "lan", *, power: str = "on") -> dict[str, Any]:
@@ -48,6 +53,9 @@ class ScriptedSite:
         self.damages: dict[str, list[dict[str, Any]]] = {}
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.leave_behind: tuple[str, ...] = ()
+        #: Whether a drill's network leads somewhere, and how many packets got past its rules.
+        self.leaks = False
+        self.outside = 0
         #: Fences after which the machine is still on.
         self.ignore_power_off = 0
         self._failures: dict[str, list[FarshoreError]] = {}
@@ -213,6 +221,25 @@ class ScriptedSite:
         ]
         return {"machine_id": machine["machine_id"], "green": green, "outcomes": outcomes}
 
+    def machine_look(self, task: Task) -> dict[str, Any]:
+        machine = self._machine(task)
+        screen = base64.b64encode(PICTURE).decode()
+        console = f"console of {machine['name']}"
+        return {"machine_id": machine["machine_id"], "taken_at": time.time(), "console": console, "screen": screen}
+
+    def isolation(self, task: Task) -> dict[str, Any]:
+        names = task.params["networks"]
+        closed = {"source": "guest a", "target": "hypervisor", "control": False, "reached": self.leaks}
+        control = {"source": "hypervisor", "target": "guest a", "control": True, "reached": True}
+        tried = [{"network": name, **one} for name in names for one in (closed, control)]
+        counts = [{"network": name, "outside": self.outside, "stopped": 3, "admitted": 5} for name in names]
+        return {
+            "proven": not (self.leaks or self.outside),
+            "reason": "guest a reached hypervisor" if self.leaks else "packets" if self.outside else "",
+            "canaries": tried if task.params["canaries"] else [],
+            "packets": counts,
+        }
+
     def sweep(self, task: Task) -> dict[str, Any]:
         found = self.tagged.pop(task.params["tag"], set())
         for item in found:
@@ -283,6 +310,8 @@ KINDS = (
     "machine-prepare",
     "machine-power-on",
     "machine-probe",
+    "machine-look",
+    "isolation",
     "sweep",
     "drop-checkpoint",
     "catalog-scan",
@@ -293,7 +322,6 @@ KINDS = (
 
 
 def _granted(text: str) -> dict[str, Any]:
-    import base64
     import json
 
     body = text.split(".", maxsplit=1)[0]

@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, Response
 from farshore.control import views
 from farshore.control.api import schemas
 from farshore.control.api.caller import Answer, Call, Caller
-from farshore.control.runs import orders
+from farshore.control.runs import orders, sights
 from farshore.control.runs.again import RetryWish
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Run
@@ -113,6 +113,25 @@ def get_report(call: Call, run_id: str) -> dict[str, Any]:
     """Return a finished run's signed evidence."""
     with call.ctx.store.read() as session:
         return orders.report(session, run_id)
+
+
+@router.get("/runs/{run_id}/machines/{machine}/screen", operation_id="get_screen", response_class=Response)
+def get_screen(call: Call, run_id: str, machine: str) -> Response:
+    """Return the picture of what a machine showed in a run, a PNG."""
+    with call.ctx.store.read() as session:
+        content = sights.screen(session, run_id, machine)
+    # What a guest shows is not to be taken for a page of ours.
+    return Response(content, media_type="image/png", headers={"X-Content-Type-Options": "nosniff"})
+
+
+@router.get("/runs/{run_id}/machines/{machine}/console", operation_id="get_console", response_class=Response)
+def get_console(call: Call, run_id: str, machine: str) -> Response:
+    """Return the end of a machine's console text in a run."""
+    with call.ctx.store.read() as session:
+        content = sights.of(session, run_id, machine).console
+    return Response(
+        content, media_type="text/plain; charset=utf-8", headers={"X-Content-Type-Options": "nosniff"}
+    )
 
 
 @router.get("/runs/{run_id}/report.html", operation_id="get_report_html", response_class=HTMLResponse)

@@ -1,12 +1,15 @@
 """A drill: bring a plan's machines up in an isolated network at the target, prove them, take everything away again.
 
 Nothing of it touches the source, a replica or a checkpoint; replication goes on. All that is made carries the run's id
-as its tag, and the sweep by that tag proves that nothing is left.
+as its tag, and the sweep by that tag proves that nothing is left. That the network leads nowhere is proven before the
+first machine is on, and counted again before the last one is off.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 from sqlalchemy import select
@@ -14,16 +17,26 @@ from sqlalchemy.orm import Session
 
 from farshore.control import clock, ids, tasks
 from farshore.control.planning import definitions
-from farshore.control.runs import boot, ledger, reports, selection, story
+from farshore.control.runs import boot, ledger, reports, selection, sights, story
 from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.store.database import Transaction
-from farshore.control.store.records import Checkpoint, Cycle, Plan, PlanMachine, Run
+from farshore.control.store.records import Checkpoint, Cycle, Group, Plan, PlanMachine, Run
 from farshore.control.views.places import site_state
 from farshore.control.views.protection import direction, members, ordered, record
 from farshore.errors import Conflict, Permanent, Unavailable
 from farshore.model.base import Model
 from farshore.model.plan import Plan as Definition
-from farshore.model.task import MachineCreateParams, NetworkCreateParams, SweepParams, SweepResult
+from farshore.model.plan import RecoverySource
+from farshore.model.task import (
+    IsolationParams,
+    IsolationResult,
+    LookParams,
+    LookResult,
+    MachineCreateParams,
+    NetworkCreateParams,
+    SweepParams,
+    SweepResult,
+)
 from farshore.recovery import preview
 from farshore.recovery.preview import Choice
 
@@ -34,14 +47,16 @@ _TO_COME: Final = "x"
 
 
 class DrillWish(Model):
-    """``checkpoint``: ``latest``, an id, or a time. ``keep``: leave it running until the drill is ended.
+    """``checkpoint``: ``latest``, ``latest_clean``, an id, a label, or a time. ``keep``: leave it running until the end.
 
-    ``allow_suspect``: take a checkpoint too that an audit or a scrub has found wanting.
+    ``allow_suspect``: take a checkpoint too that an audit or a scrub has found wanting. ``recovery_settings``: those of
+    the plan now, or those that the checkpoint carries; default: as the plan says.
     """
 
     checkpoint: str = selection.LATEST
     keep: bool = False
     allow_suspect: bool = False
+    recovery_settings: RecoverySource | None = None
 
 
 def preview_of(session: Session, name: str, wish: DrillWish) -> dict[str, Any]:
@@ -51,12 +66,13 @@ def preview_of(session: Session, name: str, wish: DrillWish) -> dict[str, Any]:
         NotFound, Conflict, Unavailable, Permanent: why it cannot run.
     """
     plan = record(session, name)
-    definition = Definition.model_validate(plan.definition)
     require_free(session, plan, "drill")
     chosen = selection.choose(session, plan, wish.checkpoint, allow_suspect=wish.allow_suspect)
+    picks = _choices(session, plan, chosen)
+    used = selection.settings(plan, picks, wish.recovery_settings)
+    definition = used.definition
     names = {machine: f"{machine}-drill-{_TO_COME * 6}" for machine in chosen}
     networks = {item.source: f"farshore-drill-{_TO_COME * 8}" for item in definition.networks}
-    picks = _choices(session, plan, chosen)
     orders = [
         preview.machine(
             definition, pick, "drill", tag="run", name=names[pick.name], epoch=plan.epoch, drill_networks=networks
@@ -73,6 +89,7 @@ def preview_of(session: Session, name: str, wish: DrillWish) -> dict[str, Any]:
         "before": {"machines": [], "networks": []},
         "after": {
             **preview.describe(orders, preview.networks(definition, picks, networks, "run"), definition),
+            **used.told(),
             "checkpoints": {machine: point.checkpoint_id for machine, point in chosen.items()},
             "rpo_s": {machine: round(now.age_s(ordered(point)), 3) for machine, point in chosen.items()},
         },
@@ -83,7 +100,6 @@ def preview_of(session: Session, name: str, wish: DrillWish) -> dict[str, Any]:
 def request(tx: Transaction, name: str, wish: DrillWish, actor: str) -> Run:
     """Insert a drill with its checkpoints leased; the orchestrator takes it from here. Errors: as the preview."""
     plan = record(tx, name)
-    definition = Definition.model_validate(plan.definition)
     require_free(tx, plan, "drill")
     target = direction(plan).target
     if site_state(tx, target) != "online":
@@ -94,6 +110,8 @@ def request(tx: Transaction, name: str, wish: DrillWish, actor: str) -> Run:
             site=target,
         )
     chosen = selection.choose(tx, plan, wish.checkpoint, allow_suspect=wish.allow_suspect)
+    used = selection.settings(plan, _choices(tx, plan, chosen), wish.recovery_settings)
+    definition = used.definition
     run = ledger.create(tx, "drill", plan, actor, wish.model_dump(), workflow=True)
     suffix = ids.short(6)
     ledger.note(
@@ -101,7 +119,8 @@ def request(tx: Transaction, name: str, wish: DrillWish, actor: str) -> Run:
         run,
         tag=run.run_id,
         networks={item.source: f"farshore-drill-{ids.short(8)}" for item in definition.networks},
-        definition=plan.definition,
+        definition=plan.definition if used.origin == "current" else definition.model_dump(mode="json"),
+        **used.told(),
     )
     ledger.add_machines(tx, run, chosen)
     now = clock.now()
@@ -217,6 +236,57 @@ def _network(scene: Scene) -> bool:
     return through
 
 
+def _isolation(scene: Scene) -> bool:
+    """Prove that the networks lead nowhere, before anything is plugged into them."""
+    return _proof(scene, "isolation", canaries=True)
+
+
+def _packets(scene: Scene) -> bool:
+    """Count what the machines have sent since then that went anywhere else than to each other."""
+    if scene.run.cancel or "isolation" not in scene.run.facts:
+        return True
+    return _proof(scene, "packets outside", canaries=False)
+
+
+def _proof(scene: Scene, step: str, *, canaries: bool) -> bool:
+    """Have the isolation of the run's networks proven.
+
+    Raises:
+        Permanent: they lead somewhere (``not-isolated``).
+    """
+    scene = _frozen(scene)
+    tx, run = scene.tx, scene.run
+    _, networks = _orders(tx, run, scene.plan, scene.definition)
+    names = tuple(params.name for params in networks)
+    if not names:
+        ledger.done(tx, run.run_id, step, "no machine is plugged into anything")
+        return True
+    params = IsolationParams(tag=run.run_id, networks=names, canaries=canaries)
+    task = story.order(scene, step, "isolation", scene.site(), params)
+    if task is None:
+        return False
+    if task.state != "succeeded":
+        raise tasks.failure(task)
+    result = IsolationResult.model_validate(task.result)
+    before = run.facts.get("isolation", {})
+    told = result.model_dump(mode="json")
+    ledger.note(tx, run, isolation={**told, "canaries": told["canaries"] or before.get("canaries", [])})
+    if not result.proven:
+        error = Permanent(
+            f"the drill's network is not isolated: {result.reason}",
+            code="not-isolated",
+            hint="Nothing is started in it. Look for rules of the hypervisor that let its guests through.",
+        )
+        row = ledger.begin(tx, run.run_id, step)
+        row.state, row.detail, row.error = "failed", error.message[: ledger.LONGEST_DETAIL], error.to_dict()
+        raise error
+    outside, stopped = (sum(getattr(one, name) for one in result.packets) for name in ("outside", "stopped"))
+    tried = [f"{sum(not one.control for one in result.canaries)} canaries closed"] if result.canaries else []
+    tried += [f"{sum(one.control for one in result.canaries)} controls reached"] if result.canaries else []
+    story.detail(scene, step, ", ".join([*tried, f"{outside} packets outside, {stopped} stopped"]))
+    return True
+
+
 def _create(scene: Scene) -> bool:
     scene = _frozen(scene)
     orders: dict[str, MachineCreateParams] = {}
@@ -232,6 +302,25 @@ def _create(scene: Scene) -> bool:
 def _boot(scene: Scene) -> bool:
     scene = _frozen(scene)
     return boot.start(scene, "drill", scene.plan.epoch, scene.run.started_at or time.time())
+
+
+def _look(scene: Scene) -> bool:
+    """Keep what each machine shows, green or not; that it cannot be had fails nothing."""
+    if scene.run.cancel:
+        return True
+    through = True
+    for machine in ledger.machines(scene.tx, scene.run.run_id):
+        if machine.target_machine_id is None or machine.state in {"pending", "created", "skipped"}:
+            continue
+        params = LookParams(machine_id=machine.target_machine_id)
+        task = story.order(scene, "look", "machine-look", scene.site(), params, machine=machine.name)
+        if task is None:
+            through = False
+        elif task.state == "succeeded" and task.result is not None:
+            seen = LookResult.model_validate(task.result)
+            story.detail(scene, "look", sights.keep(scene.tx, scene.ctx, scene.run, machine.name, seen), machine.name)
+            task.result = None  # it is in the records of the run now
+    return through
 
 
 def _keep(scene: Scene) -> bool:
@@ -284,7 +373,15 @@ def _finish(scene: Scene) -> bool:
     # Whatever no sweep has found to be gone is still tied to its points, and has to be ended some time.
     proven = bool(run.facts.get("sweeps")) and not run.facts.get("remaining")
     stuck = not run.facts.get("kept") and not proven
-    ledger.note(tx, run, during=_during(tx, run))
+    during = _during(tx, run)
+    ledger.note(tx, run, during=during)
+    ledger.done(
+        tx,
+        run.run_id,
+        "replication",
+        f"{during['cycles_published']} cycles published, {during['cycles_failed']} failed,"
+        f" {during['cycles_skipped']} skipped, {during['resent_bytes']} bytes sent again",
+    )
     if stuck:
         ledger.note(tx, run, kept=True)
     if run.cancel and (error is None or error.code == "cancelled"):
@@ -299,15 +396,42 @@ def _finish(scene: Scene) -> bool:
 
 def _during(session: Session, run: Run) -> dict[str, Any]:
     """Return what replication did while the drill was on: it must not have noticed."""
-    began = run.started_at or run.created_at
+    began, now = run.started_at or run.created_at, time.time()
     cycles = session.scalars(
         select(Cycle).where(Cycle.plan == run.plan, Cycle.ended_at >= began, Cycle.state.in_(("done", "failed")))
     ).all()
+    plan = session.get_one(Plan, run.plan)
+    protecting = plan.activity == "active" and plan.state in {"seeding", "protected"}
+    rpo_s = Definition.model_validate(plan.definition).rpo
+    groups = session.scalars(select(Group.group_id).where(Group.plan == run.plan)).all() if protecting else []
     return {
         "cycles_published": sum(cycle.stats is not None for cycle in cycles),
         "cycles_failed": sum(cycle.state == "failed" for cycle in cycles),
+        "cycles_skipped": sum(skipped(_spans(session, group, began), began, now, rpo_s) for group in groups),
         "resent_bytes": sum(int((cycle.stats or {}).get("resent_bytes", 0)) for cycle in cycles),
     }
+
+
+def _spans(session: Session, group_id: str, began: float) -> list[tuple[float, float]]:
+    """Return when cycles of a group began and ended: the last one that ended before a moment, and all since."""
+    of_group = select(Cycle).where(Cycle.group_id == group_id, Cycle.started_at.is_not(None))
+    before = of_group.where(Cycle.ended_at < began).order_by(Cycle.ended_at.desc()).limit(1)
+    since = of_group.where(Cycle.ended_at.is_(None) | (Cycle.ended_at >= began)).order_by(Cycle.started_at)
+    cycles = [*session.scalars(before), *session.scalars(since)]
+    return [(cycle.started_at or 0.0, cycle.ended_at or time.time()) for cycle in cycles]
+
+
+def skipped(spans: Sequence[tuple[float, float]], began: float, ended: float, rpo_s: float) -> int:
+    """Return how many cycles of a group were due between two moments and did not begin.
+
+    ``spans`` are its cycles, in order, the first may lie before ``began``. One is due ``rpo_s`` after the end of the
+    one before at the latest, and again each ``rpo_s``. A group that never had a cycle skips none.
+    """
+    missing = 0
+    for (_, one_ended), (other_began, _) in pairwise([*spans, (ended, ended)]):
+        due = int(max(0.0, min(other_began, ended) - one_ended) // rpo_s)
+        missing += due - min(due, int(max(0.0, began - one_ended) // rpo_s))
+    return missing
 
 
 def _finish_cleanup(scene: Scene) -> bool:
@@ -323,8 +447,11 @@ def _finish_cleanup(scene: Scene) -> bool:
 
 STORY: Final[Story] = (
     Phase("network", _network, "halt", cancellable=True),
+    Phase("isolation", _isolation, "halt", cancellable=True),
     Phase("create", _create, "halt", cancellable=True),
-    Phase("boot", _boot, "halt", cancellable=True),
+    Phase("boot", _boot, "look", cancellable=True),
+    Phase("look", _look, "packets", cancellable=True),
+    Phase("packets", _packets, "halt", cancellable=True),
     Phase("keep", _keep),
     Phase("halt", _halt),
     Phase("clean-up", _clean_up),
