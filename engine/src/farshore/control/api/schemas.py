@@ -239,6 +239,7 @@ class Plan(_Answer):
     machines: list[PlanMachine]
     groups: list[str]
     next_cycle_at: str | None
+    drill: dict[str, Any]
     cycles: list[Cycle]
     last_error: dict[str, Any] | None
     created_at: str | None

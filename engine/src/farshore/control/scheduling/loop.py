@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from farshore.control import bundle, catalog, tasks
 from farshore.control.context import Context
-from farshore.control.scheduling import cycles, fences, rates, retention, untracks, upkeep
+from farshore.control.scheduling import cycles, drills, fences, rates, retention, untracks, upkeep
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Node, Plan, Site, Task
 from farshore.control.views.places import is_online
@@ -28,6 +28,8 @@ INVENTORY_EVERY_S: Final = 60.0
 CHECK_EVERY_S: Final = 10.0
 #: Rounds in a row that fail with a cycle before it is given up.
 STUCK_AFTER: Final = 20
+#: How often the schedules of drills are looked at.
+DRILLS_EVERY_S: Final = 5.0
 #: How often records that nobody needs any more are removed.
 TIDY_EVERY_S: Final = 600.0
 
@@ -54,6 +56,7 @@ class Scheduler:
         self._bundles = bundle.Keeper(ctx)
         self._checked = time.monotonic()
         self._tidied = float("-inf")
+        self._drilled = float("-inf")
         #: Cycle → rounds in a row that could not take it further.
         self._stuck: dict[str, int] = {}
         #: The limits that held at the last round, by the names of their resources.
@@ -98,6 +101,12 @@ class Scheduler:
         for cycle_id in open_cycles:
             self._advance(cycle_id)
         self._stuck = {cycle_id: number for cycle_id, number in self._stuck.items() if cycle_id in set(open_cycles)}
+        if time.monotonic() - self._drilled > DRILLS_EVERY_S:
+            self._drilled = time.monotonic()
+            with self.ctx.store.read() as session:
+                scheduled = drills.plans(session)
+            for plan in scheduled:
+                self._each(drills.advance, plan)
         self._conductor.tend()
         self._bundles.tend()
         if time.monotonic() - self._checked > CHECK_EVERY_S:

@@ -17,6 +17,7 @@ from farshore.control.store.records import Checkpoint, Cycle, Fence, Group, Mach
 from farshore.control.views.history import OPEN, WAITING_APPROVAL
 from farshore.control.views.places import site_state
 from farshore.control.views.points import newest
+from farshore.control.views.rehearsals import MISSED, newest_missed, rehearsals
 from farshore.errors import Invalid
 from farshore.model.plan import Plan as Definition
 from farshore.units import format_duration
@@ -117,6 +118,7 @@ def _plan(session: Session, row: Plan) -> dict[str, Any]:
                 select(Cycle).where(Cycle.plan == row.name).order_by(Cycle.created_at.desc()).limit(20)
             )
         ],
+        "drill": rehearsals(session, row),
         "last_error": row.last_error,
         "created_at": iso(row.created_at),
         "changed_at": iso(row.changed_at),
@@ -169,6 +171,8 @@ def conditions(session: Session, row: Plan, definition: Definition, ages: list[f
     begun = select(Run.run_id).where(Run.state.in_(OPEN), Run.state != WAITING_APPROVAL)
     if session.scalars(begun.where(Run.plan == row.name, Run.kind == "drill")).first():
         found.append("drilling")
+    if newest_missed(session, row.name):
+        found.append(MISSED)
     if row.activity == "active" and row.state in _PROTECTING:
         states = {site: site_state(session, site) for site in direction(row)}
         found += [f"site-{state}:{site}" for site, state in states.items() if state != "online"]
