@@ -17,7 +17,7 @@ from typing import Final
 
 SAMPLE_BYTES: Final = 4096
 #: Less than this says nothing.
-LEAST_BYTES: Final = 1024
+LEAST_BYTES: Final = 2048
 #: Chunks of which each is looked at, before it is one of :data:`EVERY`.
 ALL_FIRST: Final = 32
 EVERY: Final = 16

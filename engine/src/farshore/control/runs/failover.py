@@ -30,7 +30,7 @@ from farshore.control.views.protection import direction, is_turned, members, ord
 from farshore.errors import Conflict, Invalid, Unavailable
 from farshore.model.base import Model, Name
 from farshore.model.plan import Plan as Definition
-from farshore.model.plan import Purpose
+from farshore.model.plan import Purpose, RecoverySource
 from farshore.model.task import MachineCreateParams
 from farshore.recovery import preview
 from farshore.recovery.plan import Order
@@ -40,7 +40,8 @@ class FailoverWish(Model):
     """Active at ``to_site``. ``force`` is recorded; an unplanned failover always says that the source is lost.
 
     ``allow_suspect``: take a checkpoint too that an audit or a scrub has found wanting. ``commit``: ``manual`` leaves
-    the way back open until somebody commits the failover; default: as the plan says.
+    the way back open until somebody commits the failover; default: as the plan says. ``recovery_settings`` of an
+    unplanned one: those of the plan now, or those that the checkpoint carries; default: as the plan says.
     """
 
     to_site: Name
@@ -49,6 +50,7 @@ class FailoverWish(Model):
     force: bool = False
     allow_suspect: bool = False
     commit: Literal["auto", "manual"] | None = None
+    recovery_settings: RecoverySource | None = None
 
 
 def purpose_of(definition: Definition, kind: str, to_site: str) -> Purpose:
@@ -97,8 +99,9 @@ def preview_of(session: Session, name: str, wish: FailoverWish, kind: str = "fai
     before = {"active_site": plan.active_site, "epoch": plan.epoch}
     if is_done(session, name, wish):
         return {"changed": False, "before": before, "after": before, "warnings": []}
-    definition = Definition.model_validate(plan.definition)
     chosen, warnings = _admit(session, plan, wish)
+    used = _settings(session, plan, chosen, wish)
+    definition = used.definition
     after = epoch.to_come(session, plan)
     orders = _orders(session, plan, definition, chosen, after, purpose_of(definition, kind, wish.to_site))
     now = clock.now()
@@ -118,6 +121,7 @@ def preview_of(session: Session, name: str, wish: FailoverWish, kind: str = "fai
             "epoch": after,
             "purpose": purpose_of(definition, kind, wish.to_site),
             **preview.describe(list(orders.values()), [], definition),
+            **used.told(),
             "stop": list(reversed(waves)) if planned else [],
             "checkpoints": {machine: point.checkpoint_id for machine, point in chosen.items()},
             "rpo_s": {
@@ -126,6 +130,13 @@ def preview_of(session: Session, name: str, wish: FailoverWish, kind: str = "fai
         },
         "warnings": warnings,
     }
+
+
+def _settings(session: Session, plan: Plan, chosen: dict[str, Checkpoint], wish: FailoverWish) -> selection.Settings:
+    """Return the settings to recover with. A planned failover syncs once more, with those of now."""
+    rows = {row.name: row for row in members(session, plan.name)}
+    choices = [selection.choice(rows[name], point) for name, point in chosen.items()]
+    return selection.settings(plan, choices, "current" if wish.mode == "planned" else wish.recovery_settings)
 
 
 def request(tx: Transaction, name: str, wish: FailoverWish, actor: str, kind: str = "failover") -> Run | None:
@@ -137,8 +148,9 @@ def request(tx: Transaction, name: str, wish: FailoverWish, actor: str, kind: st
     if is_done(tx, name, wish):
         return None
     plan = record(tx, name)
-    definition = Definition.model_validate(plan.definition)
     chosen, _ = _admit(tx, plan, wish)
+    used = _settings(tx, plan, chosen, wish)
+    definition = used.definition
     purpose = purpose_of(definition, kind, wish.to_site)
     after = epoch.to_come(tx, plan)
     _orders(tx, plan, definition, chosen, after, purpose)
@@ -151,7 +163,8 @@ def request(tx: Transaction, name: str, wish: FailoverWish, actor: str, kind: st
     ledger.note(
         tx,
         run,
-        definition=plan.definition,
+        definition=plan.definition if used.origin == "current" else definition.model_dump(mode="json"),
+        **used.told(),
         epoch_seen=plan.epoch,
         resumed=resumed,
         verb=verb,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -17,6 +19,9 @@ from farshore.control.views.protection import direction, members
 from farshore.errors import Conflict, Invalid, NotFound, Unavailable
 from farshore.model.checkpoint import Manifest
 from farshore.model.machine import MachineFacts
+from farshore.model.plan import Plan as Definition
+from farshore.model.plan import RecoverySource
+from farshore.recovery import captured
 from farshore.recovery.preview import Choice
 
 LATEST: Final = "latest"
@@ -228,6 +233,34 @@ def _suspect(checkpoint_id: str, message: str, reason: str) -> Conflict:
 def holds(point: Checkpoint, row: PlanMachine) -> bool:
     """Say whether a checkpoint holds a machine."""
     return any(item["machine_id"] == row.machine_id for item in point.manifest["machines"])
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """With which settings a recovery is made; ``differences`` from the plan as it is now."""
+
+    definition: Definition
+    origin: RecoverySource
+    differences: list[captured.Difference]
+
+    def told(self) -> dict[str, Any]:
+        """Return it for a preview."""
+        if self.origin == "current":
+            return {}
+        return {"recovery_settings": self.origin, "differences": [asdict(one) for one in self.differences]}
+
+
+def settings(plan: Plan, choices: Sequence[Choice], origin: RecoverySource | None) -> Settings:
+    """Return the settings to recover with: those of now, or those that the checkpoints carry. None: as the plan says.
+
+    Raises:
+        Permanent: those of the checkpoints cannot be used; the error says why.
+    """
+    definition = Definition.model_validate(plan.definition)
+    if (origin or definition.recovery_settings) == "current":
+        return Settings(definition, "current", [])
+    then = captured.effective(definition, choices)
+    return Settings(then, "captured", captured.differences(definition, then))
 
 
 def choice(row: PlanMachine, point: Checkpoint) -> Choice:
