@@ -13,7 +13,7 @@ import typer
 
 from farshore import __version__
 from farshore.cli.context import Shell, shell
-from farshore.cli.local import control, doctor, linktest
+from farshore.cli.local import control, doctor, evidence, linktest
 from farshore.cli.local import node as local_node
 from farshore.cli.output import Output, fail
 from farshore.cli.remote import checkpoint, link, machine, node, plan, recovery, run, site, status, token
@@ -59,6 +59,7 @@ def version(ctx: typer.Context) -> None:
 
 control.register(app, panel=LOCAL)
 doctor.register(app, panel=LOCAL)
+app.add_typer(evidence.app, name="evidence", rich_help_panel=LOOK)
 status.register(app, panel=LOOK)
 node.register(local_node.app)
 recovery.register(app, panel=ACT)

@@ -216,6 +216,7 @@ class Plan(Model):
     source_site: Name
     target_site: Name
     rpo: Duration = Field(900.0, description="how much data, as time, may be lost; a cycle starts at least this often")
+    rto: Duration | None = Field(None, gt=0, description="how soon each machine has to be up; reports say whether it was")
     consistency: Consistency = Field(
         "machine",
         description="group: one common instant over all machines of the plan, by a short pause; application: their file"

@@ -1,7 +1,8 @@
 """Evidence of a run: a report that shows any change made to it afterwards.
 
-A report is canonical JSON with the digest of the report before it; both are covered by its own SHA-256 digest, which is
-signed with Ed25519. Whoever holds the public key can check a report without this control plane.
+A report is JSON in one form only, with the digest of the report before it and those of its page and its JUnit file. All
+of it is covered by its own SHA-256 digest, which is signed with Ed25519. Whoever holds the public key can check a report
+without this control plane.
 """
 
 from __future__ import annotations
@@ -10,159 +11,232 @@ import base64
 import binascii
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from jinja2 import Environment
 
 from farshore.errors import Corruption
-from farshore.units import format_duration, format_size
+from farshore.recovery import junit, pages
 
 #: What the first report of a control plane follows.
 ORIGIN: Final = "0" * 64
-VERSION: Final = 1
+VERSION: Final = 2
+#: What the digest covers, by version. The first one had no renderings.
+_COVERED: Final = {1: ("version", "position", "previous", "body")}
+_COVERED[VERSION] = (*_COVERED[1], "renderings")
+_ADDED: Final = ("digest", "signature", "public_key")
 
 
-def seal(body: dict[str, Any], *, position: int, previous: str, key: Ed25519PrivateKey) -> dict[str, Any]:
-    """Return the report that holds ``body`` (JSON values) as the ``position``-th, after the one called ``previous``."""
-    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    covered = {"version": VERSION, "position": position, "previous": previous, "body": body}
+def seal(
+    body: dict[str, Any],
+    *,
+    position: int,
+    previous: str,
+    key: Ed25519PrivateKey,
+    renderings: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return the report that holds ``body`` (JSON values) as the ``position``-th, after the one called ``previous``.
+
+    ``renderings`` are the texts beside it, by name; those of :func:`render` unless given.
+    """
+    texts = render(body, position, previous) if renderings is None else renderings
+    covered = {
+        "version": VERSION,
+        "position": position,
+        "previous": previous,
+        "body": body,
+        "renderings": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
+    }
     digest = hashlib.sha256(_canonical(covered)).hexdigest()
     return {
         **covered,
         "digest": digest,
         "signature": base64.b64encode(key.sign(bytes.fromhex(digest))).decode(),
-        "public_key": public.decode(),
+        "public_key": pem(key.public_key()),
     }
+
+
+def render(body: dict[str, Any], position: int, previous: str) -> dict[str, str]:
+    """Return what lies beside a report: ``html``, a page for people, and ``junit``, for CI systems."""
+    return {"html": pages.html(body, position, previous), "junit": junit.junit(body)}
+
+
+def encode(report: dict[str, Any]) -> bytes:
+    """Return the one form in which a report is written."""
+    return json.dumps(report, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def read(data: bytes) -> dict[str, Any]:
+    """Return the report in a file.
+
+    Raises:
+        Corruption: it is none, or is not written as reports are: something was changed, if only a space.
+    """
+    try:
+        report = json.loads(data)
+        written = encode(report)
+    except (ValueError, RecursionError) as error:
+        raise Corruption(f"this is no report: {error}", code="report-invalid") from error
+    if not isinstance(report, dict):
+        raise _invalid("it is no JSON object")
+    if written != data:
+        at = next((index for index, pair in enumerate(zip(data, written, strict=False)) if pair[0] != pair[1]), None)
+        place = min(len(data), len(written)) if at is None else at
+        line = data[:place].count(b"\n") + 1
+        raise Corruption(
+            f"the file was changed at byte {place} (line {line}): reports are not written like that",
+            code="report-changed",
+            hint="Fetch it again: `farshore run report RUN -o FILE`.",
+            byte=place,
+            line=line,
+        )
+    return report
 
 
 def verify(report: dict[str, Any], public_key: Ed25519PublicKey | None = None) -> None:
     """Check a report against a trusted key; without one only against the key that it carries itself.
 
     Raises:
-        Corruption: a byte of it was changed, or another key signed it.
+        Corruption: a part of it was changed (the message says which), or another key signed it.
     """
+    names = _COVERED.get(report.get("version")) if isinstance(report, dict) else None  # type: ignore[arg-type]
+    if names is None:
+        raise _invalid("it has no version that is known here")
+    wanted = {*names, *_ADDED}
+    if set(report) != wanted:
+        odd = ", ".join(sorted(map(str, set(report) ^ wanted)))
+        raise _invalid(f"it lacks or adds {odd}")
     try:
-        covered = {name: report[name] for name in ("version", "position", "previous", "body")}
+        covered = {name: report[name] for name in names}
         digest = hashlib.sha256(_canonical(covered)).hexdigest()
         if digest != report["digest"]:
-            raise Corruption("the report was changed: its digest differs", code="report-changed", digest=digest)
-        trusted = public_key
-        if trusted is None:
-            trusted = _carried(report["public_key"])
-        trusted.verify(base64.b64decode(report["signature"], validate=True), bytes.fromhex(digest))
+            raise Corruption(
+                "the report was changed: its content, its place in the chain or its digest is not as it was signed",
+                code="report-changed",
+                digest=digest,
+                says=report["digest"],
+            )
+        carried = _carried(report["public_key"])
+        if pem(carried) != report["public_key"]:
+            raise _invalid("its public key is not written as such keys are")
+        if public_key is not None and pem(public_key) != report["public_key"]:
+            raise Corruption(
+                "the report was signed with another key than the one given",
+                code="report-forged",
+                hint="Ask the operator for the key of the control plane that wrote it: `farshore evidence key`.",
+                carries=fingerprint(carried),
+                given=fingerprint(public_key),
+            )
+        signature = base64.b64decode(report["signature"], validate=True)
+        if base64.b64encode(signature).decode() != report["signature"]:
+            raise _invalid("its signature is not written as base64 is")
+        (public_key or carried).verify(signature, bytes.fromhex(digest))
     except InvalidSignature as error:
         raise Corruption("the report's signature is not that of the key", code="report-forged") from error
     except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
-        raise Corruption("this is no report", code="report-invalid") from error
+        raise _invalid(str(error)) from error
 
 
-def _carried(pem: str) -> Ed25519PublicKey:
-    key = serialization.load_pem_public_key(pem.encode())
-    if not isinstance(key, Ed25519PublicKey):
-        raise TypeError("no Ed25519 key")
-    return key
+def verify_rendering(report: dict[str, Any], name: str, data: bytes) -> None:
+    """Check the ``html`` or ``junit`` file beside a report that was verified.
+
+    Raises:
+        Corruption: it was changed, or is another run's.
+    """
+    wanted = report.get("renderings", {}).get(name)
+    if wanted is None:
+        raise Corruption(f"the report covers no {name} file", code="rendering-unknown")
+    if hashlib.sha256(data).hexdigest() != wanted:
+        raise Corruption(
+            f"the {name} file was changed, or is that of another run", code="rendering-changed", rendering=name
+        )
 
 
-def verify_chain(reports: list[dict[str, Any]], public_key: Ed25519PublicKey | None = None) -> None:
+def verify_chain(
+    reports: Sequence[dict[str, Any]], public_key: Ed25519PublicKey | None = None, *, from_origin: bool = False
+) -> None:
     """Check reports that follow each other, oldest first, none left out.
+
+    ``from_origin``: the first one has to be the first of its control plane.
 
     Raises:
         Corruption: one was changed, or one is missing.
     """
     for index, report in enumerate(reports):
         verify(report, public_key)
-        if index and (
-            report["previous"] != reports[index - 1]["digest"]
-            or report["position"] != reports[index - 1]["position"] + 1
-        ):
+        if index == 0:
+            if from_origin and (report["position"] != 1 or report["previous"] != ORIGIN):
+                raise Corruption(
+                    f"the chain begins with report {report['position']}: those before it are missing",
+                    code="report-chain-cut",
+                    position=report["position"],
+                )
+            continue
+        before = reports[index - 1]
+        if report["position"] == before["position"]:
             raise Corruption(
-                f"report {report['position']} does not follow the one before it", code="report-chain-broken"
+                f"there are two reports {report['position']}", code="report-chain-forked", position=report["position"]
             )
+        if report["position"] != before["position"] + 1:
+            missing = f"{before['position'] + 1}"
+            if report["position"] > before["position"] + 2:
+                missing += f" to {report['position'] - 1}"
+            raise Corruption(
+                f"report {report['position']} does not follow {before['position']}: {missing} is missing",
+                code="report-chain-cut",
+                position=report["position"],
+            )
+        if report["previous"] != before["digest"]:
+            raise Corruption(
+                f"report {report['position']} does not follow the one before it: it names another digest",
+                code="report-chain-broken",
+                position=report["position"],
+            )
+
+
+def load_key(data: bytes) -> Ed25519PublicKey:
+    """Return the public key in a PEM file.
+
+    Raises:
+        Corruption: it holds none of Ed25519.
+    """
+    try:
+        return _carried(data.decode("ascii"))
+    except (ValueError, TypeError) as error:
+        raise Corruption(
+            "this is no public key of reports",
+            code="key-invalid",
+            hint="It begins with -----BEGIN PUBLIC KEY-----; `farshore evidence key` writes it.",
+        ) from error
+
+
+def pem(key: Ed25519PublicKey) -> str:
+    """Return a public key as text."""
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def fingerprint(key: Ed25519PublicKey) -> str:
+    """Return what people compare: SHA-256 of the raw public key."""
+    raw = key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    return "SHA256:" + base64.b64encode(hashlib.sha256(raw).digest()).decode().rstrip("=")
+
+
+def _carried(text: str) -> Ed25519PublicKey:
+    try:
+        key = serialization.load_pem_public_key(text.encode())
+    except UnsupportedAlgorithm as error:
+        raise ValueError("its public key is of no kind that is known") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise TypeError("no Ed25519 key")
+    return key
+
+
+def _invalid(why: str) -> Corruption:
+    return Corruption(f"this is no report: {why}", code="report-invalid")
 
 
 def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-
-
-def html(report: dict[str, Any]) -> str:
-    """Return a report as one page without scripts or outside references; all text is escaped."""
-    return _PAGE.render(report=report, body=report["body"])
-
-
-def _page() -> Environment:
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["duration"] = lambda value: "-" if value is None else format_duration(float(value))
-    environment.filters["size"] = lambda value: format_size(float(value))
-    return environment
-
-
-_PAGE: Final = _page().from_string(
-    """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{{ body.run.kind }} of {{ body.run.plan }}: {{ body.run.state }}</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1b2733; }
-table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem; }
-th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #dde3e9; vertical-align: top; }
-code { font-size: .85em; word-break: break-all; }
-.succeeded, .green { color: #1a7f37; } .failed, .red { color: #b42318; }
-@media (prefers-color-scheme: dark) { body { background: #12181f; color: #dfe6ee; } th, td { border-color: #2b3642; } }
-</style>
-</head>
-<body>
-<h1>{{ body.run.kind | capitalize }} of {{ body.run.plan }}:
- <span class="{{ body.run.state }}">{{ body.run.state }}</span></h1>
-<table>
-<tr><th>Run</th><td><code>{{ body.run.run_id }}</code></td></tr>
-<tr><th>Ordered by</th><td>{{ body.run.actor }}</td></tr>
-<tr><th>Plan revision</th><td>{{ body.plan.revision }} <code>sha256:{{ body.plan.digest }}</code></td></tr>
-<tr><th>From, to</th><td>{{ body.plan.source_site }} → {{ body.plan.target_site }}</td></tr>
-<tr><th>Began, ended</th><td>{{ body.run.started_at }}, {{ body.run.ended_at }}</td></tr>
-{% if body.run.error %}<tr><th>Error</th><td class="failed">{{ body.run.error.message }}</td></tr>{% endif %}
-</table>
-<h2>Machines</h2>
-<table>
-<tr><th>Machine</th><th>State</th><th>RPO</th><th>RTO</th><th>Checkpoint</th><th>Address</th><th>Probes</th></tr>
-{% for machine in body.run.machines %}
-<tr><td>{{ machine.name }}</td><td class="{{ machine.state }}">{{ machine.state }}</td>
-<td>{{ machine.rpo_s | duration }}</td><td>{{ machine.rto_s | duration }}</td>
-<td><code>{{ machine.checkpoint_id or "-" }}</code></td><td>{{ machine.address or "-" }}</td>
-<td>{% for probe in machine.probes %}
-<div class="{{ "green" if probe.green else "red" }}">{{ probe.type }} {{ probe.target }}: \
-{{ "green" if probe.green else "red" }} after {{ probe.seconds | duration }} {{ probe.detail }}</div>
-{% endfor %}</td></tr>
-{% endfor %}
-</table>
-<h2>Steps</h2>
-<table>
-<tr><th>Step</th><th>Machine</th><th>State</th><th>Began</th><th>Took</th><th>Detail</th></tr>
-{% for step in body.run.steps %}
-<tr><td>{{ step.name }}</td><td>{{ step.machine or "" }}</td><td class="{{ step.state }}">{{ step.state }}</td>
-<td>{{ step.started_at or "" }}</td><td>{{ step.seconds | duration }}</td><td>{{ step.detail }}</td></tr>
-{% endfor %}
-</table>
-{% if body.run.cycles %}
-<h2>Cycles</h2>
-<table>
-<tr><th>Group</th><th>Checkpoint</th><th>Mode</th><th>Moved</th><th>Disks</th></tr>
-{% for cycle in body.run.cycles if cycle.stats %}
-<tr><td>{{ cycle.group_id }}</td><td><code>{{ cycle.checkpoint_id }}</code></td><td>{{ cycle.stats.mode }}</td>
-<td>{{ cycle.stats.moved_bytes | size }}</td><td>{{ cycle.stats.disk_bytes | size }}</td></tr>
-{% endfor %}
-</table>
-{% endif %}
-<h2>Seal</h2>
-<table>
-<tr><th>Report</th><td>{{ report.position }}, follows <code>{{ report.previous }}</code></td></tr>
-<tr><th>Digest</th><td><code>{{ report.digest }}</code></td></tr>
-<tr><th>Signature (Ed25519)</th><td><code>{{ report.signature }}</code></td></tr>
-</table>
-</body>
-</html>
-"""
-)

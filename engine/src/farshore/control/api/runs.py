@@ -17,6 +17,7 @@ from farshore.control.store.database import Transaction
 from farshore.control.store.records import Run
 from farshore.control.views.history import record
 from farshore.errors import Forbidden
+from farshore.recovery import evidence
 
 router = APIRouter(prefix="/api/v1", tags=["runs"])
 
@@ -108,11 +109,11 @@ def retry_run(call: Call, run_id: str, body: RetryWish | None = None) -> Respons
     return call.change("retry_run", run_id, do)
 
 
-@router.get("/runs/{run_id}/report", operation_id="get_report")
-def get_report(call: Call, run_id: str) -> dict[str, Any]:
-    """Return a finished run's signed evidence."""
+@router.get("/runs/{run_id}/report", operation_id="get_report", response_model=dict[str, Any])
+def get_report(call: Call, run_id: str) -> Response:
+    """Return a finished run's signed evidence, in the one form in which it can be checked byte by byte."""
     with call.ctx.store.read() as session:
-        return orders.report(session, run_id)
+        return Response(evidence.encode(orders.report(session, run_id)), media_type="application/json")
 
 
 @router.get("/runs/{run_id}/machines/{machine}/screen", operation_id="get_screen", response_class=Response)
@@ -134,8 +135,22 @@ def get_console(call: Call, run_id: str, machine: str) -> Response:
     )
 
 
+@router.get("/evidence-key", operation_id="get_evidence_key", response_model=schemas.EvidenceKey)
+def get_evidence_key(call: Call) -> dict[str, str]:
+    """Return the public key that this control plane's reports are checked with."""
+    key = call.ctx.evidence_key.public_key()
+    return {"pem": evidence.pem(key), "fingerprint": evidence.fingerprint(key)}
+
+
 @router.get("/runs/{run_id}/report.html", operation_id="get_report_html", response_class=HTMLResponse)
 def get_report_html(call: Call, run_id: str) -> HTMLResponse:
     """Return a finished run's evidence as a page."""
     with call.ctx.store.read() as session:
-        return HTMLResponse(orders.report_html(session, run_id))
+        return HTMLResponse(orders.rendering(session, run_id, "html"))
+
+
+@router.get("/runs/{run_id}/report.xml", operation_id="get_report_junit", response_class=Response)
+def get_report_junit(call: Call, run_id: str) -> Response:
+    """Return a finished run's evidence as JUnit XML."""
+    with call.ctx.store.read() as session:
+        return Response(orders.rendering(session, run_id, "junit"), media_type="application/xml; charset=utf-8")

@@ -46,6 +46,13 @@ class Preview(_Answer):
     warnings: list[str]
 
 
+class EvidenceKey(_Answer):
+    """The public key of reports."""
+
+    pem: str
+    fingerprint: str
+
+
 class PlanPreview(Preview):
     """``files``: those that the plan's hooks and probes name; what sends the plan sends the folders that they are in."""
 
@@ -352,6 +359,7 @@ class RunStep(_Answer):
     name: str
     machine: str | None
     state: str
+    attempts: int
     started_at: str | None
     ended_at: str | None
     seconds: float | None

@@ -70,6 +70,8 @@ API_ROLES: Final[dict[tuple[str, str], str]] = {
     ("POST", "/api/v1/runs/{run_id}:retry"): "operator",
     ("GET", "/api/v1/runs/{run_id}/report"): "viewer",
     ("GET", "/api/v1/runs/{run_id}/report.html"): "viewer",
+    ("GET", "/api/v1/runs/{run_id}/report.xml"): "viewer",
+    ("GET", "/api/v1/evidence-key"): "viewer",
     ("GET", "/api/v1/runs/{run_id}/machines/{machine}/screen"): "viewer",
     ("GET", "/api/v1/runs/{run_id}/machines/{machine}/console"): "viewer",
     ("GET", "/api/v1/tokens"): "admin",

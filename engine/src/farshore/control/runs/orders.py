@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy.orm import Session
 
@@ -134,9 +134,12 @@ def report(session: Session, run_id: str) -> dict[str, Any]:
     return dict(row.document)
 
 
-def report_html(session: Session, run_id: str) -> str:
-    """Return a run's evidence as a page."""
-    return evidence.html(report(session, run_id))
+def rendering(session: Session, run_id: str, name: Literal["html", "junit"]) -> str:
+    """Return the text beside a run's evidence, as it was when that was sealed."""
+    document = report(session, run_id)
+    row = session.get_one(Report, run_id)
+    kept = row.html if name == "html" else row.junit
+    return kept or evidence.render(document["body"], row.position, document["previous"])[name]
 
 
 def _poke(tx: Transaction, run: Run) -> None:

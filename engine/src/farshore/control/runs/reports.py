@@ -26,19 +26,28 @@ def seal(tx: Transaction, ctx: Context, run: Run) -> None:
     last = tx.scalars(select(Report).order_by(Report.position.desc()).limit(1)).first()
     # The first one here may follow one of the control plane before this one.
     head = settings.head(tx, "evidence") or {"number": 0, "digest": evidence.ORIGIN}
-    document = evidence.seal(
-        _body(tx, run),
-        position=last.position + 1 if last else int(head["number"]) + 1,
-        previous=last.digest if last else str(head["digest"]),
-        key=ctx.evidence_key,
+    body = _body(tx, run)
+    position = last.position + 1 if last else int(head["number"]) + 1
+    previous = last.digest if last else str(head["digest"])
+    texts = evidence.render(body, position, previous)
+    document = evidence.seal(body, position=position, previous=previous, key=ctx.evidence_key, renderings=texts)
+    tx.add(
+        Report(
+            run_id=run.run_id,
+            position=position,
+            document=document,
+            digest=document["digest"],
+            html=texts["html"],
+            junit=texts["junit"],
+        )
     )
-    tx.add(Report(run_id=run.run_id, position=document["position"], document=document, digest=document["digest"]))
     tx.flush()
 
     def export() -> None:
         folder = ctx.home.reports
-        durable.write_json(folder / f"{run.run_id}.json", document, 0o640)
-        durable.write(folder / f"{run.run_id}.html", evidence.html(document).encode(), 0o640)
+        durable.write(folder / f"{run.run_id}.json", evidence.encode(document), 0o640)
+        durable.write(folder / f"{run.run_id}.html", texts["html"].encode(), 0o640)
+        durable.write(folder / f"{run.run_id}.xml", texts["junit"].encode(), 0o640)
 
     tx.after(export)
 
@@ -68,6 +77,7 @@ def _body(tx: Transaction, run: Run) -> dict[str, Any]:
             "source_site": plan.source_site if plan else "",
             "target_site": plan.target_site if plan else "",
         },
+        "objectives": _objectives(plan, shown["machines"]) if plan else None,
         "checkpoints": [
             {
                 "checkpoint_id": point.checkpoint_id,
@@ -87,3 +97,18 @@ def _body(tx: Transaction, run: Run) -> dict[str, Any]:
     }
     # As it will be read back: tuples and numbers in the form that JSON gives them.
     return dict(json.loads(json.dumps(body)))
+
+
+def _objectives(plan: Definition, machines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the plan wants, and which machine kept to it; None where nothing was measured or wanted."""
+    wanted = {"rpo": plan.rpo, "rto": plan.rto}
+
+    def kept(machine: dict[str, Any], name: str) -> bool | None:
+        limit, measured = wanted[name], machine[f"{name}_s"]
+        return measured <= limit if limit is not None and measured is not None else None
+
+    return {
+        "rpo_s": plan.rpo,
+        "rto_s": plan.rto,
+        "machines": {machine["name"]: {name: kept(machine, name) for name in wanted} for machine in machines},
+    }

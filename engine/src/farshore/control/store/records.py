@@ -522,13 +522,18 @@ class DueDrill(Base):
 
 
 class Report(Base):
-    """The evidence of a finished run; ``digest`` chains it to the one before."""
+    """The evidence of a finished run; ``digest`` chains it to the one before.
+
+    ``html`` and ``junit`` are the texts whose digests it holds, as they were made then.
+    """
 
     __tablename__ = "report"
     run_id: Mapped[str] = mapped_column(ForeignKey("run.run_id"), primary_key=True)
     position: Mapped[int] = mapped_column(unique=True)
     document: Mapped[Json]
     digest: Mapped[str]
+    html: Mapped[str | None] = mapped_column(Text)
+    junit: Mapped[str | None] = mapped_column(Text)
 
 
 class Token(Base):

@@ -75,6 +75,7 @@ def _run(session: Session, row: Run) -> dict[str, Any]:
                 "name": step.name,
                 "machine": step.machine or None,
                 "state": step.state,
+                "attempts": step.attempt + 1,
                 "started_at": iso(step.started_at),
                 "ended_at": iso(step.ended_at),
                 "seconds": (

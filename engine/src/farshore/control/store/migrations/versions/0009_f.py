@@ -22,10 +22,16 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("run_step", schema=None) as batch_op:
         batch_op.add_column(sa.Column("evidence", sa.JSON(none_as_null=True), nullable=True))
+    with op.batch_alter_table("report", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("html", sa.Text(), nullable=True))
+        batch_op.add_column(sa.Column("junit", sa.Text(), nullable=True))
 
 
 def downgrade() -> None:
     """Take back."""
+    with op.batch_alter_table("report", schema=None) as batch_op:
+        batch_op.drop_column("junit")
+        batch_op.drop_column("html")
     with op.batch_alter_table("run_step", schema=None) as batch_op:
         batch_op.drop_column("evidence")
     op.drop_table("hook_bundle")

@@ -1,0 +1,116 @@
+"""The evidence of a run as a page for people: no scripts, nothing from elsewhere, all text escaped. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from jinja2 import Environment
+
+from farshore.units import format_duration, format_size
+
+
+def html(body: dict[str, Any], position: int, previous: str) -> str:
+    """Return the page of the report with ``body``.
+
+    Its digest is in the report, so it cannot hold that of the report.
+    """
+    return _PAGE.render(body=body, position=position, previous=previous)
+
+
+def _page() -> Environment:
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["duration"] = lambda value: "-" if value is None else format_duration(float(value))
+    environment.filters["size"] = lambda value: format_size(float(value))
+    environment.filters["written"] = lambda value: json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
+    return environment
+
+
+_PAGE: Final = _page().from_string(
+    """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{{ body.run.kind }} of {{ body.run.plan }}: {{ body.run.state }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1b2733; }
+table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem; }
+th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #dde3e9; vertical-align: top; }
+code { font-size: .85em; word-break: break-all; }
+pre { font-size: .8em; white-space: pre-wrap; word-break: break-all; }
+.succeeded, .green { color: #1a7f37; } .failed, .red { color: #b42318; }
+@media (prefers-color-scheme: dark) { body { background: #12181f; color: #dfe6ee; } th, td { border-color: #2b3642; } }
+</style>
+</head>
+<body>
+<h1>{{ body.run.kind | capitalize }} of {{ body.run.plan }}:
+ <span class="{{ body.run.state }}">{{ body.run.state }}</span></h1>
+<table>
+<tr><th>Run</th><td><code>{{ body.run.run_id }}</code></td></tr>
+<tr><th>Ordered by</th><td>{{ body.run.actor }}</td></tr>
+<tr><th>Plan revision</th><td>{{ body.plan.revision }} <code>sha256:{{ body.plan.digest }}</code></td></tr>
+{% if body.run.approval %}<tr><th>Approved by</th><td>{% for one in body.run.approval.by %}
+{{ one.actor }} at {{ one.at }}<br>
+{% else %}nobody of {{ body.run.approval.people }}{% endfor %}</td></tr>{% endif %}
+<tr><th>From, to</th><td>{{ body.plan.source_site }} → {{ body.plan.target_site }}</td></tr>
+<tr><th>Began, ended</th><td>{{ body.run.started_at }}, {{ body.run.ended_at }}</td></tr>
+{% if body.run.error %}<tr><th>Error</th><td class="failed">{{ body.run.error.message }}</td></tr>{% endif %}
+</table>
+<h2>Machines</h2>
+{% if body.objectives %}<p>Wanted: RPO {{ body.objectives.rpo_s | duration }}, RTO \
+{{ body.objectives.rto_s | duration }}.</p>{% endif %}
+<table>
+<tr><th>Machine</th><th>State</th><th>RPO</th><th>RTO</th><th>Checkpoint</th><th>Address</th><th>Probes</th></tr>
+{% for machine in body.run.machines %}
+<tr><td>{{ machine.name }}</td><td class="{{ machine.state }}">{{ machine.state }}</td>
+{% for name in ("rpo", "rto") %}{% set met = (body.objectives.machines[machine.name][name] | default(none)) \
+if body.objectives else none %}
+<td{% if met is not none %} class="{{ "green" if met else "red" }}"{% endif %}>\
+{{ machine[name + "_s"] | duration }}</td>{% endfor %}
+
+<td><code>{{ machine.checkpoint_id or "-" }}</code></td><td>{{ machine.address or "-" }}</td>
+<td>{% for probe in machine.probes %}
+<div class="{{ "green" if probe.green else "red" }}">{{ probe.type }} {{ probe.target }}: \
+{{ "green" if probe.green else "red" }} after {{ probe.seconds | duration }} {{ probe.detail }}</div>
+{% endfor %}</td></tr>
+{% endfor %}
+</table>
+<h2>Steps</h2>
+<table>
+<tr><th>Step</th><th>Machine</th><th>State</th><th>Began</th><th>Took</th><th>Detail</th></tr>
+{% for step in body.run.steps %}
+<tr><td>{{ step.name }}</td><td>{{ step.machine or "" }}</td><td class="{{ step.state }}">{{ step.state }}</td>
+<td>{{ step.started_at or "" }}</td><td>{{ step.seconds | duration }}</td>
+<td>{% if step.attempts | default(1) > 1 %}{{ step.attempts }} attempts. {% endif %}{{ step.detail }}
+{% if step.evidence %}<details><summary>what it saw</summary><pre>{{ step.evidence | written }}</pre></details>{% endif %}
+</td></tr>
+{% endfor %}
+</table>
+{% if body.run.cycles %}
+<h2>Cycles</h2>
+<table>
+<tr><th>Group</th><th>Checkpoint</th><th>Mode</th><th>Moved</th><th>Disks</th></tr>
+{% for cycle in body.run.cycles if cycle.stats %}
+<tr><td>{{ cycle.group_id }}</td><td><code>{{ cycle.checkpoint_id }}</code></td><td>{{ cycle.stats.mode }}</td>
+<td>{{ cycle.stats.moved_bytes | size }}</td><td>{{ cycle.stats.disk_bytes | size }}</td></tr>
+{% endfor %}
+</table>
+{% endif %}
+{% if body.checkpoints %}
+<h2>Checkpoints</h2>
+<table>
+<tr><th>Checkpoint</th><th>Level</th><th>Taken</th><th>Disk</th><th>Digest of its content</th></tr>
+{% for point in body.checkpoints %}{% for disk in point.disks %}
+<tr><td><code>{{ point.checkpoint_id }}</code></td><td>{{ point.level }}</td><td>{{ point.taken_at }}</td>
+<td>{{ disk.disk_key }}, {{ disk.size_bytes | size }}</td><td><code>{{ disk.tree_root }}</code></td></tr>
+{% endfor %}{% endfor %}
+</table>
+{% endif %}
+<h2>Seal</h2>
+<p>This is report {{ position }} of its control plane; it follows <code>{{ previous }}</code>.
+The file <code>{{ body.run.run_id }}.json</code> holds the digest of this page and is signed (Ed25519).
+<code>farshore evidence verify {{ body.run.run_id }}.json</code> checks both.</p>
+</body>
+</html>
+"""
+)
