@@ -51,6 +51,8 @@ API_ROLES: Final[dict[tuple[str, str], str]] = {
     ("POST", "/api/v1/plans/{name}:drill-end"): "operator",
     ("POST", "/api/v1/plans/{name}:failover"): "recovery-admin",
     ("POST", "/api/v1/plans/{name}:failover-preview"): "viewer",
+    ("POST", "/api/v1/plans/{name}:reprotect"): "recovery-admin",
+    ("POST", "/api/v1/plans/{name}:reprotect-preview"): "viewer",
     ("PUT", "/api/v1/plans/{name}/checkpoints/{label}"): "operator",
     ("GET", "/api/v1/checkpoints"): "viewer",
     ("GET", "/api/v1/checkpoints/{checkpoint_id}"): "viewer",
