@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from farshore.errors import Permanent
+from farshore.recovery.guest.trees import Tree, open_volume
 from farshore.recovery.guest.volumes import Volume
 
 _TIMEOUT_S: Final = 300.0
@@ -59,7 +60,9 @@ def settle(volume: Volume) -> None:
         Permanent: it cannot be.
     """
     if volume.content == "ext" and needs_recovery(volume):
-        done = _run(["e2fsck", "-y", "-E", "journal_only", _device(volume)])
+        # By a device of its own: e2fsck 1.47 opens a file system a second time after the replay, without its offset.
+        with _looped(volume) as device:
+            done = _run(["e2fsck", "-y", "-E", "journal_only", device])
         if done.returncode & _FSCK_FAILED:
             raise _failure("e2fsck", volume, done)
 
@@ -99,34 +102,23 @@ def write(volume: Volume, writes: Sequence[Write]) -> None:
 @contextlib.contextmanager
 def mounted(volume: Volume) -> Iterator[Path]:
     """Mount an NTFS, XFS or btrfs volume for writing until the end of the block; paths must not follow its links."""
-    if volume.offset is None:
-        raise Permanent(
-            f"volume {volume.name} lies in several pieces, and such are only read",
-            code="volume-not-writable",
-            hint="Set guest.fix: false, and repair it by hand where needed.",
-        )
-    with tempfile.TemporaryDirectory(prefix="farshore-guest-") as folder:
-        root = Path(folder)
-        loop = _loop(volume)
+    with tempfile.TemporaryDirectory(prefix="farshore-guest-") as folder, _looped(volume) as device:
+        if volume.content == "ntfs":
+            argv = ["ntfs-3g", "-o", "rw,norecover,windows_names", device, folder]
+        elif volume.content in _KERNEL:
+            extra = ",nouuid" if volume.content == "xfs" else ""
+            argv = ["mount", "-t", volume.content, "-o", f"rw,nosuid,nodev,noexec,nosymfollow{extra}", device, folder]
+        else:
+            raise Permanent(f"nothing here writes {volume.content} ({volume.name})", code="volume-not-writable")
+        done = _run(argv)
+        if done.returncode:
+            raise _failure(argv[0], volume, done)
         try:
-            if volume.content == "ntfs":
-                argv = ["ntfs-3g", "-o", "rw,norecover,windows_names", loop, str(root)]
-            elif volume.content in _KERNEL:
-                extra = ",nouuid" if volume.content == "xfs" else ""
-                argv = ["mount", "-t", volume.content, "-o", f"rw,nosuid,nodev,noexec,nosymfollow{extra}", loop, folder]
-            else:
-                raise Permanent(f"nothing here writes {volume.content} ({volume.name})", code="volume-not-writable")
-            done = _run(argv)
-            if done.returncode:
-                raise _failure(argv[0], volume, done)
-            try:
-                yield root
-            finally:
-                done = _run(["umount", folder])
-                if done.returncode:
-                    raise _failure("umount", volume, done)
+            yield Path(folder)
         finally:
-            _run(["losetup", "-d", loop])
+            done = _run(["umount", folder])
+            if done.returncode:
+                raise _failure("umount", volume, done)
 
 
 def _stay_inside(root: Path, path: Path) -> None:
@@ -138,39 +130,67 @@ def _stay_inside(root: Path, path: Path) -> None:
             raise Permanent(f"{at.relative_to(root)} is a link in the guest", code="volume-not-writable")
 
 
-def _loop(volume: Volume) -> str:
+@contextlib.contextmanager
+def _looped(volume: Volume) -> Iterator[str]:
+    """Show a volume as a block device until the end of the block; what was written is on the disk then."""
+    if volume.offset is None:
+        raise _in_pieces(volume)
     place = ["--offset", str(volume.offset), "--sizelimit", str(volume.size)]
     done = _run(["losetup", "--find", "--show", *place, str(volume.disk.path)])
     if done.returncode:
         raise _failure("losetup", volume, done)
-    return done.stdout.strip()
+    device = done.stdout.strip()
+    try:
+        yield device
+    finally:
+        _run(["losetup", "-d", device])
+        with volume.disk.path.open("rb") as disk:
+            os.fsync(disk.fileno())
+
+
+def _in_pieces(volume: Volume) -> Permanent:
+    return Permanent(
+        f"volume {volume.name} lies in several pieces, and such are only read",
+        code="volume-not-writable",
+        hint="Set guest.fix: false, and repair it by hand where needed.",
+    )
 
 
 def _device(volume: Volume) -> str:
     """Return how e2fsprogs name a file system inside a file (unix_io.c: ``?offset=``)."""
     if volume.offset is None:
-        raise Permanent(
-            f"volume {volume.name} lies in several pieces, and such are only read",
-            code="volume-not-writable",
-            hint="Set guest.fix: false, and repair it by hand where needed.",
-        )
+        raise _in_pieces(volume)
     return f"{volume.disk.path}?offset={volume.offset}"
 
 
 def _by_debugfs(volume: Volume, writes: Sequence[Write]) -> None:
     settle(volume)
+    system = open_volume(volume)
+    if system is None:
+        raise Permanent(f"volume {volume.name} is not readable", code="volume-not-writable")
+    there = Tree(volume, system)
+    made: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="farshore-guest-") as folder:
         lines: list[str] = []
         for index, item in enumerate(writes):
             path = _quoted(item.path)
-            if item.content is None:
+            # debugfs makes what exists already a second time, and leaves the first without a name: it is asked before.
+            found = there.find(item.path, follow=False)
+            if found is not None and found.system.kind(found.node) != "file":
+                raise Permanent(f"{item.path} is no file on volume {volume.name}", code="volume-not-writable")
+            if found is not None:
                 lines.append(f"rm {path}")
+            if item.content is None:
                 continue
             source = Path(folder) / f"{index}"
             source.write_bytes(item.content)
             parts = item.path.strip("/").split("/")[:-1]
-            lines += [f"mkdir {_quoted('/' + '/'.join(parts[: depth + 1]))}" for depth in range(len(parts))]
-            lines += [f"rm {path}", f"write {source} {path}", f"sif {path} mode 0{0o100000 | item.mode:o}"]
+            for depth in range(1, len(parts) + 1):
+                parent = "/" + "/".join(parts[:depth])
+                if parent not in made and not there.exists(parent):
+                    lines.append(f"mkdir {_quoted(parent)}")
+                    made.add(parent)
+            lines += [f"write {source} {path}", f"sif {path} mode 0{0o100000 | item.mode:o}"]
             lines += [f"sif {path} uid {item.owner}", f"sif {path} gid {item.group}"]
         script = Path(folder) / "script"
         script.write_text("\n".join(lines) + "\n")
@@ -186,7 +206,7 @@ def _by_debugfs(volume: Volume, writes: Sequence[Write]) -> None:
 
 def _by_mtools(volume: Volume, writes: Sequence[Write]) -> None:
     if volume.offset is None:
-        raise Permanent(f"volume {volume.name} lies in several pieces", code="volume-not-writable")
+        raise _in_pieces(volume)
     image = f"{volume.disk.path}@@{volume.offset}"
     with tempfile.TemporaryDirectory(prefix="farshore-guest-") as folder:
         source = Path(folder) / "file"

@@ -1,0 +1,176 @@
+"""Disks of guests that were never installed: a partition table, a file system, and the files that a check looks at."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from farshore.model.guest import GuestDisk, GuestNic, GuestPolicy, MachinePrepareParams, MachinePrepareResult
+from farshore.recovery.guest.prepare import prepare
+from farshore.recovery.guest.volumes import RawDisk
+
+MIB = 1 << 20
+START = MIB
+ROOT_UUID = "11112222-3333-4444-5555-666677778888"
+MAC = "52:54:00:aa:bb:01"
+VERSION = "6.1.0-13-amd64"
+#: Modules that an initial file system has by Debian's MODULES=most.
+MODULES = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ahci", "nvme")
+
+
+def tool(*argv: str | Path, given: bytes = b"") -> bytes:
+    """Run a tool."""
+    env = {**os.environ, "MTOOLS_SKIP_CHECK": "1"}
+    return subprocess.run([*map(str, argv)], input=given, capture_output=True, check=True, env=env).stdout
+
+
+def initramfs(modules: tuple[str, ...] = MODULES) -> bytes:
+    """Return an initial file system with these modules: an early archive, then a compressed one."""
+    early = _cpio({"kernel/x86/microcode/GenuineIntel.bin": b"\0" * 32})
+    main = _cpio({f"usr/lib/modules/{VERSION}/kernel/drivers/{name.replace('_', '-')}.ko.xz": b"" for name in modules})
+    return early + gzip.compress(main, mtime=0)
+
+
+def _cpio(files: Mapping[str, bytes]) -> bytes:
+    archive = bytearray()
+    for name, data in [*files.items(), ("TRAILER!!!", b"")]:
+        label = name.encode() + b"\0"
+        fields = (0, 0o100644, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(label), 0)
+        archive += b"070701" + b"".join(b"%08X" % value for value in fields) + label
+        archive += bytes(-len(archive) % 4) + data
+        archive += bytes(-len(archive) % 4)
+    return bytes(archive)
+
+
+def linux(**more: bytes | str | None) -> dict[str, bytes]:
+    """Return the files of a Linux; ``more`` adds to them by path, with ``None`` takes one away."""
+    modules = f"/lib/modules/{VERSION}"
+    files: dict[str, bytes | str | None] = {
+        "/etc/os-release": 'NAME="Debian GNU/Linux"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n',
+        "/etc/fstab": f"UUID={ROOT_UUID} / ext4 errors=remount-ro 0 1\n",
+        "/etc/hostname": "shop\n",
+        "/etc/hosts": "127.0.0.1 localhost\n127.0.1.1 shop.example.org shop\n10.1.1.5 shop-db\n",
+        f"/boot/vmlinuz-{VERSION}": b"kernel",
+        f"/boot/initrd.img-{VERSION}": initramfs(),
+        f"/boot/config-{VERSION}": "CONFIG_EXT4_FS=m\n",
+        "/boot/grub/grub.cfg": f"linux /boot/vmlinuz-{VERSION} root=UUID={ROOT_UUID} ro quiet\n",
+        f"{modules}/modules.dep": "kernel/drivers/net/virtio_net.ko.xz: kernel/net/core/failover.ko\n",
+        f"{modules}/modules.builtin": "kernel/fs/exportfs/exportfs.ko\n",
+        **more,
+    }
+    return {path: data.encode() if isinstance(data, str) else data for path, data in files.items() if data is not None}
+
+
+def ext4_disk(path: Path, files: Mapping[str, bytes], *, size: int = 48 * MIB, boot_code: bool = True) -> Path:
+    """Make a disk with one ext4 partition that holds ``files``."""
+    _table(path, size, boot_code=boot_code)
+    with tempfile.TemporaryDirectory() as folder:
+        _spread(Path(folder), files)
+        kib = (size - START) // 1024
+        options = ["-q", "-t", "ext4", "-U", ROOT_UUID, "-E", f"offset={START},root_owner=0:0", "-d", folder]
+        tool("mke2fs", *options, path, f"{kib}k")
+    return path
+
+
+def fat_disk(path: Path, files: Mapping[str, bytes], size: int = 34 * MIB) -> Path:
+    """Make a disk with one FAT partition that holds ``files``."""
+    _table(path, size, kind=0x0C)
+    image = f"{path}@@{START}"
+    tool("mformat", "-i", image, "-T", str((size - START) // 512), "-h", "255", "-s", "63", "::")
+    made: set[str] = set()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in files.items():
+            parts = name.strip("/").split("/")
+            for depth in range(1, len(parts)):
+                place = "/".join(parts[:depth])
+                if place not in made:
+                    tool("mmd", "-i", image, f"::/{place}")
+                    made.add(place)
+            source = Path(folder) / "file"
+            source.write_bytes(data)
+            tool("mcopy", "-i", image, source, f"::{name}")
+    return path
+
+
+def headed_disk(path: Path, head: bytes, size: int = 8 * MIB) -> Path:
+    """Make a disk with one partition that begins with ``head`` and holds nothing else."""
+    _table(path, size)
+    with path.open("r+b") as disk:
+        disk.seek(START)
+        disk.write(head)
+    return path
+
+
+def _table(path: Path, size: int, *, kind: int = 0x83, boot_code: bool = True) -> None:
+    entry = bytes([0x80, 0xFE, 0xFF, 0xFF, kind, 0xFE, 0xFF, 0xFF])
+    entry += (START // 512).to_bytes(4, "little") + ((size - START) // 512).to_bytes(4, "little")
+    with path.open("wb") as disk:
+        disk.truncate(size)
+        code = b"\xfa\x33\xc0" if boot_code else b""
+        disk.write(code.ljust(440, b"\0") + b"\x78\x56\x34\x12\0\0" + entry + bytes(48) + b"\x55\xaa")
+
+
+def _spread(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        path = folder / name.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def read(disk: Path, path: str) -> bytes | None:
+    """Return a file of an ext4 disk as debugfs sees it, None if there is none."""
+    with tempfile.TemporaryDirectory() as folder:
+        into = Path(folder) / "file"
+        tool("debugfs", "-R", f'dump "{path}" {into}', f"{disk}?offset={START}")
+        return into.read_bytes() if into.exists() else None
+
+
+def features(disk: Path) -> str:
+    """Return the features of an ext4 disk's file system."""
+    return tool("debugfs", "-R", "features", f"{disk}?offset={START}").decode()
+
+
+def sound(disk: Path) -> bool:
+    """Say whether a file system is without fault."""
+    done = subprocess.run(["e2fsck", "-fn", f"{disk}?offset={START}"], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def job(
+    purpose: str = "failover", bus: str = "virtio", policy: GuestPolicy | None = None, **more: object
+) -> MachinePrepareParams:
+    """Return what is asked of a machine with one disk and one interface."""
+    nic = {"mac": MAC, "source_mac": MAC, **dict(more.pop("nic", {}))}  # type: ignore[call-overload]
+    return MachinePrepareParams.model_validate(
+        {
+            "machine_id": "m-1",
+            "name": "shop",
+            "purpose": purpose,
+            "disks": [GuestDisk(disk_id="vda", bus=bus, boot=True)],
+            "nics": [GuestNic.model_validate(nic)],
+            "policy": policy or GuestPolicy(),
+            **more,
+        }
+    )
+
+
+def run(params: MachinePrepareParams, *disks: Path) -> MachinePrepareResult:
+    """Prepare a guest whose disks are these files, the first one to start from."""
+    return prepare(
+        params, [RawDisk(f"vd{letter}", path, letter == "a") for letter, path in zip("abc", disks, strict=False)]
+    )
+
+
+def codes(result: MachinePrepareResult) -> dict[str, str]:
+    """Return the findings as code and severity."""
+    return {finding.code: finding.severity for finding in result.findings}
+
+
+def missing(*tools: str) -> list[str]:
+    """Return those of ``tools`` that this machine lacks."""
+    return [name for name in tools if shutil.which(name) is None]
