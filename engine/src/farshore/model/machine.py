@@ -80,6 +80,7 @@ class PoolFacts(Report):
     path: str
     capacity_bytes: int
     free_bytes: int
+    filesystem: str = ""
 
 
 class Inventory(Report):

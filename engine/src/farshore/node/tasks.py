@@ -24,7 +24,7 @@ from farshore.model import task as model
 from farshore.model.base import Report
 from farshore.model.checkpoint import LEVELS
 from farshore.model.machine import Finding, Inventory
-from farshore.node import stored
+from farshore.node import mounts, stored
 from farshore.node.drafts import cover_of
 from farshore.node.log import fields
 from farshore.node.marks import Marks
@@ -84,7 +84,11 @@ class Site:
 
 def inventory(site: Site, _params: model.Empty, _call: Call) -> Inventory:
     """Return what the site holds."""
-    return site.platform.inventory()
+    found = site.platform.inventory()
+    if found.pool is None or found.pool.filesystem:
+        return found
+    pool = found.pool.model_copy(update={"filesystem": mounts.filesystem_of(Path(found.pool.path))})
+    return found.model_copy(update={"pool": pool})
 
 
 def check(site: Site, _params: model.Empty, _call: Call) -> model.CheckResult:

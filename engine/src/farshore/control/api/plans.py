@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 from pydantic import Field, model_validator
 
-from farshore.control import views
+from farshore.control import preflight, views
 from farshore.control.api import schemas
 from farshore.control.api.caller import Answer, Call
 from farshore.control.planning import apply, bundles, protect, source
@@ -83,6 +83,13 @@ def get_plan(call: Call, name: str) -> dict[str, Any]:
     """Return one plan with its state, its machines and their RPO now."""
     with call.ctx.store.read() as session:
         return views.plan(session, name)
+
+
+@router.get("/plans/{name}/preflight", operation_id="get_preflight", response_model=schemas.Preflight)
+def get_preflight(call: Call, name: str) -> dict[str, Any]:
+    """Return what would stand in the way of a recovery of the plan now."""
+    with call.ctx.store.read() as session:
+        return preflight.of(session, name, key_is_here=call.ctx.home.recovery_key.exists())
 
 
 @router.put("/plans/{name}", operation_id="put_plan", responses=schemas.answers(schemas.Plan, 200, 201))

@@ -120,6 +120,16 @@ class Catalog(_Answer):
     bundles: list[SiteBundle]
 
 
+class Preflight(_Answer):
+    """How ready a plan is for its recovery. ``score``: 100 is all that could be asked; ``ready``: no finding stops it."""
+
+    plan: str
+    at: str | None
+    ready: bool
+    score: int
+    findings: list[Finding]
+
+
 class CatalogFindings(_Answer):
     """Where catalogue, manifests and native points of a site disagree; ``agrees``: nowhere."""
 

@@ -44,6 +44,7 @@ API_ROLES: Final[dict[tuple[str, str], str]] = {
     ("DELETE", "/api/v1/plans/{name}"): "recovery-admin",
     ("POST", "/api/v1/plans/{name}:protect"): "operator",
     ("POST", "/api/v1/plans/{name}:protect-preview"): "viewer",
+    ("GET", "/api/v1/plans/{name}/preflight"): "viewer",
     ("POST", "/api/v1/plans/{name}:replicate"): "operator",
     ("POST", "/api/v1/plans/{name}:replicate-preview"): "viewer",
     ("POST", "/api/v1/plans/{name}:drill"): "operator",

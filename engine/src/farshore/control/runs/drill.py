@@ -15,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from farshore.control import clock, ids, tasks
+from farshore.control import clock, forecast, ids, tasks
 from farshore.control.planning import definitions
 from farshore.control.runs import boot, ledger, reports, selection, sights, story
 from farshore.control.runs.story import Phase, Scene, Story
@@ -92,6 +92,7 @@ def preview_of(session: Session, name: str, wish: DrillWish) -> dict[str, Any]:
             **used.told(),
             "checkpoints": {machine: point.checkpoint_id for machine, point in chosen.items()},
             "rpo_s": {machine: round(now.age_s(ordered(point)), 3) for machine, point in chosen.items()},
+            **forecast.of(session, plan, dict(zip(chosen, orders, strict=True)), chosen, verb="drill"),
         },
         "warnings": warnings,
     }

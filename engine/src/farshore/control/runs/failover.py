@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from farshore.control import clock, tasks
+from farshore.control import clock, forecast, tasks
 from farshore.control.clock import Stamp
 from farshore.control.nearby import suggestion
 from farshore.control.planning import definitions, protect
@@ -127,6 +127,7 @@ def preview_of(session: Session, name: str, wish: FailoverWish, kind: str = "fai
             "rpo_s": {
                 machine: 0.0 if planned else round(now.age_s(ordered(point)), 3) for machine, point in chosen.items()
             },
+            **forecast.of(session, plan, orders, chosen, verb=kind, planned=planned),
         },
         "warnings": warnings,
     }
