@@ -145,3 +145,23 @@ def test_a_control_plane_that_stops_is_told_and_its_return_noticed(house: House,
     house.control.start()
     expect(lost).to_be_hidden(timeout=30_000)
     expect(tab.locator("[data-plan=shop]")).to_be_visible()
+
+
+def test_a_run_that_waits_for_approval_is_approved_by_somebody_else(house: House, tab: Page):
+    house.control.ok("PUT", "/plans/shop", {"source": PLAN + "approval: {verbs: [drill]}\n"})
+    path = house.control.ok("POST", "/plans/shop:drill", {})["run"]["url"]
+    house.sign_in(tab, path)
+    badge = tab.locator(".title .badge")
+    expect(badge).to_have_text("waiting-approval")
+    expect(tab.get_by_text("waits for one person other than first-admin")).to_be_visible()
+    tab.get_by_role("button", name="Approve").click()
+    expect(tab.get_by_role("alert")).to_contain_text("somebody else has to approve it")
+    tab.get_by_role("button", name="Sign out").click()
+    tab.get_by_label("Token").fill(house.control.role("operator"))
+    tab.get_by_role("button", name="Sign in").click()
+    tab.goto(house.control.home.url + path)
+    tab.get_by_role("button", name="Approve").click()
+    expect(tab.get_by_text("Approved by a-operator")).to_be_visible()
+    expect(badge).not_to_have_text("waiting-approval")
+    until(lambda: house.control.ok("GET", path)["ended_at"], "the drill ends")
+    house.control.ok("PUT", "/plans/shop", {"source": PLAN})

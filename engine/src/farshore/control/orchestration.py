@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 APPLICATION_VERSION: Final = "1"
 #: Stable over restarts, so that a restarted process goes on at once. The home's lock keeps it from being used twice.
 EXECUTOR_ID: Final = "control-1"
-#: A story looks again after this long even if nobody has told it anything.
+#: A story looks again after this long even if nobody has told it anything, and then after ever longer pauses.
 LOOK_AGAIN_S: Final = 30.0
+LONGEST_LOOK_S: Final = 3600.0
 _TOPIC: Final = "poke"
 #: Workflows from a queue run on the event loop; those that are started directly would each hold a thread.
 _QUEUE: Final = "stories"
@@ -53,6 +54,7 @@ async def failover(run_id: str, name: str, phase: str) -> None:
 
 async def _go(run_id: str, name: str, phase: str) -> None:
     here: str | None = phase
+    unchanged = 0
     while here is not None:
         after: str | None = await DBOS.run_step_async(
             {"name": here, "retries_allowed": True, "max_attempts": 5, "interval_seconds": 1.0},
@@ -62,7 +64,10 @@ async def _go(run_id: str, name: str, phase: str) -> None:
             here,
         )
         if after == here:
-            await DBOS.recv_async(_TOPIC, timeout_seconds=LOOK_AGAIN_S)
+            # A run that waits for people may wait for days, and each look stays in the orchestrator's database.
+            pause_s = min(LOOK_AGAIN_S * 2**unchanged, LONGEST_LOOK_S)
+            told = await DBOS.recv_async(_TOPIC, timeout_seconds=pause_s)
+            unchanged = 0 if told is not None else min(unchanged + 1, 10)
         here = after
 
 

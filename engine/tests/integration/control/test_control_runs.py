@@ -124,9 +124,9 @@ def test_a_run_waits_for_two_others_to_agree(sites: TwoSites) -> None:
     assert len(set(people)) == 2
     assert run["actor"] not in people
     report = control.ok("GET", f"/runs/{run_id}/report")
-    assert [item["actor"] for item in report["run"]["approval"]["by"]] == people
+    assert [item["actor"] for item in report["body"]["run"]["approval"]["by"]] == people
     audit = control.ok("GET", "/audit")
-    assert [item["actor"] for item in audit["items"] if item["action"] == "approve_run"].__len__() == 2
+    assert [item["action"] for item in audit["items"]].count("approve_run") == 2
     control.refused(409, "not-waiting", "POST", f"/runs/{run_id}:approve", token=control.role("admin"))
 
 
@@ -165,27 +165,22 @@ def test_a_retried_failover_does_nothing_again_that_succeeded(sites: TwoSites) -
     assert sites.alpha.asked()["machine-stop"] == 2
 
 
-@pytest.mark.parametrize(
-    ("wish", "done"),
-    [
-        ({"step": "power on"}, (0, 1, 1)),
-        ({"step": "create"}, (1, 1, 1)),
-        ({"machine": "db", "step": "validate"}, (0, 0, 2)),
-    ],
-)
-def test_a_failover_goes_on_from_the_step_and_machine_that_were_chosen(
-    sites: TwoSites, wish: dict[str, str], done: tuple[int, int, int]
-) -> None:
+def test_a_failover_goes_on_from_the_step_and_machine_that_were_chosen(sites: TwoSites) -> None:
     planned(sites)
     sites.beta.green["web"] = False
-    run = sites.ended(failover(sites))
-    before = sites.beta.asked()
-    sites.beta.green["web"] = True
-    new = sites.control.ok("POST", f"/runs/{run['run_id']}:retry", wish)["run"]
-    ended = sites.ended(new["run_id"])
-    assert ended["state"] == "succeeded", (ended["error"], ended["steps"])
-    asked = sites.beta.asked() - before
-    assert tuple(asked[kind] for kind in STEPS) == done
+    run_id = sites.ended(failover(sites))["run_id"]
+    for wish, done, end in (
+        ({"step": "power on"}, (0, 1, 1), "failed"),
+        ({"step": "create"}, (1, 1, 1), "failed"),
+        ({"machine": "db", "step": "validate"}, (0, 0, 2), "succeeded"),
+    ):
+        sites.beta.green["web"] = end == "succeeded"
+        before = sites.beta.asked()
+        run_id = sites.control.ok("POST", f"/runs/{run_id}:retry", wish)["run"]["run_id"]
+        ended = sites.ended(run_id)
+        assert ended["state"] == end, (ended["error"], ended["steps"])
+        asked = sites.beta.asked() - before
+        assert tuple(asked[kind] for kind in STEPS) == done
     assert len(sites.beta.machines) == 2
 
 

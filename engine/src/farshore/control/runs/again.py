@@ -142,9 +142,14 @@ def _take_over(tx: Transaction, old: Run, new: Run, wish: RetryWish) -> None:
     """Give a run what succeeded in the one before: machines that are up, and steps of the others."""
     kept = boot.STEPS[: boot.STEPS.index(wish.step)] if wish.step is not None else boot.STEPS
     steps = tx.scalars(
-        select(RunStep).where(RunStep.run_id == old.run_id, RunStep.machine != "", RunStep.state == "succeeded")
+        select(RunStep).where(RunStep.run_id == old.run_id, RunStep.state == "succeeded").order_by(RunStep.position)
     ).all()
-    position = max((row.position for row in tx.scalars(select(RunStep).where(RunStep.run_id == new.run_id))), default=0)
+    of: dict[str, list[RunStep]] = {}
+    for step in steps:
+        of.setdefault(step.machine, []).append(step)
+    for step in of.get("", ()):
+        if step.name.startswith("hook "):
+            _copy(tx, step, new)
     for before in ledger.machines(tx, old.run_id):
         machine = tx.get(RunMachine, (new.run_id, before.name))
         if machine is None:
@@ -155,27 +160,17 @@ def _take_over(tx: Transaction, old: Run, new: Run, wish: RetryWish) -> None:
         if up:
             machine.state, machine.settled_at = "green", before.settled_at
             machine.rto_s, machine.probes = before.rto_s, before.probes
-        for step in steps:
-            again = before.name == wish.machine and wish.step is None
-            if step.machine != before.name or up or again or (step.name in boot.STEPS and step.name not in kept):
-                continue
-            position += 1
-            tx.add(
-                RunStep(
-                    run_id=new.run_id,
-                    name=step.name,
-                    machine=step.machine,
-                    position=position,
-                    attempt=step.attempt,
-                    state=step.state,
-                    started_at=step.started_at,
-                    ended_at=step.ended_at,
-                    detail=f"{step.detail} (in {old.run_id})".lstrip(),
-                    task_id=step.task_id,
-                    evidence=step.evidence,
-                )
-            )
+        anew = before.name == wish.machine and wish.step is None
+        for step in () if up or anew else of.get(before.name, ()):
+            if step.name in kept or step.name not in boot.STEPS:
+                _copy(tx, step, new)
     tx.flush()
+
+
+def _copy(tx: Transaction, step: RunStep, new: Run) -> None:
+    row = ledger.begin(tx, new.run_id, step.name, step.machine, f"{step.detail} (in {step.run_id})".lstrip())
+    for name in ("attempt", "state", "started_at", "ended_at", "task_id", "evidence"):
+        setattr(row, name, getattr(step, name))
 
 
 #: What is known of a machine that was made.

@@ -19,14 +19,13 @@ from farshore.control.runs import hooks, ledger, story
 from farshore.control.runs.story import Scene
 from farshore.control.store.records import RunMachine
 from farshore.errors import FarshoreError, Permanent
+from farshore.model.guest import MachinePrepareParams, MachinePrepareResult
 from farshore.model.hooks import Moment, Verb
 from farshore.model.plan import Purpose
 from farshore.model.task import (
     MachineCreateParams,
     MachineCreateResult,
     MachineParams,
-    MachinePrepareParams,
-    MachinePrepareResult,
     ProbeParams,
     ProbeResult,
 )

@@ -426,6 +426,7 @@ def finish(scene: Scene) -> bool:
             plan.last_error = None
             wanted = run.params.get("commit") or scene.definition.commit
             plan.committed = wanted == "auto"
+        if state == "succeeded":  # of one that is partial, machines are still to be made
             for earlier in tx.scalars(select(Run).where(Run.plan == plan.name, Run.kind == run.kind)):
                 ledger.release(tx, earlier.run_id)
         ledger.finish(tx, run, state, error)

@@ -187,7 +187,7 @@ def finish(tx: Transaction, run: Run, state: str, error: FarshoreError | None = 
     for row in tx.scalars(select(RunStep).where(RunStep.run_id == run.run_id, RunStep.ended_at.is_(None))):
         end(tx, row, "cancelled" if state == "cancelled" else "failed" if error else "succeeded")
     past_epoch = run.facts.get("raised") or run.facts.get("resumed")
-    if not run.facts.get("kept") and not (past_epoch and state == "failed"):
+    if not run.facts.get("kept") and not (past_epoch and state in {"failed", "partial"}):
         release(tx, run.run_id)
     tx.changed("run", run.run_id)
     tx.changed("plan", run.plan)

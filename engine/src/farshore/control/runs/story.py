@@ -88,7 +88,10 @@ def advance(ctx: Context, story: Story, run_id: str, phase_name: str) -> str | N
         plan = tx.get_one(Plan, run.plan, options=[defer(Plan.definition), defer(Plan.source)])
         scene = Scene(tx, ctx, run, plan, definitions.of_plan(plan))
         if run.state == ledger.WAITING_APPROVAL:
-            return _refused(scene) if run.cancel else phase_name
+            if not run.cancel:
+                return phase_name
+            _refuse(scene)
+            return None
         ledger.start(tx, run)
         names = [phase.name for phase in story]
         index = names.index(phase_name)
@@ -120,7 +123,7 @@ def _act(scene: Scene, phase: Phase, after: str | None) -> str | None:
     return after if through else phase.name
 
 
-def _refused(scene: Scene) -> None:
+def _refuse(scene: Scene) -> None:
     """End a run that was cancelled before it was approved: nothing of it has begun."""
     error = Conflict("the run was cancelled before it was approved", code="cancelled")
     ledger.finish(scene.tx, scene.run, "cancelled", error)
