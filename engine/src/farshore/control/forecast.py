@@ -92,7 +92,7 @@ def _capacity(
     disks = sum(disk.size_bytes for order in orders.values() for disk in order.disks)
     need = int(disks * DRILL_SHARE) if drill else disks
     pool = found.pool if found is not None else None
-    quota = found.quota if found is not None else None
+    quota = getattr(found, "quota", None)
     cpus = sum(order.cpus for order in orders.values())
     return {
         "site": site,
