@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
-from sqlalchemy import or_, select
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from farshore.control import ids, inventory
@@ -119,7 +119,7 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
     Raises:
         Fenced: the node has obeyed a newer catalogue generation than ours.
     """
-    from farshore.control.scheduling import dials, rates
+    from farshore.control.scheduling import dials, quotas, rates
 
     now = time.time()
     generation = settings.generation(tx)
@@ -163,6 +163,9 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
     ).all()
     room = MOST_HELD - len(held)
     if room > 0:
+        most = MOST_HELD if request.recoveries is None else request.recoveries
+        recoveries = sum(task.role == quotas.ROLE for task in held)
+        give.extend(quotas.choose(tx, node, min(room, most - recoveries), now))
         queued = tx.scalars(
             select(Task)
             .where(
@@ -170,7 +173,7 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
                 Task.state == "queued",
                 Task.not_before <= now,
                 or_(Task.pinned_node.is_(None), Task.pinned_node == node_name),
-                or_(Task.role.is_(None), Task.role.in_(node.roles)),
+                or_(Task.role.is_(None), Task.role.in_([role for role in node.roles if role != quotas.ROLE])),
             )
             .order_by(Task.created_at, Task.task_id)
             .limit(room)
@@ -303,11 +306,15 @@ def _owned(tx: Transaction, task_id: str, node: str, term: int) -> Task:
 
 
 def _end(tx: Transaction, task: Task, state: str) -> None:
+    from farshore.control.scheduling import quotas
+
     task.state, task.ended_at = state, time.time()
-    run = tx.get(Run, task.run_id) if task.run_id else None
-    if run is not None:
-        run.pokes += 1
-        tx.changed("run", run.run_id)
+    if task.run_id:
+        # Without loading it: what a run knows of a large plan is large.
+        tx.execute(update(Run).where(Run.run_id == task.run_id).values(pokes=Run.pokes + 1))
+        tx.changed("run", task.run_id)
+    if task.role == quotas.ROLE and quotas.waits(tx, task.site, task.ended_at):
+        tx.wake(task.site)  # there is room for another one
     tx.changed("task", task.task_id)  # wakes the scheduler
 
 

@@ -83,6 +83,23 @@ class PoolFacts(Report):
     filesystem: str = ""
 
 
+class ComputeLimits(Report):
+    """What a provider takes at once from one account, over all nodes; None where it does not say."""
+
+    creates: int | None = None
+    starts: int | None = None
+    calls_per_s: float | None = None
+
+
+class Quota(Report):
+    """How many machines and processors an account may have, and has."""
+
+    machines: int | None = None
+    machines_used: int = 0
+    cpus: int | None = None
+    cpus_used: int = 0
+
+
 class Inventory(Report):
     """All that a node found at its site."""
 
@@ -91,4 +108,6 @@ class Inventory(Report):
     networks: tuple[NetworkFacts, ...] = ()
     pool: PoolFacts | None = None
     accelerator: str = ""
+    limits: ComputeLimits = ComputeLimits()
+    quota: Quota | None = None
     findings: tuple[Finding, ...] = ()

@@ -542,6 +542,8 @@ class Progress(Report):
 class RateShare(Report):
     """What a node may take of a limited resource, for ``valid_s`` from when it asked; None is without limit.
 
+    Of ``calls:SITE`` these are calls of the provider's API, of all others bytes.
+
     The control plane hands out no more than the limit in all. A node that cannot ask again in time goes on with
     ``later_bytes_per_s``, which is kept free for it.
     """
@@ -576,9 +578,10 @@ class PollRequest(Report):
     """A node's call for work, which is its heartbeat too.
 
     ``incarnation`` changes with every start of the process; ``running`` are the ids of the tasks that it holds.
-    ``data_port`` is where its data listener waits. ``standing`` is that of the newest reply that the node has obeyed:
-    it holds that reply's shares and no others. ``drafts`` are those that have grown since the last poll that was
-    answered.
+    ``recoveries`` is how many tasks of recoveries it works on at once: it is given no more, so that other nodes get the
+    rest. ``data_port`` is where its data listener waits. ``standing`` is that of the newest reply that the node has
+    obeyed: it holds that reply's shares and no others. ``drafts`` are those that have grown since the last poll that
+    was answered.
     """
 
     node: str
@@ -587,6 +590,7 @@ class PollRequest(Report):
     platform: str
     data_port: int
     running: tuple[str, ...] = ()
+    recoveries: int | None = Field(None, ge=0)
     generation: int = 0
     standing: str = Field("", max_length=64)
     drafts: tuple[DraftCover, ...] = Field((), max_length=4096)

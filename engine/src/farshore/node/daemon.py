@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -36,6 +37,7 @@ from farshore.node.standing import Standing
 from farshore.node.tasks import Site, execute, lane_of
 from farshore.node.worker import KeyedLocks, Lane, Worker
 from farshore.platforms import registry
+from farshore.platforms.paced import Pace, paced
 from farshore.recovery.hooks.player import Player
 from farshore.recovery.hooks.run import HOOK_USER, Settings
 from farshore.recovery.secrets import Secrets
@@ -78,6 +80,10 @@ class Node:
         certificate = tls.load(self._identity.certificate_path, self._identity.key_path, self._identity.ca_path)
         self._renew_not_before = 0.0
         self._platform = registry.open_platform(config.platform)
+        self._pace = Pace()
+        if self._platform.compute is not None:
+            compute = paced(self._platform.compute, self._pace)
+            self._platform = replace(self._platform, compute=compute, inventory=compute.inventory)
         self._service = SourceService(
             self._platform.source, certificate, load_grant_key(self._catalog.grant_key_pem), self._catalog.generation
         )
@@ -113,7 +119,8 @@ class Node:
         )
         self._dialer = Dialer(lambda: service.identity, service.serve_connection)
         self._drafts = Drafts()
-        self._standing = Standing(self._crew.limit if self._crew else site.window.limit, self._dialer)
+        self._limit_bytes = self._crew.limit if self._crew else site.window.limit
+        self._standing = Standing(self._limit, self._dialer)
 
     def _player(self) -> Player:
         config = self.config
@@ -132,6 +139,13 @@ class Node:
             config.state_dir / "bundles",
             config.limits.hook,
         )
+
+    def _limit(self, resource: str, per_s: float | None) -> None:
+        """Let a share hold: of calls of the provider, or of bytes."""
+        if resource.startswith("calls:"):
+            self._pace.set(per_s)
+        else:
+            self._limit_bytes(resource, per_s)
 
     def run(self) -> None:
         """Work until :meth:`end`."""
@@ -241,6 +255,7 @@ class Node:
             platform=self._platform.type,
             data_port=self._data_port,
             running=self._worker.held(),
+            recoveries=self.config.limits.machine if "recovery" in self.config.roles else 0,
             generation=self._catalog.generation,
             standing=self._standing.name,
             drafts=self._drafts.grown(self._worker.calls()),

@@ -48,6 +48,8 @@ MOST_AT_WORK: Final = 8
 LONGEST_PAUSE_S: Final = 60.0
 
 AT_WORK: Final = ("point", "replicate", "release")
+#: States of a plan in which cycles fall due.
+PROTECTING: Final = ("seeding", "protected", "reprotecting")
 #: ``RestartFromCheckpoint`` codes that keep the drafts: the same point is read on under a fresh grant.
 _SAME_POINT: Final = frozenset({"session-gone", "grant-expired"})
 
@@ -104,7 +106,7 @@ def open_cycles(session: Session) -> Sequence[str]:
 def begin_due(tx: Transaction, plan_name: str) -> None:
     """Create cycles for the groups of a plan that are due now."""
     plan = tx.get(Plan, plan_name)
-    if plan is None or plan.activity != "active" or plan.state not in {"seeding", "protected", "reprotecting"}:
+    if plan is None or plan.activity != "active" or plan.state not in PROTECTING:
         return
     definition = Definition.model_validate(plan.definition)
     if not is_turned(tx, plan):
@@ -133,11 +135,13 @@ def begin_due(tx: Transaction, plan_name: str) -> None:
 def _chosen(session: Session, plan: Plan, group_id: str, purpose: str = "schedule") -> list[PlanMachine]:
     """Return the machines that a cycle of the group copies now; a failover takes paused ones along."""
     wanted = {"active", "paused"} if purpose in {"sync", "final"} else {"active"}
-    return [
-        row
-        for row in members(session, plan.name)
-        if row.group_id == group_id and row.activity in wanted and row.machine_id is not None
-    ]
+    query = select(PlanMachine).where(
+        PlanMachine.plan == plan.name,
+        PlanMachine.group_id == group_id,
+        PlanMachine.activity.in_(wanted),
+        PlanMachine.machine_id.is_not(None),
+    )
+    return list(session.scalars(query.order_by(PlanMachine.position)))
 
 
 def _busy(session: Session, group_id: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import and_, or_, select
 
 from farshore.control import audit, tasks
 from farshore.control.store.database import Transaction
@@ -19,13 +19,19 @@ LONGEST_PAUSE_S: Final = 60.0
 def advance(tx: Transaction) -> None:
     """Take over how fences ended, order those that did not hold again."""
     now = time.time()
-    for fence in tx.scalars(select(Fence).where(Fence.done_at.is_(None))):
-        task = tx.get(Task, fence.task_id) if fence.task_id else None
+    # Those whose order has not ended are passed over by the query: a lost site may have thousands.
+    query = (
+        select(Fence, Task)
+        .outerjoin(Task, Task.task_id == Fence.task_id)
+        .where(
+            Fence.done_at.is_(None),
+            or_(Task.state.in_(tasks.ENDED), and_(Task.task_id.is_(None), Fence.not_before <= now)),
+        )
+    )
+    for fence, found in tx.execute(query).all():
+        task: Task | None = found
         if task is None:
-            if fence.not_before <= now:
-                _order(tx, fence)
-            continue
-        if task.state not in tasks.ENDED:
+            _order(tx, fence)
             continue
         fence.attempts += 1
         held = task.state == "succeeded" and _holds(MachineResult.model_validate(task.result))

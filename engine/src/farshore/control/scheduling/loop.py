@@ -22,6 +22,10 @@ from farshore.model.task import Empty
 log = logging.getLogger(__name__)
 
 ROUND_S: Final = 1.0
+#: What happens within this time is looked at together: a round costs the same for one event and for a hundred.
+GATHER_S: Final = 0.05
+#: How often is looked for what nobody has told of, or what may wait a moment.
+CHORES_EVERY_S: Final = 0.25
 #: How old a site's inventory becomes.
 INVENTORY_EVERY_S: Final = 60.0
 #: How often the orchestrator looks for stories that have died.
@@ -55,7 +59,7 @@ class Scheduler:
         self._conductor = conductor
         self._bundles = bundle.Keeper(ctx)
         self._checked = time.monotonic()
-        self._tidied = float("-inf")
+        self._tidied = self._chored = float("-inf")
         self._drilled = float("-inf")
         #: Cycle → rounds in a row that could not take it further.
         self._stuck: dict[str, int] = {}
@@ -67,6 +71,7 @@ class Scheduler:
         """Work until :meth:`stop`. A round that fails is logged and tried again: all state is in rows."""
         while not self._stopping.is_set():
             self.ctx.bus.scheduler.wait(ROUND_S)
+            self._stopping.wait(GATHER_S)
             self.ctx.bus.scheduler.clear()
             if self._stopping.is_set():
                 return
@@ -80,8 +85,8 @@ class Scheduler:
         self._stopping.set()
         self.ctx.bus.scheduler.set()
 
-    def round(self) -> None:
-        """Do all that is due now."""
+    def _chores(self) -> None:
+        """Look after nodes, limits, fences and what waits for its time."""
         with self.ctx.store.write() as tx:
             tasks.take_back(tx, self.ctx.started.wall_s)
             self._limits = rates.watch(tx, self._limits)
@@ -91,8 +96,14 @@ class Scheduler:
             fences.advance(tx)
             untracks.advance(tx)
             catalog.rebuild(tx)
+
+    def round(self) -> None:
+        """Do all that is due now."""
+        if time.monotonic() - self._chored >= CHORES_EVERY_S:
+            self._chored = time.monotonic()
+            self._chores()
         with self.ctx.store.read() as session:
-            active = select(Plan.name).where(Plan.activity == "active")
+            active = select(Plan.name).where(Plan.activity == "active", Plan.state.in_(cycles.PROTECTING))
             plans = [plan for plan in session.scalars(active).all() if not catalog.is_unread(session, plan)]
         for plan in plans:
             self._each(cycles.begin_due, plan)

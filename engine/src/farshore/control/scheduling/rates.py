@@ -14,20 +14,28 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from farshore.control.scheduling import shares
+from farshore.control.scheduling import quotas, shares
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Node, Plan, Share, Task
+from farshore.control.tasks import SILENT_AFTER_S
 from farshore.control.views.places import link
 from farshore.model.link import Bandwidth
 from farshore.model.task import DialOrder, PollRequest, RateShare
 
 _LINK: Final = "link"
 _PLAN: Final = "plan"
+#: Calls of a site's provider, shared by its recovery nodes.
+_CALLS: Final = "calls"
+#: What of the calls is handed out; the rest is for inventories and for nodes that do not know their share yet.
+_CALLS_SHARED: Final = 0.9
 
 
-def limit_of(session: Session, resource: str, now: float) -> int | None:
-    """Return the bytes per second that all cycles on ``resource`` together may take; None: no limit."""
+def limit_of(session: Session, resource: str, now: float) -> float | None:
+    """Return what all on ``resource`` together may take, in bytes (or calls) per second; None: no limit."""
     kind, _, name = resource.partition(":")
+    if kind == _CALLS:
+        calls_per_s = quotas.limits(session, name).calls_per_s
+        return calls_per_s * _CALLS_SHARED if calls_per_s is not None else None
     if kind == _LINK:
         source, _, target = name.partition("/")
         return link(session, source, target).bandwidth.limit_at(now)
@@ -44,6 +52,9 @@ def renew(tx: Transaction, node: Node, request: PollRequest, *, restarted: bool,
     now = time.time()
     rows = {row.resource: row for row in tx.scalars(select(Share).where(Share.node == node.name))}
     using = _users(tx, node, request)
+    callers = _callers(tx, node, now)
+    if callers:
+        using[f"{_CALLS}:{node.site}"] = callers
     for resource in [name for name in rows if restarted or node.name not in using.get(name, ())]:
         tx.delete(rows.pop(resource))  # the process that had it is gone, or has no use for it any more
         tx.wake(node.site)
@@ -63,7 +74,12 @@ def renew(tx: Transaction, node: Node, request: PollRequest, *, restarted: bool,
         if row is not None and request.standing == node.standing:
             out[node.name] = out[node.name].confirm()
         share = shares.lease(
-            out, node.name, limit=float(limit), users=using[resource], members=_members(tx, node.site), now=now
+            out,
+            node.name,
+            limit=float(limit),
+            users=using[resource],
+            members=_members(tx, node.site, resource),
+            now=now,
         )
         if row is None:
             row = Share(resource=resource, node=node.name, rate=-1.0, held=-1.0)
@@ -131,5 +147,18 @@ def _at_work(session: Session, *conditions: object) -> Sequence[Task]:
     return session.scalars(query.where(*conditions)).all()  # type: ignore[arg-type]
 
 
-def _members(session: Session, site: str) -> int:
-    return sum("replication" in node.roles for node in session.scalars(select(Node).where(Node.site == site)))
+def _members(session: Session, site: str, resource: str) -> int:
+    role = quotas.ROLE if resource.startswith(f"{_CALLS}:") else "replication"
+    return sum(role in node.roles for node in session.scalars(select(Node).where(Node.site == site)))
+
+
+def _callers(session: Session, node: Node, now: float) -> set[str]:
+    """Return the recovery nodes of a node's site that answer, if it is one and its provider counts calls."""
+    if quotas.ROLE not in node.roles or quotas.limits(session, node.site).calls_per_s is None:
+        return set()
+    near = session.scalars(select(Node).where(Node.site == node.site)).all()
+    return {
+        other.name
+        for other in near
+        if quotas.ROLE in other.roles and other.last_seen is not None and now - other.last_seen <= SILENT_AFTER_S
+    }

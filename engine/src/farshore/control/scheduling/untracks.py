@@ -33,6 +33,8 @@ def order(tx: Transaction, plan: str, site: str, machine: str, machine_id: str, 
 def advance(tx: Transaction) -> None:
     """Hand out what waits and may go on, order again what failed in passing, take back what is not wanted any more."""
     orders = tx.scalars(select(Task).where(Task.kind == "machine-untrack", Task.state != "succeeded")).all()
+    if not orders:
+        return
     keys = {task.key for task in orders} | set(tx.scalars(select(Task.key).where(Task.key.startswith("untrack/"))))
     for task in orders:
         params = MachineParams.model_validate(task.params)

@@ -356,7 +356,10 @@ class Task(Base):
     """
 
     __tablename__ = "task"
-    __table_args__ = (Index("ix_task_site_state", "site", "state"),)
+    __table_args__ = (
+        Index("ix_task_site_state_role", "site", "state", "role", "run_id", "created_at"),
+        Index("ix_task_state_kind", "state", "kind"),
+    )
     task_id: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(unique=True)
     kind: Mapped[str]

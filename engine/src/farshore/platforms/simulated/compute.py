@@ -31,6 +31,13 @@ class SimulatedCompute:
                 "machines": found["machines"],
                 "networks": [NetworkFacts(name=item["name"]) for item in found["networks"]],
                 "pool": self._usage(),
+                "limits": {key: found["limits"][key] for key in ("creates", "starts", "calls_per_s")},
+                "quota": {
+                    "machines": found["limits"]["machines"],
+                    "machines_used": found["used"]["machines"],
+                    "cpus": found["limits"]["cpus"],
+                    "cpus_used": found["used"]["cpus"],
+                },
             }
         )
 

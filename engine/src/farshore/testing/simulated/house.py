@@ -193,7 +193,9 @@ class House:
     # --- the control plane -----------------------------------------------------------------------------------------
 
     def answers(self) -> bool:
-        """Say whether the control plane answers."""
+        """Say whether the control plane answers; fails where it has ended by itself."""
+        if self.control.child is not None and self.control.child.poll() is not None:
+            raise AssertionError(f"the control plane ended: {self.home.log.read_text(encoding='utf-8')[-2000:]}")
         with contextlib.suppress(requests.RequestException):
             return self._http.get(f"{self.home.url}/api/v1/health", timeout=10).ok
         return False

@@ -1,0 +1,92 @@
+"""Which recovery tasks a node gets: what the provider takes at once, what the node can hold, each run in turn.
+
+A provider's limits belong to its account, so they count over all runs and nodes of a site. A task that a node holds
+counts until its end was reported, whoever is silent meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Any, Final
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
+
+from farshore.control.store.records import Node, Site, Task
+from farshore.model.machine import ComputeLimits
+
+ROLE: Final = "recovery"
+#: The kinds of tasks that a provider counts, and the limit that holds for them.
+LIMITED: Final[dict[str, str]] = {
+    "machine-create": "creates",
+    "machine-power-on": "starts",
+    "machine-start": "starts",
+}
+
+
+def limits(session: Session, site: str) -> ComputeLimits:
+    """Return what the site's provider takes at once, as the newest inventory says."""
+    row = session.get(Site, site)
+    found = (row.inventory or {}).get("limits") if row is not None else None
+    return ComputeLimits.model_validate(found or {})
+
+
+def left(session: Session, site: str) -> dict[str, int]:
+    """Return how many tasks of each limited kind may begin at the site now; kinds without a limit are not in it."""
+    allowed = limits(session, site)
+    most = {kind: getattr(allowed, name) for kind, name in LIMITED.items()}
+    if all(value is None for value in most.values()):
+        return {}
+    count = (
+        select(Task.kind, func.count())
+        .where(Task.site == site, Task.state == "assigned", Task.kind.in_(LIMITED))
+        .group_by(Task.kind)
+    )
+    at_work: dict[str, int] = {}
+    for kind, number in session.execute(count):
+        at_work[LIMITED[kind]] = at_work.get(LIMITED[kind], 0) + number
+    return {kind: max(0, value - at_work.get(LIMITED[kind], 0)) for kind, value in most.items() if value is not None}
+
+
+def choose(session: Session, node: Node, room: int, now: float) -> list[Task]:
+    """Return up to ``room`` queued recovery tasks for ``node``, the oldest of each run in turn."""
+    if room <= 0 or ROLE not in node.roles:
+        return []
+    open_to_it: tuple[Any, ...] = (
+        Task.site == node.site,
+        Task.state == "queued",
+        Task.role == ROLE,
+        Task.not_before <= now,
+        or_(Task.pinned_node.is_(None), Task.pinned_node == node.name),
+    )
+    runs = session.scalars(select(Task.run_id).where(*open_to_it).distinct()).all()
+    if not runs:
+        return []
+    allowed = left(session, node.site)
+    shut = [kind for kind, number in allowed.items() if number == 0]
+    queues: list[Sequence[Task]] = []
+    for run_id in sorted(runs, key=lambda one: one or ""):
+        query = select(Task).where(*open_to_it, Task.run_id == run_id, Task.kind.not_in(shut))
+        queues.append(session.scalars(query.order_by(Task.created_at, Task.task_id).limit(room)).all())
+    chosen: list[Task] = []
+    taken: dict[str, int] = {}
+    waiting = deque(task for turn in zip_longest(*queues) for task in turn if task is not None)
+    while waiting and len(chosen) < room:
+        task = waiting.popleft()
+        limit = LIMITED.get(task.kind)
+        if task.kind in allowed and limit is not None:
+            if taken.get(limit, 0) >= allowed[task.kind]:
+                continue
+            taken[limit] = taken.get(limit, 0) + 1
+        chosen.append(task)
+    return chosen
+
+
+def waits(session: Session, site: str, now: float) -> bool:
+    """Say whether a recovery task waits at the site that could begin as soon as there is room."""
+    query = select(Task.task_id).where(
+        Task.site == site, Task.state == "queued", Task.role == ROLE, Task.not_before <= now
+    )
+    return session.scalars(query.limit(1)).first() is not None
