@@ -41,6 +41,7 @@ Event = Literal[
     "give-up",
     "roll-back",
     "rolled-back",
+    "abort-rollback",
 ]
 
 
@@ -81,6 +82,7 @@ _STATES: Final[dict[Event, frozenset[State]]] = {
     "give-up": frozenset({"rolling-back"}),
     "roll-back": frozenset({"rolling-back"}),
     "rolled-back": frozenset({"rolling-back"}),
+    "abort-rollback": frozenset({"rolling-back"}),
 }
 
 
@@ -94,6 +96,7 @@ def apply(machine: Machine, event: Event) -> Machine:
         raise _refused(machine, event, f"the machine is {machine.state}")
     before = not machine.raised
     if event == "protect":
+        _need(machine, event, before, "its primary is at the other site")
         return replace(machine, state="seeding")
     if event == "unprotect":
         return replace(machine, state="unprotected")
@@ -142,7 +145,7 @@ def apply(machine: Machine, event: Event) -> Machine:
     return replace(machine, state="failed-over")
 
 
-_ROLLBACK: Final = frozenset({"begin-rollback", "give-up", "roll-back", "rolled-back"})
+_ROLLBACK: Final = frozenset({"begin-rollback", "give-up", "roll-back", "rolled-back", "abort-rollback"})
 
 
 def _roll_back(machine: Machine, event: Event) -> Machine:
@@ -157,8 +160,18 @@ def _roll_back(machine: Machine, event: Event) -> Machine:
         _need(machine, event, machine.raised, "it was made the primary again already")
         _need(machine, event, machine.target in {"absent", "fenced"}, "the machine at the target is not fenced")
         return replace(machine, epoch=machine.epoch + 1, raised=False)
+    if event == "abort-rollback":
+        _need(machine, event, machine.raised, "it was made the primary again; only going on leads further")
+        return replace(
+            machine, state="failed-over" if machine.target != "absent" else "failing-over", target=_up(machine)
+        )
     _need(machine, event, not machine.raised and machine.source == "running", "the machine at the source does not run")
     return replace(machine, state="protected", target="absent")
+
+
+def _up(machine: Machine) -> Target:
+    """Return what a machine at the target is once it was started again there."""
+    return "absent" if machine.target == "absent" else "running"
 
 
 def _need(machine: Machine, event: Event, condition: bool, why: str) -> None:

@@ -239,8 +239,51 @@ def reprotect(
     _started(here, answer, wait=wait, unchanged=f"plan {plan} is replicated from where it runs; nothing to do")
 
 
+def rollback(ctx: typer.Context, plan: PlanName, wait: Wait = True, check: Check = False) -> None:
+    """Give up a failover that was not committed: stop what it made, start the old primary again."""
+    here = shell(ctx)
+    if check:
+        preview = _verb(here, plan, "rollback-preview", {})
+        here.out.show(preview, lambda: preview_table(preview))
+        return
+    _started(here, _verb(here, plan, "rollback", {}), wait=wait, unchanged=f"plan {plan}: nothing to roll back")
+
+
+def commit(ctx: typer.Context, plan: PlanName) -> None:
+    """Say that a failover is not rolled back any more."""
+    here = shell(ctx)
+    answer = _verb(here, plan, "commit", {})
+    said = "its failover is committed" if answer["changed"] else "no failover waits for that; nothing to do"
+    here.out.show(answer, lambda: f"plan {plan}: {said}")
+
+
+def migrate(
+    ctx: typer.Context,
+    plan: PlanName,
+    to: Annotated[str | None, typer.Option("--to", help="The plan's target site, to be sure.", metavar="SITE")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask on a terminal.")] = False,
+    wait: Wait = True,
+    check: Check = False,
+) -> None:
+    """Move the plan's machines to its target site for good; the source is retired, nothing is replicated back."""
+    here = shell(ctx)
+    body: dict[str, Any] = {"to_site": to} if to else {}
+    asks = not yes and not here.out.as_json and sys.stdin.isatty() and sys.stdout.isatty()
+    if check or asks:
+        preview = _verb(here, plan, "migrate-preview", body)
+        here.out.show(preview, lambda: preview_table(preview))
+        if check:
+            return
+        if preview.get("changed") and not typer.confirm(f"Migrate plan {plan} for good?"):
+            raise typer.Abort
+    _started(here, _verb(here, plan, "migrate", body), wait=wait, unchanged=f"plan {plan} was migrated; nothing to do")
+
+
 def register(app: typer.Typer, panel: str) -> None:
     """Add the commands to ``app``."""
     app.command(rich_help_panel=panel)(replicate)
     app.command(rich_help_panel=panel)(failover)
     app.command(rich_help_panel=panel)(reprotect)
+    app.command(rich_help_panel=panel)(rollback)
+    app.command(rich_help_panel=panel)(commit)
+    app.command(rich_help_panel=panel)(migrate)

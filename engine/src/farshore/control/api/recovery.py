@@ -10,9 +10,10 @@ from fastapi.responses import Response
 from farshore.control import views
 from farshore.control.api import schemas
 from farshore.control.api.caller import Answer, Call
-from farshore.control.runs import drill, failover, reprotect
+from farshore.control.runs import drill, failover, migrate, reprotect, rollback
 from farshore.control.runs.drill import DrillWish
 from farshore.control.runs.failover import FailoverWish
+from farshore.control.runs.migrate import MigrateWish
 from farshore.control.runs.reprotect import ReprotectWish
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Run
@@ -102,3 +103,54 @@ def preview_reprotect(call: Call, name: str, body: ReprotectWish) -> dict[str, A
     """Return what ``reprotect_plan`` would do: the direction, and the old primaries that are kept."""
     with call.ctx.store.read() as session:
         return reprotect.preview_of(session, name, body)
+
+
+@router.post("/plans/{name}:commit", operation_id="commit_plan", response_model=schemas.Committed)
+def commit_plan(call: Call, name: str) -> Response:
+    """Say that the plan's failover is not rolled back any more; nothing to do if none waits for that."""
+
+    def act(tx: Transaction) -> Answer:
+        changed = rollback.commit(tx, name, call.actor)
+        return Answer({"changed": changed, "plan": views.plan(tx, name)}, changed=changed)
+
+    return call.change("commit_plan", name, act)
+
+
+@router.post(
+    "/plans/{name}:rollback",
+    operation_id="rollback_plan",
+    responses=schemas.answers(schemas.Ran, 202),
+    status_code=202,
+)
+def rollback_plan(call: Call, name: str) -> Response:
+    """Give up what a failover has made, and run at the site that it left again; before it is committed only."""
+    return call.change("rollback_plan", name, lambda tx: _ran(tx, rollback.request(tx, name, call.actor)))
+
+
+@router.post("/plans/{name}:rollback-preview", operation_id="preview_rollback_plan", response_model=schemas.Preview)
+def preview_rollback(call: Call, name: str) -> dict[str, Any]:
+    """Return what ``rollback_plan`` would do: what it stops and starts, and what is not taken along."""
+    with call.ctx.store.read() as session:
+        return rollback.preview_of(session, name)
+
+
+@router.post(
+    "/plans/{name}:migrate",
+    operation_id="migrate_plan",
+    responses=schemas.answers(schemas.Ran, 200, 202),
+    status_code=202,
+)
+def migrate_plan(call: Call, name: str, body: MigrateWish) -> Response:
+    """Move the plan to its target site for good; nothing to do if it was."""
+    return call.change(
+        "migrate_plan",
+        name,
+        lambda tx: _ran(tx, migrate.request(tx, name, body, call.actor), **body.model_dump(mode="json")),
+    )
+
+
+@router.post("/plans/{name}:migrate-preview", operation_id="preview_migrate_plan", response_model=schemas.Preview)
+def preview_migrate(call: Call, name: str, body: MigrateWish) -> dict[str, Any]:
+    """Return what ``migrate_plan`` would do: machines, order, addresses."""
+    with call.ctx.store.read() as session:
+        return migrate.preview_of(session, name, body)

@@ -453,6 +453,13 @@ class Run(_Answer):
     progress: RunProgress
 
 
+class Committed(_Answer):
+    """``changed``: a failover waited for it."""
+
+    changed: bool
+    plan: Plan
+
+
 class Ran(_Answer):
     """The run that was begun; None if nothing had to be done."""
 

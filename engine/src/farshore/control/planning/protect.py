@@ -141,7 +141,7 @@ def settle(tx: Transaction, plan: Plan) -> None:
     rows = members(tx, plan.name)
     activities = {row.activity for row in rows}
     plan.activity = "active" if "active" in activities else "paused" if "paused" in activities else "inactive"
-    if plan.state not in {"failing-over", "failed-over", "rolling-back"}:
+    if plan.state not in {"failing-over", "failed-over", "rolling-back", "migrated"}:
         states = {row.state for row in rows if row.activity != "inactive"}
         plan.state = next((state for state in ("reprotecting", "seeding") if state in states), "protected")
         plan.state = plan.state if states else "unprotected"

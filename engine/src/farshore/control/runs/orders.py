@@ -26,6 +26,8 @@ def cancel(tx: Transaction, run: Run) -> bool:
         return False
     if run.kind in stories.FAILOVERS:
         failover.refuse_cancel(tx, run)
+    if run.kind == "rollback" and run.facts.get("raised"):
+        raise Conflict("the epoch was raised: a rollback leads on from here", code="past-epoch", hint="Let it end.")
     if run.kind == "cleanup":
         raise Conflict("a clean-up is not cancelled: what it removes is of no use any more", code="not-cancellable")
     if run.workflow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, cast, get_args
 
-from farshore.control.runs import drill, failover, hooks, reprotect, scrub
+from farshore.control.runs import drill, failover, hooks, migrate, reprotect, rollback, scrub
 from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.store.records import Run
 from farshore.model.hooks import Verb
@@ -37,12 +37,16 @@ STORIES: Final[dict[str, Story]] = {
     "planned": _hooked(failover.PLANNED),
     "unplanned": _hooked(failover.UNPLANNED),
     "reprotect": _hooked(reprotect.STORY),
+    "migrate": _hooked(migrate.STORY),
+    "rollback": rollback.STORY,
     "scrub": scrub.STORY,
 }
 
 
 def name(run: Run) -> str:
     """Return which story a run's is."""
+    if run.kind == "migrate":
+        return run.kind
     return str(run.params["mode"]) if run.kind in FAILOVERS else run.kind
 
 
@@ -55,6 +59,8 @@ def begin(run: Run) -> tuple[str, str]:
         phase = drill.first_phase(run)
     elif run.kind == "reprotect":
         phase = reprotect.first_phase(run)
+    elif run.kind == "rollback":
+        phase = rollback.first_phase(run)
     else:
         phase = story[0].name
     if story[0].name == BEFORE and phase == story[1].name:

@@ -1,0 +1,338 @@
+"""Commit or roll back: whether the old primary is still wanted after a failover.
+
+Until a failover is committed it can be rolled back: what was made at the target is stopped, verified off and fenced,
+the epoch is raised once more, and the old primary, which nobody has written to, is unfenced and started. What was
+written at the target meanwhile stays there, with the fenced machine. A failure before the epoch starts the target's
+machines again.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from farshore.control import audit, tasks
+from farshore.control.planning import definitions, protect
+from farshore.control.runs import drill, epoch, ledger, selection, story
+from farshore.control.runs.story import Phase, Scene, Story
+from farshore.control.store.database import Transaction
+from farshore.control.store.records import OldPrimary, Plan, PlanMachine, Run
+from farshore.control.views.places import site_state
+from farshore.control.views.points import newest
+from farshore.control.views.protection import direction, is_turned, members, record
+from farshore.errors import Conflict, Permanent, Unavailable
+from farshore.model.task import MachineFenceParams, MachineParams, MachineStopParams
+from farshore.recovery.plan import Order
+
+
+def commit(tx: Transaction, name: str, actor: str) -> bool:
+    """Say that a failover is not rolled back any more; False if nothing waits for that.
+
+    Raises:
+        NotFound: no such plan.
+        Conflict: its failover has not ended.
+    """
+    plan = record(tx, name)
+    if plan.committed:
+        return False
+    if plan.state != "failed-over":
+        raise Conflict(
+            f"plan {name!r} is {plan.state}",
+            code=f"plan-{plan.state}",
+            hint="Let the failover come to its end first.",
+        )
+    plan.committed = True
+    audit.record(tx, actor, "commit-failover", name, epoch=plan.epoch, active_site=plan.active_site)
+    tx.changed("plan", name)
+    return True
+
+
+def preview_of(session: Session, name: str) -> dict[str, Any]:
+    """Return what a rollback would do. Errors: as :func:`request`."""
+    plan = record(session, name)
+    rows = _admit(session, plan)
+    source, target = direction(plan)
+    definition = definitions.of_plan(plan)
+    waves = [[name for name in wave if name in rows] for wave in Order.of(definition).waves()]
+    return {
+        "changed": True,
+        "before": {"active_site": source, "epoch": plan.epoch},
+        "after": {
+            "active_site": target,
+            "epoch": plan.epoch + any(row.raised for row in rows.values()),
+            "stop": list(reversed(waves)),
+            "order": waves,
+        },
+        "warnings": [
+            f"what was written at {source!r} since epoch {plan.epoch} began stays there and is not taken along"
+        ],
+    }
+
+
+def request(tx: Transaction, name: str, actor: str) -> Run:
+    """Insert a rollback, or one that goes on with a rollback that failed.
+
+    Raises:
+        NotFound, Conflict, Unavailable: why it cannot run; nothing is changed then.
+    """
+    plan = record(tx, name)
+    rows = _admit(tx, plan)
+    run = ledger.create(tx, "rollback", plan, actor, {}, workflow=True)
+    back = not any(row.raised for row in rows.values())
+    if back:  # the epoch was raised by a rollback that did not come to its end
+        run.from_site, run.to_site = run.to_site, run.from_site
+    failed = tx.scalars(
+        select(Run)
+        .where(Run.plan == name, Run.kind.in_(("failover", "migrate")), Run.run_id != run.run_id)
+        .order_by(Run.created_at.desc())
+    )
+    powers = next((one.facts["powers"] for one in failed if one.facts.get("raised")), {})
+    ledger.note(tx, run, definition=plan.definition, epoch_seen=plan.epoch, powers=powers, raised=back)
+    ledger.add_machines(tx, run, rows)
+    plan.state = "rolling-back"
+    for row in rows.values():
+        if row.state != "rolling-back":
+            epoch.happen(plan, row, "begin-rollback")
+    ledger.done(tx, run.run_id, "preflight", f"from {run.from_site} to {run.to_site}, epoch {plan.epoch}")
+    tx.changed("plan", name)
+    return run
+
+
+def _admit(session: Session, plan: Plan) -> dict[str, PlanMachine]:
+    drill.require_free(session, plan, "rollback")
+    rows = {row.name: row for row in members(session, plan.name) if row.raised or row.state == "rolling-back"}
+    if not rows or plan.state not in {"failing-over", "failed-over", "rolling-back"}:
+        raise Conflict(
+            f"plan {plan.name!r} is {plan.state} at {plan.active_site!r}: there is no failover to roll back",
+            code="nothing-to-roll-back",
+            hint="After a reprotect the way back is a failover to the other site."
+            if is_turned(session, plan)
+            else f"Look at it: `farshore plan show {plan.name}`.",
+        )
+    if plan.committed and plan.state == "failed-over":
+        raise Conflict(
+            f"the failover of plan {plan.name!r} to {plan.active_site!r} was committed",
+            code="committed",
+            hint=f"The way back is: `farshore reprotect {plan.name}`, then a failover to {direction(plan).target}.",
+        )
+    for site in direction(plan):
+        state = site_state(session, site)
+        if state != "online":
+            raise Unavailable(
+                f"no node of site {site!r} answers",
+                code=f"site-{state}",
+                hint="What runs at one site has to be seen to be off before it is started at the other.",
+                site=site,
+            )
+    return rows
+
+
+def first_phase(run: Run) -> str:
+    """Return the phase that a rollback begins with, or goes on with when the orchestrator has lost it."""
+    if run.facts.get("raised"):
+        return "unfence"
+    return "halt" if "error" in run.facts else "stop"
+
+
+def _made(scene: Scene) -> dict[str, PlanMachine]:
+    """Return the machines of which something was made at the site that is given up."""
+    return {row.name: row for row in epoch.rows(scene.tx, scene.run) if row.raised and row.target_machine_id}
+
+
+def _stop(scene: Scene) -> bool:
+    rows = _made(scene)
+    for wave in reversed(Order.of(scene.definition).waves()):
+        through = True
+        for name in (name for name in wave if name in rows):
+            task = story.order(
+                scene,
+                "stop",
+                "machine-stop",
+                scene.site("source"),
+                MachineStopParams(
+                    machine_id=str(rows[name].target_machine_id),
+                    epoch=scene.plan.epoch,
+                    timeout_s=scene.definition.shutdown.timeout,
+                    on_timeout=scene.definition.shutdown.on_timeout,
+                ),
+                machine=name,
+            )
+            if task is None:
+                through = False
+                continue
+            result = epoch.result(task)
+            if result.power != "off":
+                raise Permanent(f"machine {name!r} is {result.power} after it was stopped", code="not-verified-off")
+            story.detail(scene, "stop", f"verified off; {result.detail}".rstrip("; "), name)
+            machine = ledger.machine(scene.tx, scene.run.run_id, name)
+            machine.stop_ordered_at = machine.stop_ordered_at or task.created_at
+        if not through:
+            return False
+    return True
+
+
+def _fence(scene: Scene) -> bool:
+    through = True
+    made = _made(scene)
+    for row in epoch.rows(scene.tx, scene.run):
+        if row.name in made:
+            task = story.order(
+                scene,
+                "fence",
+                "machine-fence",
+                scene.site("source"),
+                MachineFenceParams(machine_id=str(row.target_machine_id), epoch=scene.plan.epoch + 1),
+                machine=row.name,
+            )
+            if task is None:
+                through = False
+                continue
+            result = epoch.result(task)
+            if not result.fenced or result.power != "off":
+                raise Permanent(f"machine {row.name!r} is not fenced and off", code="fence-not-kept", machine=row.name)
+            story.detail(scene, "fence", "fenced, verified off", row.name)
+        epoch.happen(scene.plan, row, "give-up")
+    return through
+
+
+def _raise(scene: Scene) -> bool:
+    """Make the old primary the primary again: the one transaction after which there is only the way on."""
+    tx, run, plan = scene.tx, scene.run, scene.plan
+    if run.facts.get("raised"):
+        return True
+    rows = epoch.rows(tx, run)
+    for row in rows:
+        epoch.happen(plan, row, "roll-back")
+        forsaken = tx.get(OldPrimary, (plan.name, row.name, plan.epoch))
+        if forsaken is not None:
+            tx.delete(forsaken)
+    before, plan.epoch = plan.epoch, plan.epoch + 1
+    plan.active_site, plan.committed = scene.site(), True
+    for row in rows:
+        if row.target_machine_id is None:
+            continue
+        tx.merge(
+            OldPrimary(
+                plan=plan.name,
+                machine=row.name,
+                epoch=plan.epoch,
+                site=scene.site("source"),
+                machine_id=row.target_machine_id,
+                divergent=True,
+                created_at=time.time(),
+            )
+        )
+        # It rests where the next failover will want its name.
+        row.old_machine_id, row.target_machine_id, row.recovered_from = row.target_machine_id, None, None
+    audit.record(tx, run.actor, "roll-back", plan.name, run=run.run_id, epoch=plan.epoch, to_site=plan.active_site)
+    ledger.note(tx, run, raised=True, epoch=plan.epoch)
+    ledger.done(tx, run.run_id, "raise epoch", f"{before} to {plan.epoch}; active at {plan.active_site}")
+    tx.changed("plan", plan.name)
+    return True
+
+
+def _unfence(scene: Scene) -> bool:
+    through = True
+    for row in epoch.rows(scene.tx, scene.run):
+        if row.source_state != "fenced":
+            continue
+        params = MachineParams(machine_id=str(row.machine_id), epoch=scene.plan.epoch)
+        task = story.order(scene, "unfence", "machine-unfence", scene.site(), params, machine=row.name)
+        if task is None:
+            through = False
+            continue
+        epoch.result(task)
+        epoch.happen(scene.plan, row, "unfenced")
+    return through
+
+
+def _start(scene: Scene) -> bool:
+    """Start the old primaries that were on before the failover, in boot order."""
+    powers: dict[str, str] = scene.run.facts.get("powers", {})
+    rows = {row.name: row for row in epoch.rows(scene.tx, scene.run) if row.state == "rolling-back"}
+    for wave in Order.of(scene.definition).waves():
+        through = True
+        for name in (name for name in wave if name in rows):
+            machine = ledger.machine(scene.tx, scene.run.run_id, name)
+            if powers.get(name) != "off":
+                params = MachineParams(machine_id=str(rows[name].machine_id), epoch=scene.plan.epoch)
+                task = story.order(scene, "start again", "machine-start", scene.site(), params, machine=name)
+                if task is None:
+                    through = False
+                    continue
+                epoch.result(task)
+            epoch.happen(scene.plan, rows[name], "restarted")
+            epoch.happen(scene.plan, rows[name], "rolled-back")
+            point = newest(scene.tx, scene.plan, rows[name].group_id)
+            if point is None or not selection.holds(point, rows[name]):
+                rows[name].state = "seeding"
+            machine.state, machine.machine_id = "succeeded", rows[name].machine_id
+        if not through:
+            return False
+    return True
+
+
+def _halt(scene: Scene) -> bool:
+    return story.quiet(scene)
+
+
+def _forward(scene: Scene) -> bool:
+    """Before the epoch: let the target's machines run again."""
+    if scene.run.facts.get("raised"):
+        return True
+    for kind, step, waves in (
+        ("machine-unfence", "unfence again", [list(_made(scene))]),
+        ("machine-start", "start again", Order.of(scene.definition).waves()),
+    ):
+        rows = _made(scene)
+        for wave in waves:
+            through = True
+            for name in (name for name in wave if name in rows):
+                begun = "fence" if kind == "machine-unfence" else "stop"
+                if ledger.step(scene.tx, scene.run.run_id, begun, name) is None:
+                    continue
+                params = MachineParams(machine_id=str(rows[name].target_machine_id), epoch=scene.plan.epoch + 1)
+                task = story.order(scene, step, kind, scene.site("source"), params, machine=name, patient=True)
+                if task is None:
+                    through = False
+                elif task.state != "succeeded":
+                    found = [*scene.run.facts.get("way_back", []), tasks.failure(task).to_dict()]
+                    ledger.note(scene.tx, scene.run, way_back=found)
+            if not through:
+                return False
+    for row in epoch.rows(scene.tx, scene.run):
+        epoch.happen(scene.plan, row, "abort-rollback")
+    states = {row.state for row in epoch.rows(scene.tx, scene.run)}
+    scene.plan.state = "failing-over" if "failing-over" in states else "failed-over"
+    return True
+
+
+def _finish(scene: Scene) -> bool:
+    tx, run, plan = scene.tx, scene.run, scene.plan
+    error = story.error_of(run)
+    if error is None:
+        plan.state = "protected"
+        protect.settle(tx, plan)
+        for earlier in tx.scalars(select(Run).where(Run.plan == plan.name, Run.kind.in_(("failover", "migrate")))):
+            ledger.release(tx, earlier.run_id)
+    cancelled = run.cancel and (error is None or error.code == "cancelled")
+    ledger.finish(tx, run, "cancelled" if cancelled else "failed" if error else "succeeded", error)
+    tx.changed("plan", plan.name)
+    story.look_around(scene, "source", "target")
+    return True
+
+
+STORY: Final[Story] = (
+    Phase("stop", _stop, "halt", cancellable=True),
+    Phase("fence", _fence, "halt", cancellable=True),
+    Phase("epoch", _raise, "halt", cancellable=True, atomic=True),
+    Phase("unfence", _unfence, "finish"),
+    Phase("start", _start, "finish"),
+    Phase("finish", _finish),
+    Phase("halt", _halt),
+    Phase("forward", _forward),
+    Phase("end", _finish),
+)
