@@ -108,6 +108,10 @@ class Client:
         pairs = sorted((key, value) for key, value in (query or {}).items() if value is not None)
         return self._send("GET", path + ("?" + urlencode(pairs) if pairs else ""))[0]
 
+    def raw(self, path):
+        """Return the bytes at ``path`` as they came: what is signed is not to be written anew."""
+        return self._send("GET", path, raw=True)[0]
+
     def items(self, path, query=None):
         """Return the list that a collection answers with."""
         found = self.get(path, query)
@@ -176,7 +180,7 @@ class Client:
             warnings += [text for text in value.get("warnings") or () if text not in warnings]
         return Answer(changed, value, before, after, warnings)
 
-    def _send(self, method, path, body=None, idempotency_key=None):
+    def _send(self, method, path, body=None, idempotency_key=None, raw=False):
         """Return (decoded JSON or None, headers with lower-case names). Retries what may be repeated without harm.
 
         That is reading, previews, and mutations under an idempotency key, which the control plane answers the same
@@ -192,7 +196,7 @@ class Client:
         pause_s = FIRST_PAUSE_S
         for left in reversed(range(TRIES)):
             try:
-                return self._once(method, path, data, headers)
+                return self._once(method, path, data, headers, raw)
             except Unavailable as error:
                 if not left:
                     raise
@@ -204,12 +208,14 @@ class Client:
                 pause_s *= 2
         raise AssertionError("unreachable")
 
-    def _once(self, method, path, data, headers):
+    def _once(self, method, path, data, headers, raw):
         url = self._base + PREFIX + path
         try:
             response = self._request.open(method, url, data=data, headers=headers)
             try:
-                return _decoded(response.read(), url), dict((k.lower(), v) for k, v in response.headers.items())
+                content = response.read()
+                found = dict((k.lower(), v) for k, v in response.headers.items())
+                return (content if raw else _decoded(content, url)), found
             finally:
                 response.close()
         except HTTPError as refused:

@@ -42,6 +42,7 @@ class State:
         self.plans = {}
         self.checkpoints = []
         self.runs = {}
+        self.reports = {}
         self.keys = {}
         self.polls = {}
         self.polls_until_end = 1
@@ -149,6 +150,11 @@ class State:
                 raise Problem(409, "not-waiting", f"{run_id} does not wait for approval")
             run.update(state="running", next="", approval={"people": 1, "by": [{"actor": "me", "at": "now"}]})
         return 200, shown(run), {"X-Farshore-Changed": "true" if changed else "false"}
+
+    def report(self, run_id, name):
+        if run_id not in self.reports:
+            raise Problem(404, "report-unknown", f"run {run_id} has no report")
+        return self.reports[run_id][name]
 
     def look(self, run_id):
         run = self.one("runs", run_id)
@@ -275,6 +281,8 @@ class Double:
         if kind == "runs":
             if verb:
                 return state.ask(parts[1], verb)
+            if len(parts) == 3:
+                return 200, state.report(parts[1], parts[2]), {}
             status, run, headers = state.look(parts[1])
             return status, shown(run), headers
         if kind == "checkpoints":

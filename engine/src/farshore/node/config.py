@@ -34,7 +34,8 @@ class Hooks(Model):
 
     ``user``: whom they run as; default ``farshore-hooks`` where the node is root, else the node's own user, for it can
     be nobody else. ``python``: an interpreter that has ansible-core and ansible-runner, by default the node's own.
-    ``work_dir``: where their files lie while they play; default ``<state_dir>/hooks``.
+    ``work_dir``: where their files lie while they play; default ``/var/lib/farshore-hooks`` where they run as another
+    user, else ``<state_dir>/hooks``.
     """
 
     user: str | None = Field(None, pattern=r"^[a-z_][a-z0-9_-]{0,31}$")

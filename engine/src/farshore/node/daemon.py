@@ -39,7 +39,7 @@ from farshore.node.worker import KeyedLocks, Lane, Worker
 from farshore.platforms import registry
 from farshore.platforms.paced import Pace, paced
 from farshore.recovery.hooks.player import Player
-from farshore.recovery.hooks.run import HOOK_USER, Settings
+from farshore.recovery.hooks.run import HOOK_USER, WORK_DIR, Settings
 from farshore.recovery.secrets import Secrets
 from farshore.replication.flow import NodeWindow
 from farshore.replication.serve import SourceService
@@ -125,7 +125,7 @@ class Node:
     def _player(self) -> Player:
         config = self.config
         user = config.hooks.user or (HOOK_USER if os.geteuid() == 0 else None)
-        work_dir = config.hooks.work_dir or config.state_dir / "hooks"
+        work_dir = config.hooks.work_dir or (WORK_DIR if user and os.geteuid() == 0 else config.state_dir / "hooks")
 
         def fetch(digest: str) -> bytes:
             client = ControlClient(config.control_url, self._identity)

@@ -31,7 +31,7 @@ from farshore.node.marks import Marks
 from farshore.node.worker import Call, KeyedLocks
 from farshore.platforms.contract import Compute, Platform
 from farshore.recovery.hooks.player import Player
-from farshore.recovery.probes import runner
+from farshore.recovery.probes import ansible, runner
 from farshore.recovery.secrets import Secrets
 from farshore.recovery.steps import instantiate, looking, power, prepare
 from farshore.recovery.steps import sweep as sweeping
@@ -265,6 +265,7 @@ def machine_probe(site: Site, params: model.ProbeParams, call: Call) -> model.Pr
         clock=time.monotonic,
         wait=call.cancel.wait,
         secret=site.secrets.read if site.secrets is not None else runner.no_secret,
+        others=ansible.looker(site.player, params.bundle, params.context, call.cancel.is_set),
     )
     call.check()
     return model.ProbeResult(

@@ -82,7 +82,8 @@ if body.objectives else none %}
 <tr><td>{{ step.name }}</td><td>{{ step.machine or "" }}</td><td class="{{ step.state }}">{{ step.state }}</td>
 <td>{{ step.started_at or "" }}</td><td>{{ step.seconds | duration }}</td>
 <td>{% if step.attempts | default(1) > 1 %}{{ step.attempts }} attempts. {% endif %}{{ step.detail }}
-{% if step.evidence %}<details><summary>what it saw</summary><pre>{{ step.evidence | written }}</pre></details>{% endif %}
+{% if step.evidence %}<details><summary>what it saw</summary>
+<pre>{{ step.evidence | written }}</pre></details>{% endif %}
 </td></tr>
 {% endfor %}
 </table>

@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 from farshore.errors import NotFound, Permanent, Unavailable
+from farshore.model.probe import AnsibleProbe
 from farshore.model.task import HookResult
 from farshore.recovery import bundle
 from farshore.recovery.hooks.output import HEAD_BYTES, TAIL_BYTES, Output
 from farshore.recovery.hooks.player import Player
 from farshore.recovery.hooks.run import MOST_OUTPUT_BYTES, Job, Settings, run
+from farshore.recovery.probes import ansible, runner
 from farshore.recovery.secrets import Secrets
 from hypothesis import given
 from hypothesis import strategies as st
@@ -294,3 +296,38 @@ def test_a_secret_that_is_missing_or_open_to_others_is_not_handed_out(tmp_path: 
     for name in ("missing", "../good", ".hidden"):
         with pytest.raises(NotFound):
             secrets.read(name)
+
+
+def test_a_probe_is_green_when_its_tasks_end_well_and_shows_what_they_said(tmp_path: Path) -> None:
+    good, bad = (
+        b"- ansible.builtin.debug: msg='at {{ farshore.machine.address }}'\n",
+        b"- ansible.builtin.fail: msg=down\n",
+    )
+    tar = bundle.pack({"checks/good.yml": good, "checks/bad.yml": bad})
+    digest = bundle.digest_of(tar)
+    (tmp_path / "secrets").mkdir()
+    plays = Player(
+        Settings(tmp_path / "work", None), Secrets(tmp_path / "secrets"), lambda _: tar, tmp_path / "bundles", 2
+    )
+    probes = [
+        AnsibleProbe(type="ansible", file="checks/good.yml"),
+        # Played on the machine, to which there is no way by SSH: only the connection is another one.
+        AnsibleProbe(type="ansible", file="checks/good.yml", on="machine", vars={"ansible_connection": "local"}),
+        AnsibleProbe(type="ansible", file="checks/bad.yml", retries=0),
+        AnsibleProbe(type="ansible", file="checks/good.yml", secrets=("unknown",)),
+    ]
+    outcomes = runner.run(
+        probes,
+        machine_id="m-1",
+        compute=None,
+        address=lambda: "10.9.0.10",
+        clock=time.monotonic,
+        wait=lambda _: False,
+        others=ansible.looker(plays, digest, {"machine": {"name": "db"}}, lambda: False),
+    )
+    assert [outcome.green for outcome in outcomes] == [True, True, False, False]
+    assert "at 10.9.0.10" in outcomes[0].evidence
+    assert "ok: [db]" in outcomes[1].evidence
+    assert "task 'ansible.builtin.fail' failed: down" in outcomes[2].detail
+    assert "no secret 'unknown'" in outcomes[3].detail
+    assert outcomes[3].tries == 1

@@ -24,6 +24,8 @@ from farshore.recovery.hooks.output import SHORTEST_SECRET, Output
 
 #: Whom a node runs hooks as where it is root and its settings name nobody; the role ``replication_node`` makes it.
 HOOK_USER: Final = "farshore-hooks"
+#: Where their files lie then; the node's own folder is closed to that user.
+WORK_DIR: Final = Path("/var/lib/farshore-hooks")
 #: Written to standard output; nobody reads more, and the node reads all of it.
 MOST_OUTPUT_BYTES: Final = 32 * 1024 * 1024
 #: One file, and all files of a run together, the hook's own artefacts included.
@@ -155,10 +157,22 @@ def _name(uid: int) -> str:
 
 
 def _folder(work_dir: Path, identity: _Identity) -> Path:
+    """Make the folder of one run.
+
+    Raises:
+        Permanent: the hook's user could not get there.
+    """
     work_dir.mkdir(parents=True, exist_ok=True)
     if identity.uid is not None:
         # The hook's user passes through to its own folder; it sees no other one.
         work_dir.chmod(0o711)
+        closed = next((folder for folder in work_dir.parents if not folder.stat().st_mode & 0o001), None)
+        if closed is not None:
+            raise Permanent(
+                f"user {identity.name!r} cannot get to {work_dir}: {closed} is closed to it",
+                code="hook-folder-closed",
+                hint="Name another folder under hooks.work_dir in the node's file.",
+            )
     return Path(tempfile.mkdtemp(prefix="run-", dir=work_dir))
 
 
