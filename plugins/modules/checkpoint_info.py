@@ -10,7 +10,8 @@ module: checkpoint_info
 short_description: Read checkpoints
 version_added: 0.1.0
 description:
-  - Returns checkpoints, the newest first, with their level of consistency and what the cycle moved that made them.
+  - Returns checkpoints, the newest first, with their level of consistency and its evidence, what the cycle moved that made them,
+    why retention keeps them, and how much they look encrypted.
 author:
   - Farshore contributors (@farshore)
 options:
@@ -30,6 +31,12 @@ options:
     description:
       - Only checkpoints of this consistency group.
     type: str
+  clean:
+    description:
+      - Whether to leave out checkpoints that are suspect, or show signs of encryption, or follow one that does.
+        The first that is left is what V(latest_clean) means in M(farshore.dr.drill) and M(farshore.dr.failover).
+    type: bool
+    default: false
   limit:
     description:
       - At most this many.
@@ -48,6 +55,13 @@ EXAMPLES = r"""
   farshore.dr.checkpoint_info:
     plan: shop
     limit: 1
+
+- name: Find the newest checkpoint from before an encryption
+  farshore.dr.checkpoint_info:
+    plan: shop
+    machine: db
+    clean: true
+    limit: 1
 """
 
 RETURN = r"""
@@ -65,7 +79,17 @@ checkpoints:
       ordered_at: "2026-01-31T12:00:00Z"
       published_at: "2026-01-31T12:00:02Z"
       pinned: false
+      hold: null
       label: null
+      retention:
+        stays: true
+        reasons: [the newest, count]
+      suspicion:
+        verdict: clean
+        score: 3
+        reasons: []
+        tainted_by: null
+        cleared: null
       machines: [db, web]
       stats:
         mode: incremental
@@ -81,7 +105,10 @@ def read(module, client):
     params = module.params
     if params["checkpoint_id"] is not None:
         return dict(changed=False, checkpoints=[client.get(f"/checkpoints/{segment(params['checkpoint_id'])}")])
-    found = client.items("/checkpoints", given(params, "plan", "machine", "group", "limit"))
+    query = given(params, "plan", "machine", "group", "limit")
+    if params["clean"]:
+        query["clean"] = "true"
+    found = client.items("/checkpoints", query)
     return dict(changed=False, checkpoints=found)
 
 
@@ -93,6 +120,7 @@ def main():
             plan=dict(type="str"),
             machine=dict(type="str"),
             group=dict(type="str"),
+            clean=dict(type="bool", default=False),
             limit=dict(type="int", default=100),
         ),
         mutually_exclusive=[("checkpoint_id", other) for other in ("plan", "machine", "group")],

@@ -23,7 +23,9 @@ options:
     required: true
   checkpoint:
     description:
-      - V(latest), the identifier of a checkpoint, or a time in ISO 8601; then the newest one that is not younger.
+      - V(latest), V(latest_clean), the identifier of a checkpoint or its beginning, a label, or a time in ISO 8601; then the
+        newest one that is not younger.
+      - V(latest_clean) is the newest that shows no signs of encryption and follows none that does.
     type: str
     default: latest
   keep:
@@ -31,6 +33,12 @@ options:
       - Whether the machines of the drill go on until a task with O(state=absent) ends it.
     type: bool
     default: false
+  recovery_settings:
+    description:
+      - Whether machines are recovered with the settings of the plan as it is now, or with those that it had when the checkpoint
+        was made (networks, addresses, sizes, boot groups, probes). As the plan says, where it is not set.
+    type: str
+    choices: [current, captured]
   allow_suspect:
     description:
       - Whether a checkpoint may be taken that an audit or a scrub has found wanting. V(latest) and a time pass over such
@@ -130,7 +138,7 @@ def present(module, client):
     answer = client.write(
         "POST",
         path + ":drill",
-        given(params, "checkpoint", "keep", "allow_suspect"),
+        given(params, "checkpoint", "keep", "allow_suspect", "recovery_settings"),
         preview=path + ":drill-preview",
         idempotency_key=params["idempotency_key"],
     )
@@ -159,6 +167,7 @@ def main():
             wait_argument_spec(),
             plan=dict(type="str", required=True),
             checkpoint=dict(type="str", default="latest"),
+            recovery_settings=dict(type="str", choices=["current", "captured"]),
             keep=dict(type="bool", default=False),
             allow_suspect=dict(type="bool"),
             max_age=dict(type="str"),

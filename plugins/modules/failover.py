@@ -35,7 +35,9 @@ options:
     default: planned
   checkpoint:
     description:
-      - Only with O(mode=unplanned). V(latest), the identifier of a checkpoint, or a time in ISO 8601.
+      - Only with O(mode=unplanned). V(latest), V(latest_clean), the identifier of a checkpoint or its beginning, a label, or a time in ISO 8601; then the
+        newest one that is not younger.
+      - V(latest_clean) is the newest that shows no signs of encryption and follows none that does.
       - Where it is not set, V(latest) is meant.
     type: str
   force:
@@ -43,6 +45,12 @@ options:
       - Only with O(mode=unplanned). Go on although the source still answers. This is recorded.
     type: bool
     default: false
+  recovery_settings:
+    description:
+      - Only with O(mode=unplanned). Whether machines are recovered with the settings of the plan as it is now, or with those that it had when the checkpoint
+        was made (networks, addresses, sizes, boot groups, probes). As the plan says, where it is not set.
+    type: str
+    choices: [current, captured]
   allow_suspect:
     description:
       - Only with O(mode=unplanned). Whether a checkpoint may be taken that an audit or a scrub has found wanting. V(latest) and a time pass over such
@@ -112,7 +120,7 @@ from ansible_collections.farshore.dr.plugins.module_utils.waiting import wait_ar
 def ensure(module, client):
     params = module.params
     if params["mode"] == "planned":
-        for name in ("checkpoint", "force", "allow_suspect"):
+        for name in ("checkpoint", "force", "allow_suspect", "recovery_settings"):
             if params[name]:
                 raise BadParameter(
                     f"{name} goes with an unplanned failover only",
@@ -123,7 +131,7 @@ def ensure(module, client):
     answer = client.write(
         "POST",
         path + ":failover",
-        given(params, "to_site", "mode", "checkpoint", "force", "allow_suspect"),
+        given(params, "to_site", "mode", "checkpoint", "force", "allow_suspect", "recovery_settings"),
         preview=path + ":failover-preview",
         idempotency_key=params["idempotency_key"],
     )
@@ -139,6 +147,7 @@ def main():
             to_site=dict(type="str", required=True),
             mode=dict(type="str", choices=["planned", "unplanned"], default="planned"),
             checkpoint=dict(type="str"),
+            recovery_settings=dict(type="str", choices=["current", "captured"]),
             force=dict(type="bool", default=False),
             allow_suspect=dict(type="bool"),
         ),

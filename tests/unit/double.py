@@ -290,7 +290,14 @@ class Double:
             if not found:
                 raise Problem(404, "not-found", f"checkpoint {parts[1]!r} does not exist")
             if method == "PATCH":
-                found[0]["pinned"] = body["pin"]
+                found[0].update({"pinned" if key == "pin" else key: value for key, value in body.items()})
+            if len(parts) == 3 and parts[2] == "hold":
+                before = found[0].get("hold")
+                found[0]["hold"] = {"reason": body["reason"], "by": "me"} if method == "PUT" else None
+                return 200, found[0], {"X-Farshore-Changed": str(before != found[0]["hold"]).lower()}
+            if verb == "clear":
+                found[0]["suspicion"] = {"verdict": "cleared", "cleared": {"note": body["note"]}}
+                return 200, found[0], {"X-Farshore-Changed": "true"}
             if verb == "scrub":
                 run = state.start("scrub", found[0]["plan"])
                 found[0]["integrity"] = "verified"

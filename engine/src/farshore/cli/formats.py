@@ -27,6 +27,9 @@ _BAD: Final = frozenset(
         "replication-failing",
         "divergent",
         "suspect",
+        "flagged",
+        "tainted",
+        "encryption-suspected",
         "resync-needed",
     }
 )

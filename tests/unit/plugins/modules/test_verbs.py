@@ -119,6 +119,51 @@ def test_a_pinned_checkpoint_goes_only_when_unpinned(ok, bad, double):
     assert not ok("checkpoint", plan="shop", label="x", state="absent", pin=False)["changed"]
 
 
+def test_a_checkpoint_that_exists_is_pinned_labelled_held_and_cleared(ok, double):
+    doubt = {"verdict": "flagged", "score": 97}
+    double.state.checkpoints = [
+        {"checkpoint_id": "cp-7", "plan": "shop", "label": "", "pinned": False, "hold": None, "suspicion": doubt}
+    ]
+    wish = {"checkpoint_id": "cp-7", "pin": True, "label": "gold", "hold": "case 4711", "cleared": "a test of ours"}
+    foreseen = ok("checkpoint", **wish, check=True, diff=True)
+    assert foreseen["changed"]
+    assert foreseen["diff"]["after"] == {"pinned": True, "label": "gold", "hold": "case 4711", "suspicion": "cleared"}
+    assert double.state.checkpoints[0]["label"] == ""
+    made = ok("checkpoint", **wish)
+    assert made["changed"]
+    shown = double.state.checkpoints[0]
+    assert (shown["pinned"], shown["label"], shown["hold"]["reason"]) == (True, "gold", "case 4711")
+    assert shown["suspicion"]["cleared"] == {"note": "a test of ours"}
+    assert not ok("checkpoint", **wish)["changed"]
+    assert ok("checkpoint", checkpoint_id="cp-7", hold="")["changed"]
+    assert double.state.checkpoints[0]["hold"] is None
+    assert not ok("checkpoint", checkpoint_id="cp-7", hold="")["changed"]
+
+
+def test_a_new_checkpoint_can_be_asked_for_under_a_hold_and_of_a_level(ok, double):
+    ok("checkpoint", plan="shop", label="x", consistency="application", hold="case 4711", **FAST)
+    sent = [body for method, path, body, unused in double.log if method == "PUT" and "checkpoints" in path]
+    assert sent == [{"consistency": "application", "pin": True, "hold": "case 4711"}]
+    double.state.checkpoints[0]["hold"] = {"reason": "case 4711", "by": "me"}
+    assert not ok("checkpoint", plan="shop", label="x", hold="case 4711", check=True)["changed"]
+    assert ok("checkpoint", plan="shop", label="x", hold="", **FAST)["changed"]
+    assert double.state.checkpoints[0]["hold"] is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"plan": "shop"},
+        {"plan": "shop", "checkpoint_id": "cp-1"},
+        {"plan": "shop", "label": "x", "cleared": "yes"},
+        {"checkpoint_id": "cp-1", "consistency": "group"},
+    ],
+)
+def test_a_checkpoint_is_named_in_one_way(bad, options):
+    bad("checkpoint", **options)
+
+
 def test_a_checkpoint_is_read_back_once_or_when_that_was_long_ago(ok, bad, double):
     assert bad("checkpoint", plan="shop", label="x", state="verified")["field"] == "label"
     ok("checkpoint", plan="shop", label="x", **FAST)

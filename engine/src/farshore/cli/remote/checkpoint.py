@@ -13,6 +13,7 @@ from farshore.cli.remote.watch import settle
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
 app = typer.Typer(help="Checkpoints: the points in time that can be recovered.", no_args_is_help=True)
 
@@ -30,6 +31,7 @@ def table(items: list[dict[str, Any]], title: str = "") -> RenderableType:
             ">age",
             "level",
             "integrity",
+            "encryption",
             "mode",
             ">moved",
             ">disk size",
@@ -44,6 +46,7 @@ def table(items: list[dict[str, Any]], title: str = "") -> RenderableType:
                 formats.ago(item["ordered_at"]).removesuffix(" ago"),
                 item["level"],
                 formats.state(item["integrity"]),
+                doubt(item),
                 (item["stats"] or {}).get("mode", "—"),
                 formats.size((item["stats"] or {}).get("moved_bytes")),
                 formats.size((item["stats"] or {}).get("disk_bytes")),
@@ -57,15 +60,29 @@ def table(items: list[dict[str, Any]], title: str = "") -> RenderableType:
     )
 
 
+def doubt(item: dict[str, Any]) -> Text:
+    """Return what is thought of a checkpoint's content, with its score where there is one."""
+    found = item.get("suspicion") or {"verdict": "unscored", "score": None}
+    text = formats.state(found["verdict"])
+    if found["score"] is not None:
+        text.append(f" {found['score']}")
+    return text
+
+
 def kept(item: dict[str, Any]) -> str:
-    """Return why retention leaves a checkpoint alone: its pin, label, and the runs that use it."""
-    marks = ["pinned"] if item["pinned"] else []
+    """Return why a checkpoint stays: its hold, pin, label, the runs that use it, or the rules of retention."""
+    marks = [f"held: {item['hold']['reason']}"] if item.get("hold") else []
+    marks += ["pinned"] if item["pinned"] else []
     if item["label"]:
         marks.append(f"label {item['label']}")
     if item["in_use_by"]:
         marks.append("in use by " + ", ".join(item["in_use_by"]))
     if item["state"] != "published":
         marks.append(item["state"])
+    elif rules := item.get("retention"):
+        said = ", ".join(one for one in rules["reasons"] if one not in {"pinned", "legal hold", "in use"})
+        if said:
+            marks.append(said if rules["stays"] else f"goes: {said}")
     return "; ".join(marks)
 
 
@@ -74,11 +91,12 @@ def list_checkpoints(
     ctx: typer.Context,
     plan: Annotated[str | None, typer.Option(help="Only of this plan.")] = None,
     machine: Annotated[str | None, typer.Option(help="Only with this machine.")] = None,
+    clean: Annotated[bool, typer.Option("--clean", help="None that is suspect or shows signs of encryption.")] = False,
     limit: Annotated[int, typer.Option(help="At most so many, the newest first.", min=1)] = 50,
 ) -> None:
     """List checkpoints with the bytes that each moved against the size of its disks."""
     here = shell(ctx)
-    items = here.client.items("/checkpoints", plan=plan, machine=machine, limit=limit)
+    items = here.client.items("/checkpoints", plan=plan, machine=machine, clean="true" if clean else None, limit=limit)
     here.out.show({"items": items}, lambda: table(items))
 
 
@@ -105,6 +123,9 @@ def show(ctx: typer.Context, checkpoint: Identifier) -> None:
                     ("ordered", formats.clock(item["ordered_at"])),
                     ("taken", formats.clock(item["taken_at"])),
                     ("published", f"{formats.clock(item['published_at'])}, {formats.ago(item['published_at'])}"),
+                    ("encryption", doubt(item)),
+                    *(("", reason) for reason in (item.get("suspicion") or {}).get("reasons", ())),
+                    *_evidence(item.get("evidence") or {}),
                     ("kept", kept(item) or None),
                     ("note", item["note"] or None),
                     (
@@ -129,6 +150,20 @@ def show(ctx: typer.Context, checkpoint: Identifier) -> None:
         ]
 
     here.out.show(item, render)
+
+
+def _evidence(evidence: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return how a level was reached, and why a wished one was not."""
+    rows = [("taken by", evidence["method"])] if "method" in evidence else []
+    stops = [
+        f"{what} {formats.duration(evidence[key])}"
+        for key, what in (("longest_pause_s", "paused"), ("longest_freeze_s", "frozen"))
+        if key in evidence
+    ]
+    if stops:
+        rows.append(("at longest", ", ".join(stops)))
+    rows += [("not application", reason) for reason in evidence.get("below_application", ())]
+    return rows
 
 
 def _findings(item: dict[str, Any]) -> list[RenderableType]:
@@ -181,6 +216,13 @@ def create(
     max_age: Annotated[
         str | None, typer.Option(help="A newer one than this may take the label: no cycle is run.", metavar="DURATION")
     ] = None,
+    consistency: Annotated[
+        str | None,
+        typer.Option(
+            help="The least level: machine, group or application. It fails rather than be less.", metavar="LEVEL"
+        ),
+    ] = None,
+    hold: Annotated[str | None, typer.Option(help="Place a legal hold for this reason.", metavar="REASON")] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the cycle.")] = True,
 ) -> None:
     """Make sure that a checkpoint with this label exists."""
@@ -191,6 +233,7 @@ def create(
     body: dict[str, Any] = {"pin": pin}
     if max_age is not None:
         body["max_age_s"] = seconds(max_age, "--max-age")
+    body |= {key: value for key, value in (("consistency", consistency), ("hold", hold)) if value is not None}
     path = f"/plans/{segment(plan)}/checkpoints/{segment(label)}"
     reply = here.client.put(path, body).body
     if reply["run"] is None or not wait:
@@ -230,6 +273,89 @@ def pin(
 def unpin(ctx: typer.Context, checkpoint: Identifier) -> None:
     """Let retention have a checkpoint again."""
     _change(ctx, checkpoint, {"pin": False}, "is no longer pinned")
+
+
+@app.command()
+def hold(
+    ctx: typer.Context,
+    checkpoint: Identifier,
+    reason: Annotated[str, typer.Option(help="Why it must stay, such as a case number.")],
+) -> None:
+    """Place a legal hold: nobody removes the checkpoint until an admin lifts it."""
+    from farshore.cli.remote.client import segment
+
+    here = shell(ctx)
+    item = here.client.put(f"/checkpoints/{segment(checkpoint)}/hold", {"reason": reason}).body
+    here.out.show(item, lambda: f"checkpoint {checkpoint} is under a legal hold")
+
+
+@app.command()
+def release(ctx: typer.Context, checkpoint: Identifier) -> None:
+    """Lift a legal hold; only an admin may."""
+    from farshore.cli.remote.client import segment
+
+    here = shell(ctx)
+    item = here.client.delete(f"/checkpoints/{segment(checkpoint)}/hold").body
+    here.out.show(item, lambda: f"checkpoint {checkpoint} is under no legal hold")
+
+
+@app.command()
+def clear(
+    ctx: typer.Context,
+    checkpoint: Identifier,
+    note: Annotated[str, typer.Option(help="Why it is clean: it was harmless, or the machine was restored.")],
+) -> None:
+    """Say that a checkpoint is clean although it, or one before it, shows signs of encryption."""
+    from farshore.cli.remote.client import segment
+
+    here = shell(ctx)
+    item = here.client.post(f"/checkpoints/{segment(checkpoint)}:clear", {"note": note}).body
+    here.out.show(item, lambda: f"checkpoint {checkpoint} counts as clean")
+
+
+@app.command()
+def retention(
+    ctx: typer.Context,
+    plan: PlanName,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(help="Try another rule, such as daily=7 or max_age=90d; others as in the plan.", metavar="RULE=N"),
+    ] = None,
+) -> None:
+    """Show which checkpoints retention keeps, which would go now, and why. Changes nothing."""
+    from farshore.cli.remote.client import segment
+
+    here = shell(ctx)
+    body: dict[str, Any] = {}
+    if rule:
+        definition = here.client.get(f"/plans/{segment(plan)}")["definition"]
+        body["retention"] = definition["retention"] | dict(_rule(text) for text in rule)
+    answer = here.client.post(f"/plans/{segment(plan)}:retention-preview", body).body
+
+    def render() -> list[RenderableType]:
+        rows = (
+            (
+                one["checkpoint_id"],
+                one["group_id"],
+                formats.clock(one["taken_at"]),
+                "stays" if one["stays"] else "goes",
+                ", ".join(one["reasons"]),
+            )
+            for one in answer["checkpoints"]
+        )
+        return [
+            grid(("checkpoint", "group", "taken", "", "why"), rows, empty="there are no checkpoints yet"),
+            *answer["warnings"],
+        ]
+
+    here.out.show(answer, render)
+
+
+def _rule(text: str) -> tuple[str, str | int]:
+    name, _, value = text.partition("=")
+    if not name or not value:
+        raise typer.BadParameter(f"{text!r} is no rule; write it as daily=7 or max_age=90d")
+    return name, int(value) if value.isdigit() else value
 
 
 @app.command()

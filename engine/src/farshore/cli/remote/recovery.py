@@ -22,7 +22,12 @@ PlanName = Annotated[str, typer.Argument(metavar="PLAN", help="Name of the plan.
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run to its end; else only start it.")]
 Check = Annotated[bool, typer.Option("--check", help="Only show what would be done.")]
 Selector = Annotated[
-    str | None, typer.Option("--checkpoint", help="latest, an id, or a time such as 2026-01-31T08:00:00Z.")
+    str | None,
+    typer.Option("--checkpoint", help="latest, latest_clean, an id, a label, or a time such as 2026-01-31T08:00Z."),
+]
+Settings = Annotated[
+    str | None,
+    typer.Option("--settings", help="current, or captured: those that the checkpoint carries.", metavar="WHICH"),
 ]
 AllowSuspect = Annotated[
     bool, typer.Option("--allow-suspect", help="Take a checkpoint too that an audit or a scrub has found wanting.")
@@ -79,6 +84,8 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, s
             continue
         if key in {"order", "stop"} and isinstance(value, list):
             text = " → ".join(", ".join(wave) if isinstance(wave, list) else str(wave) for wave in value)
+        elif key == "differences":
+            text = "\n".join(f"{one['key']}: {_plain(one['current'])} → {_plain(one['captured'])}" for one in value)
         elif key == "networks":
             text = "\n".join(f"{each['name']} {each.get('subnet') or ''}".strip() for each in value)
         else:
@@ -157,6 +164,7 @@ def drill_start(
     checkpoint: Selector = "latest",
     keep: Annotated[bool, typer.Option("--keep", help="Leave the machines up until 'drill end'.")] = False,
     allow_suspect: AllowSuspect = False,
+    settings: Settings = None,
     wait: Wait = True,
     check: Check = False,
 ) -> None:
@@ -165,6 +173,8 @@ def drill_start(
     body: dict[str, Any] = {"checkpoint": checkpoint or "latest", "keep": keep}
     if allow_suspect:
         body["allow_suspect"] = True
+    if settings is not None:
+        body["recovery_settings"] = settings
     if check:
         preview = _verb(here, plan, "drill-preview", body)
         here.out.show(preview, lambda: preview_table(preview))
@@ -189,6 +199,7 @@ def failover(
     checkpoint: Selector = None,
     force: Annotated[bool, typer.Option("--force", help="Go on where a check would stop it; audited.")] = False,
     allow_suspect: AllowSuspect = False,
+    settings: Settings = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask on a terminal.")] = False,
     wait: Wait = True,
     check: Check = False,
@@ -202,6 +213,8 @@ def failover(
         body["force"] = True
     if allow_suspect:
         body["allow_suspect"] = True
+    if settings is not None:
+        body["recovery_settings"] = settings
     if check:
         preview = _verb(here, plan, "failover-preview", body)
         here.out.show(preview, lambda: preview_table(preview))
