@@ -14,6 +14,7 @@ description:
   - With O(mode=planned) the machines are stopped cleanly and their last changes are copied, so that nothing is lost.
     Where something fails before the change of site is recorded, they are started again at the source.
   - With O(mode=unplanned) the source is not asked for anything; what was written after the checkpoint is lost.
+  - The same module brings the machines back, with O(to_site) the site that they left, once M(farshore.dr.reprotect) has turned the replication.
 author:
   - Farshore contributors (@farshore)
 options:
@@ -56,6 +57,12 @@ options:
       - Only with O(mode=unplanned). Whether a checkpoint may be taken that an audit or a scrub has found wanting. V(latest) and a time pass over such
         ones otherwise, and one that is named is refused.
     type: bool
+  commit:
+    description:
+      - With V(manual) the failover can be rolled back, with C(farshore rollback), until somebody commits it with C(farshore commit). As the plan says, where
+        it is not set.
+    type: str
+    choices: [auto, manual]
 extends_documentation_fragment:
   - farshore.dr.connection
   - farshore.dr.wait
@@ -68,6 +75,7 @@ attributes:
     support: full
 seealso:
   - module: farshore.dr.drill
+  - module: farshore.dr.reprotect
   - module: farshore.dr.run_info
 """
 
@@ -131,7 +139,7 @@ def ensure(module, client):
     answer = client.write(
         "POST",
         path + ":failover",
-        given(params, "to_site", "mode", "checkpoint", "force", "allow_suspect", "recovery_settings"),
+        given(params, "to_site", "mode", "commit", "checkpoint", "force", "allow_suspect", "recovery_settings"),
         preview=path + ":failover-preview",
         idempotency_key=params["idempotency_key"],
     )
@@ -145,6 +153,7 @@ def main():
             wait_argument_spec(),
             plan=dict(type="str", required=True),
             to_site=dict(type="str", required=True),
+            commit=dict(type="str", choices=["auto", "manual"]),
             mode=dict(type="str", choices=["planned", "unplanned"], default="planned"),
             checkpoint=dict(type="str"),
             recovery_settings=dict(type="str", choices=["current", "captured"]),

@@ -31,6 +31,8 @@ WRITES = [
     ("drill", {"plan": "shop"}),
     ("drill", {"plan": "kept", "state": "absent"}),
     ("failover", {"plan": "shop", "to_site": "beta"}),
+    ("reprotect", {"plan": "shop", "accept_divergence": True}),
+    ("migrate", {"plan": "shop", "to_site": "beta"}),
     ("failover", {"plan": "shop", "to_site": "beta", "mode": "unplanned", "force": True}),
     ("run", {"run_id": "run-2", "state": "cancelled", "wait": False}),
     ("run", {"run_id": "run-2", "state": "paused", "wait": False}),
@@ -83,7 +85,7 @@ def test_check_mode_foresees_and_writes_nothing(world, ok, module, params, diff)
 
 @pytest.mark.parametrize(("module", "params"), WRITES)
 def test_the_real_run_then_changes_what_was_foreseen(world, ok, module, params):
-    more = FAST if module in ("replicate", "checkpoint", "drill", "failover") else {}
+    more = FAST if module in ("replicate", "checkpoint", "drill", "failover", "reprotect", "migrate") else {}
     foreseen = ok(module, check=True, **params, **more)
     done = ok(module, **params, **more)
     assert done["changed"] == foreseen["changed"]

@@ -16,7 +16,13 @@ def plan(ok):
 
 @pytest.mark.parametrize(
     ("module", "params"),
-    [("replicate", {}), ("drill", {}), ("failover", {"to_site": "beta"})],
+    [
+        ("replicate", {}),
+        ("drill", {}),
+        ("failover", {"to_site": "beta", "commit": "manual"}),
+        ("reprotect", {"to_site": "alpha"}),
+        ("migrate", {}),
+    ],
 )
 def test_a_run_is_started_and_waited_for(ok, double, module, params):
     double.state.polls_until_end = 3
