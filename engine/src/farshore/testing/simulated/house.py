@@ -22,17 +22,20 @@ from typing import Any, Final, Self
 
 import requests
 import yaml
+from sqlalchemy import func, select
 
 from farshore.control import catalog, inventory
 from farshore.control import home as homes
 from farshore.control.planning.apply import group_of
 from farshore.control.store import settings
 from farshore.control.store.database import Store
-from farshore.control.store.records import Run
+from farshore.control.store.records import Run, RunStep
+from farshore.control.views.history import OPEN
 from farshore.model.checkpoint import DiskPoint, Manifest
 from farshore.model.machine import DiskFacts, Inventory, MachineFacts, NicFacts, disk_key
 from farshore.model.plan import Plan
 from farshore.node import config, enrol
+from farshore.platforms.file.machine import FileMachine
 from farshore.platforms.simulated.api import SocketApi
 from farshore.testing.simulated import oracle
 from farshore.units import LEAF_SIZE
@@ -145,20 +148,10 @@ class House:
     def __init__(self, folder: Path, fleet: Fleet, *, seed: int = 1, provider: Mapping[str, Any] | None = None) -> None:
         self.folder, self.fleet = folder, fleet
         self.limits: dict[str, Any] = {**_LIMITS, **(provider or {}).get("limits", {})}
-        self.socket, self.calls_log = folder / "p.sock", folder / "calls.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.calls_log = folder / f"{TARGET}.jsonl"
         self.home = homes.initialise(folder / "home", port=_free_port(), node_port=_free_port())
-        document = {
-            "socket": str(self.socket),
-            "log": str(self.calls_log),
-            "seed": seed,
-            **(provider or {}),
-            "limits": self.limits,
-        }
-        (folder / "provider.json").write_text(json.dumps(document), encoding="utf-8")
-        self.provider = Program(
-            [sys.executable, "-m", "farshore.platforms.simulated.provider", str(folder / "provider.json")],
-            folder / "provider.log",
-        )
+        self.providers = {site: self._provider(site, {"seed": seed, **(provider or {})}) for site in (SOURCE, TARGET)}
         self.control = Program(
             [sys.executable, "-m", "farshore.control.server", "--home", str(self.home.path)], self.home.log
         )
@@ -169,13 +162,14 @@ class House:
         self._http.verify = str(self.home.ca)
 
     def __enter__(self) -> Self:
-        self.provider.start()
         self.control.start()
         try:
+            for provider in self.providers.values():
+                provider.start()
             until(self.answers, "the control plane answers")
-            until(self.socket.exists, "the provider answers")
-            self.account("set", networks=["lan"])
             for site in (SOURCE, TARGET):
+                until(self._socket(site).exists, f"the provider of {site} answers")
+                self.account("set", site=site, networks=["lan"])
                 self.put(f"/sites/{site}", {"platform": "simulated"})
         except BaseException:
             self.close()
@@ -187,8 +181,23 @@ class House:
 
     def close(self) -> None:
         """End all processes."""
-        for program in (*self.nodes.values(), self.control, self.provider):
+        for program in (*self.nodes.values(), self.control, *self.providers.values()):
             program.kill()
+
+    def _socket(self, site: str) -> Path:
+        return self.folder / f"{site}.sock"
+
+    def _provider(self, site: str, settings: Mapping[str, Any]) -> Program:
+        document = {
+            **settings,
+            "socket": str(self._socket(site)),
+            "log": str(self.folder / f"{site}.jsonl"),
+            "limits": self.limits,
+        }
+        path = self.folder / f"{site}.json"
+        path.write_text(json.dumps(document), encoding="utf-8")
+        argv = [sys.executable, "-m", "farshore.platforms.simulated.provider", str(path)]
+        return Program(argv, self.folder / f"{site}.provider.log")
 
     # --- the control plane -----------------------------------------------------------------------------------------
 
@@ -219,9 +228,9 @@ class House:
         """Do."""
         return self.ask("POST", path, body if body is not None else {})
 
-    def account(self, operation: str, **params: Any) -> Any:
-        """Call the provider, past all limits' owners."""
-        return SocketApi(self.socket, "experiment").call(operation, **params)
+    def account(self, operation: str, *, site: str = TARGET, **params: Any) -> Any:
+        """Call a site's provider as the experiment."""
+        return SocketApi(self._socket(site), "experiment").call(operation, **params)
 
     # --- the sites -------------------------------------------------------------------------------------------------
 
@@ -243,7 +252,7 @@ class House:
             "platform": {
                 "type": "simulated",
                 "root": str(self.folder / site),
-                "socket": str(self.socket),
+                "socket": str(self._socket(site)),
                 "caller": name,
             },
             **more,
@@ -281,6 +290,22 @@ class House:
         finally:
             store.close()
 
+    def seed(self) -> None:
+        """Give the source site machines with disks and a node, and copy them in earnest."""
+        for name in self.fleet.names():
+            facts = self.fleet.facts(name)
+            machine = FileMachine.create(
+                self.folder / SOURCE, facts.machine_id, {disk.disk_id: disk.size_bytes for disk in facts.disks}
+            )
+            machine.write("vda", 0, name.encode().ljust(4096, b"."))
+        facts_of = [self.fleet.facts(name).model_dump(mode="json") for name in self.fleet.names()]
+        self.account("set", site=SOURCE, machines=facts_of)
+        self.node("alpha-1", SOURCE)
+        until(lambda: len(self.get(f"/machines?site={SOURCE}")["items"]) == self.fleet.machines, "the inventory", 300)
+        self.put(f"/plans/{PLAN}", {"definition": self.fleet.definition()})
+        self.post(f"/plans/{PLAN}:protect", {"state": "protected"})
+        until(lambda: self.get(f"/plans/{PLAN}")["state"] == "protected", "the first checkpoints", 600, 0.5)
+
     def online(self, *names: str) -> bool:
         """Say whether these nodes answer and their sites have been looked at."""
         states = {item["name"]: item["state"] for item in self.get("/nodes")["items"]}
@@ -293,6 +318,16 @@ class House:
         body = {"to_site": TARGET, "mode": mode, **({"force": True} if mode == "unplanned" else {}), **more}
         return str(self.post(f"/plans/{PLAN}:failover", body)["run"]["run_id"])
 
+    def steps_ended(self, run_id: str) -> int:
+        """Return how many steps of a run have ended, read from the records: the control plane need not be there."""
+        store = Store(self.home.database)
+        try:
+            with store.read() as session:
+                query = select(func.count()).where(RunStep.run_id == run_id, RunStep.ended_at.is_not(None))
+                return int(session.scalar(query) or 0)
+        finally:
+            store.close()
+
     def state(self, run_id: str) -> str:
         """Return a run's state without reading all of it."""
         store = Store(self.home.database)
@@ -304,7 +339,7 @@ class House:
 
     def ended(self, run_id: str, timeout_s: float) -> dict[str, Any]:
         """Wait for a run's end and return the run."""
-        until(lambda: self.state(run_id) not in {"pending", "running"}, f"run {run_id} ends", timeout_s, 0.5)
+        until(lambda: self.state(run_id) not in OPEN, f"run {run_id} ends", timeout_s, 0.2)
         return dict(until(self.answers, "the control plane answers") and self.get(f"/runs/{run_id}"))
 
     # --- what the provider says ------------------------------------------------------------------------------------
