@@ -152,8 +152,8 @@ def test_a_failback_that_fails_before_its_epoch_leads_back_to_where_it_ran(sites
     assert sites.alpha.asked()["machine-create"] == 0
 
 
-@pytest.mark.parametrize(("site", "kind"), [("alpha", "machine-fence"), ("alpha", "replicate")])
-def test_a_control_plane_killed_in_a_reprotect_ends_it_right(sites: TwoSites, site: str, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["machine-fence", "replicate"])
+def test_a_control_plane_killed_in_a_reprotect_ends_it_right(sites: TwoSites, kind: str) -> None:
     failover(sites, "beta")
     gate = sites.alpha.hold(kind)
     before = sites.alpha.asked()[kind]
@@ -168,3 +168,53 @@ def test_a_control_plane_killed_in_a_reprotect_ends_it_right(sites: TwoSites, si
     assert run["state"] == "succeeded", (run["error"], run["steps"])
     assert plan(sites)["state"] == "protected"
     assert sites.beta.asked()["point"] == 2
+
+
+def test_a_failover_that_was_not_committed_is_rolled_back(sites: TwoSites) -> None:
+    failover(sites, "beta", commit="manual")
+    sites.control.refused(409, "not-committed", "POST", "/plans/shop:reprotect", {})
+    preview = sites.control.ok("POST", "/plans/shop:rollback-preview")
+    assert (preview["after"]["active_site"], preview["after"]["epoch"]) == ("alpha", 3)
+    sites.beta.fail("machine-fence", Permanent("not kept", code="fence-not-kept"))
+    run = sites.ended(sites.control.ok("POST", "/plans/shop:rollback")["run"]["run_id"])
+    assert (run["state"], run["error"]["code"]) == ("failed", "fence-not-kept")
+    assert {sites.beta.machines[name]["power"] for name in ("made-db", "made-web")} == {"on"}
+    assert (plan(sites)["state"], plan(sites)["epoch"]) == ("failed-over", 2)
+    run = sites.ended(sites.control.ok("POST", "/plans/shop:rollback")["run"]["run_id"])
+    assert run["state"] == "succeeded", (run["error"], run["steps"])
+    after = plan(sites)
+    assert (after["state"], after["active_site"], after["epoch"]) == ("protected", "alpha", 3)
+    assert sites.alpha.fenced == {}
+    assert {machine["power"] for machine in sites.alpha.machines.values()} == {"on"}
+    assert sites.beta.fenced == {"made-db": 3, "made-web": 3}
+    assert {sites.beta.machines[name]["power"] for name in ("made-db", "made-web")} == {"off"}
+    assert sites.replicate()["state"] == "succeeded"
+    assert sites.beta.of("replicate")[-1]["disks"][0]["incremental"]  # its base is that of before
+    failover(sites, "beta")
+    assert [item["replaces"] for item in sites.beta.of("machine-create")[2:]] == ["made-db", "made-web"]
+    sites.control.refused(409, "committed", "POST", "/plans/shop:rollback")
+
+
+def test_a_commit_ends_the_way_back_once(sites: TwoSites) -> None:
+    sites.control.refused(409, "nothing-to-roll-back", "POST", "/plans/shop:rollback")
+    failover(sites, "beta", commit="manual")
+    assert sites.control.ok("POST", "/plans/shop:commit")["changed"] is True
+    assert sites.control.ok("POST", "/plans/shop:commit")["changed"] is False
+    sites.control.refused(409, "committed", "POST", "/plans/shop:rollback")
+    assert reprotect(sites)["state"] == "succeeded"
+
+
+def test_a_migration_retires_the_source_and_leaves_no_way_back(sites: TwoSites) -> None:
+    sites.control.refused(409, "not-a-migration", "POST", "/plans/shop:migrate", {"to_site": "alpha"})
+    assert sites.control.ok("POST", "/plans/shop:migrate-preview", {})["after"]["purpose"] == "migration"
+    run = sites.ended(sites.control.ok("POST", "/plans/shop:migrate", {})["run"]["run_id"])
+    assert (run["state"], run["kind"]) == ("succeeded", "migrate"), (run["error"], run["steps"])
+    assert [item["purpose"] for item in sites.beta.of("machine-create")] == ["migration", "migration"]
+    until(lambda: sites.alpha.asked()["machine-untrack"] == 2, "the source is retired")
+    assert sites.alpha.fenced == {"id-db": 2, "id-web": 2}
+    after = plan(sites)
+    assert (after["state"], after["active_site"], after["activity"]) == ("migrated", "beta", "inactive")
+    again = sites.control.call("POST", "/plans/shop:migrate", {})
+    assert (again.status_code, again.json()["changed"]) == (200, False)
+    assert sites.control.call("POST", "/plans/shop:reprotect", {}).status_code == 409
+    sites.control.refused(409, "failback-unavailable", "POST", "/plans/shop:failover", {"to_site": "alpha"})
