@@ -43,6 +43,9 @@ class State:
         self.checkpoints = []
         self.runs = {}
         self.reports = {}
+        self.preflight = {"ready": True, "score": 100, "findings": []}
+        self.catalog = {"catalog_id": "cat-1", "generation": 1, "bundles": [{"site": "beta", "current": True}]}
+        self.compared = {"agrees": True, "manifests": 2, "foreign": 0, "drafts": 0, "findings": []}
         self.keys = {}
         self.polls = {}
         self.polls_until_end = 1
@@ -268,6 +271,12 @@ class Double:
             parts[-1] = last
         state = self.state
         kind = parts[0]
+        if kind == "catalog":
+            return 200, state.catalog, {}
+        if verb == "catalog-check":
+            return 200, dict(state.compared, site=parts[1]), {}
+        if parts[2:] == ["preflight"]:
+            return 200, dict(state.preflight, plan=parts[1]), {}
         if method == "GET" and len(parts) == 1:
             if kind == "runs":
                 found = [shown(run) for run in reversed(list(state.runs.values()))]

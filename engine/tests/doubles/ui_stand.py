@@ -31,6 +31,7 @@ class Stand:
     runs: list[dict[str, Any]] = field(default_factory=list)
     posts: list[tuple[str, str, Any]] = field(default_factory=list)
     refuse: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
+    preflight: dict[str, Any] = field(default_factory=lambda: {"ready": True, "score": 100, "findings": []})
 
 
 def site(name: str, **more: Any) -> dict[str, Any]:
@@ -415,6 +416,10 @@ def build(stand: Stand) -> FastAPI:
     async def one_plan(name: str) -> Any:
         found = next((each for each in stand.plans if each["name"] == name), None)
         return found or refusal(404, code="not-found", detail=f"no plan is called {name!r}", hint="There is: shop.")
+
+    @app.get("/api/v1/plans/{name}/preflight")
+    async def preflight(name: str) -> Any:
+        return {"plan": name, "at": iso(0), **stand.preflight}
 
     @app.get("/api/v1/runs/{run_id}")
     async def one_run(run_id: str) -> Any:

@@ -16,7 +16,20 @@ from farshore.cli.context import Shell, shell
 from farshore.cli.local import control, doctor, evidence, linktest
 from farshore.cli.local import node as local_node
 from farshore.cli.output import Output, fail
-from farshore.cli.remote import checkpoint, link, machine, node, plan, recovery, run, site, status, token
+from farshore.cli.remote import (
+    catalog,
+    checkpoint,
+    link,
+    machine,
+    node,
+    plan,
+    preflight,
+    recovery,
+    run,
+    site,
+    status,
+    token,
+)
 from farshore.errors import FarshoreError
 
 LOCAL = "This machine"
@@ -61,6 +74,7 @@ control.register(app, panel=LOCAL)
 doctor.register(app, panel=LOCAL)
 app.add_typer(evidence.app, name="evidence", rich_help_panel=LOOK)
 status.register(app, panel=LOOK)
+preflight.register(app, panel=LOOK)
 node.register(local_node.app)
 recovery.register(app, panel=ACT)
 app.add_typer(site.app, name="site", rich_help_panel=LOOK)
@@ -70,6 +84,7 @@ app.add_typer(local_node.app, name="node", rich_help_panel=LOOK)
 app.add_typer(machine.app, name="machine", rich_help_panel=LOOK)
 app.add_typer(plan.app, name="plan", rich_help_panel=ACT)
 app.add_typer(checkpoint.app, name="checkpoint", rich_help_panel=ACT)
+app.add_typer(catalog.app, name="catalog", rich_help_panel=LOOK)
 app.add_typer(recovery.drill, name="drill", rich_help_panel=ACT)
 app.add_typer(run.app, name="run", rich_help_panel=LOOK)
 app.add_typer(token.app, name="token", rich_help_panel=LOOK)

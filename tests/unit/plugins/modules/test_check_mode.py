@@ -41,6 +41,8 @@ WRITES = [
     ("run", {"run_id": "run-5", "state": "retried", "wait": False}),
 ]
 READS = [
+    ("catalog_info", {"check_sites": ["beta"]}),
+    ("preflight_info", {"plan": "shop"}),
     ("site_info", {}),
     ("machine_info", {}),
     ("protection_plan_info", {}),

@@ -11,6 +11,7 @@ import typer
 from farshore.cli import formats
 from farshore.cli.context import Shell, shell
 from farshore.cli.output import facts, grid
+from farshore.cli.remote import forecast
 from farshore.cli.remote.watch import settle
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ drill = typer.Typer(help="Rehearse a recovery in an isolated network.", no_args_
 
 PlanName = Annotated[str, typer.Argument(metavar="PLAN", help="Name of the plan.")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run to its end; else only start it.")]
-Check = Annotated[bool, typer.Option("--check", help="Only show what would be done.")]
+Check = Annotated[bool, typer.Option("--check", "--plan", help="Only show what would be done, and what to expect.")]
 Selector = Annotated[
     str | None,
     typer.Option("--checkpoint", help="latest, latest_clean, an id, a label, or a time such as 2026-01-31T08:00Z."),
@@ -80,6 +81,8 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, s
     names = {"order": "boot order", "stop": "stop first", "networks": "networks made", "active_site": "active at"}
     rows = []
     for key, value in after.items():
+        if key in forecast.KEYS:
+            continue
         if (key in {"machines", "checkpoints", "rpo_s"} and after.get("machines")) or value in (None, [], {}):
             continue
         if key in {"order", "stop"} and isinstance(value, list):
@@ -92,7 +95,7 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, s
             was = before.get(key)
             text = f"{_plain(was)} → {_plain(value)}" if was not in (None, value) else _plain(value)
         rows.append((names.get(key, key.replace("_", " ")), text))
-    return rows
+    return [*rows, *forecast.rows(after)]
 
 
 def _machines(after: dict[str, Any]) -> RenderableType:

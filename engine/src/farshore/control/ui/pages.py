@@ -233,11 +233,14 @@ async def _plan(request: Request, me: Visitor, error: FarshoreError | None = Non
         api.items("/machines", plan=name),
     )
     known = {machine["name"]: machine for machine in machines}
+    # Not with each renewal of the live part: it changes slowly.
+    ready = None if _is_fragment(request) else await api.get(f"/plans/{segment(name)}/preflight")
     response = _view(
         request,
         "plan.html",
         me,
         plan=document,
+        preflight=ready,
         checkpoints=checkpoints,
         runs=runs,
         machines=[(machine, known.get(machine["name"])) for machine in document["machines"]],
