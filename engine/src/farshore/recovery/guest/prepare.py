@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from farshore.errors import Permanent
 from farshore.model.guest import MachinePrepareParams, MachinePrepareResult, stopping
 from farshore.model.machine import Finding
-from farshore.recovery.guest import linux, network, writing
+from farshore.recovery.guest import linux, network, windows, windows_network, writing
 from farshore.recovery.guest.guest import Guest
 from farshore.recovery.guest.volumes import Content, RawDisk, look
 
@@ -34,13 +34,18 @@ def prepare(params: MachinePrepareParams, disks: Sequence[RawDisk]) -> MachinePr
     if params.policy.checks == "on":
         _disks(guest)
     tree = linux.find_root(guest.layout)
+    root = windows.find_root(guest.layout) if tree is None else None
     if params.policy.checks == "on":
         if tree is not None:
             linux.check(guest, tree)
+        elif root is not None:
+            windows.check(guest, root)
         else:
             _nothing(guest)
     if tree is not None:
         network.apply(guest, tree)
+    elif root is not None and not windows.sleeps(root):
+        windows_network.apply(guest, root)
     _write(guest)
     findings = tuple(guest.findings)
     return MachinePrepareResult(

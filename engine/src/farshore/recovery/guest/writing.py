@@ -85,6 +85,13 @@ def write(volume: Volume, writes: Sequence[Write]) -> None:
     if volume.content == "fat":
         _by_mtools(volume, writes)
         return
+    try:
+        _by_mount(volume, writes)
+    except OSError as error:
+        raise Permanent(f"volume {volume.name}: {error.strerror}", code="volume-not-writable") from error
+
+
+def _by_mount(volume: Volume, writes: Sequence[Write]) -> None:
     with mounted(volume) as root:
         for item in writes:
             path = root / item.path.lstrip("/")
