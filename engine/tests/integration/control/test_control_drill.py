@@ -14,7 +14,7 @@ from doubles.scripted_site import PICTURE
 from doubles.two_sites import TwoSites, two_sites
 from farshore.control.clock import parse_iso
 from farshore.control.store.database import Store
-from farshore.control.store.records import DueDrill
+from farshore.control.store.records import DueDrill, Run
 from farshore.errors import Permanent, Retry
 from farshore.recovery import evidence
 from sqlalchemy import update
@@ -335,6 +335,10 @@ def test_a_drill_that_is_due_waits_for_what_goes_on_and_is_told_of_when_it_is_mi
     until(lambda: kept["run_id"] in str(shown(sites)["waits_for"]), "it says what it waits for")
     assert len(sites.control.ok("GET", "/runs?plan=shop&kind=drill")["items"]) == 1
     fall_due(sites, 7200)
+    store = Store(sites.control.home.database)
+    with store.write() as tx:  # the one that is kept is older than that
+        tx.execute(update(Run).where(Run.run_id == kept["run_id"]).values(created_at=time.time() - 10_000))
+    store.close()
     missed = until(lambda: shown(sites)["missed"], "it is told of")
     assert kept["run_id"] in missed["reason"]
     assert "drill-missed" in sites.control.ok("GET", "/plans/shop")["conditions"]

@@ -52,7 +52,7 @@ def of_error(error: OSError, seen: str = "") -> Sight:
     if isinstance(error, ConnectionRefusedError):
         return red(REFUSED, f"{error.strerror or error}{after}", seen)
     if isinstance(error, TimeoutError):
-        return red(NO_ANSWER, f"{error.strerror or error}{after}", seen)
+        return red(NO_ANSWER, f"{error.strerror or str(error) or 'no answer in time'}{after}", seen)
     code = UNREACHABLE if error.errno in {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN} else NO_ANSWER
     return red(code, f"{error.strerror or error}{after}", seen)
 
