@@ -71,7 +71,8 @@ class Waiter:
                     if left_s <= 0:
                         error = WaitTimeout(
                             f"run {run_id} is {run.get('state')} after {self._timeout_s:g} seconds and goes on",
-                            hint=f"Watch it at {run.get('url') or self._client.url}; raise wait_timeout to wait longer.",
+                            hint=(f"{run['next']}. " if run.get("next") else "")
+                            + f"Watch it at {run.get('url') or self._client.url}; raise wait_timeout to wait longer.",
                         )
                         error.result = {"run": run, "changed": True}
                         raise error

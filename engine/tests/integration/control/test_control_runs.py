@@ -132,7 +132,8 @@ def test_a_run_waits_for_two_others_to_agree(sites: TwoSites) -> None:
 
 def test_a_run_that_is_cancelled_before_it_was_approved_has_done_nothing(sites: TwoSites) -> None:
     planned(sites, retention="approval: {verbs: [failover, drill]}\nretention")
-    for run_id in (failover(sites), sites.control.ok("POST", "/plans/shop:drill", {})["run"]["run_id"]):
+    for path, wish in (("/plans/shop:failover", {"to_site": "beta"}), ("/plans/shop:drill", {})):
+        run_id = sites.control.ok("POST", path, wish)["run"]["run_id"]
         assert sites.control.ok("GET", f"/runs/{run_id}")["state"] == "waiting-approval"
         sites.control.ok("POST", f"/runs/{run_id}:cancel")
         run = sites.ended(run_id)

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from farshore.control.nearby import suggestion
 from farshore.control.runs import boot, copies, drill, failover, ledger, reprotect, scrub
 from farshore.control.store.database import Transaction
-from farshore.control.store.records import Run, RunMachine, RunStep
+from farshore.control.store.records import Run, RunStep
 from farshore.errors import Conflict, Invalid
 from farshore.model.base import Model
 
@@ -150,28 +150,40 @@ def _take_over(tx: Transaction, old: Run, new: Run, wish: RetryWish) -> None:
     for step in of.get("", ()):
         if step.name.startswith("hook "):
             _copy(tx, step, new)
-    for before in ledger.machines(tx, old.run_id):
-        machine = tx.get(RunMachine, (new.run_id, before.name))
-        if machine is None:
-            continue
+    former = ledger.machines(tx, old.run_id)
+    ledger.add_machines(tx, new, [before.name for before in former])
+    for before in former:
+        machine = ledger.machine(tx, new.run_id, before.name)
         up = before.state == "green" and before.name != wish.machine
         for name in _CARRIED:
             setattr(machine, name, getattr(before, name))
         if up:
             machine.state, machine.settled_at = "green", before.settled_at
             machine.rto_s, machine.probes = before.rto_s, before.probes
+        elif before.checkpoint_id is not None:
+            ledger.lease(tx, new.run_id, before.checkpoint_id)
         anew = before.name == wish.machine and wish.step is None
-        for step in () if up or anew else of.get(before.name, ()):
-            if step.name in kept or step.name not in boot.STEPS:
+        for step in () if anew else of.get(before.name, ()):
+            wanted = step.name in (boot.STEPS if up else kept)
+            if wanted or step.name.startswith("hook "):
                 _copy(tx, step, new)
     tx.flush()
 
 
 def _copy(tx: Transaction, step: RunStep, new: Run) -> None:
-    row = ledger.begin(tx, new.run_id, step.name, step.machine, f"{step.detail} (in {step.run_id})".lstrip())
+    row = ledger.begin(tx, new.run_id, step.name, step.machine)
+    row.detail = step.detail if "(in run-" in step.detail else f"{step.detail} (in {step.run_id})".lstrip()
     for name in ("attempt", "state", "started_at", "ended_at", "task_id", "evidence"):
         setattr(row, name, getattr(step, name))
 
 
 #: What is known of a machine that was made.
-_CARRIED: Final = ("target_machine_id", "target_name", "address", "checkpoint_id", "rpo_s", "stop_ordered_at")
+_CARRIED: Final = (
+    "position",
+    "target_machine_id",
+    "target_name",
+    "address",
+    "checkpoint_id",
+    "rpo_s",
+    "stop_ordered_at",
+)

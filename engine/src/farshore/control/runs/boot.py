@@ -130,6 +130,8 @@ def _preparation(scene: Scene, make: Maker, name: str, machine_id: str) -> Machi
 def _prepared(scene: Scene, machine: RunMachine, result: MachinePrepareResult) -> None:
     """Record what was found in a guest and done to it; what the policy stops at fails the machine."""
     row = ledger.begin(scene.tx, scene.run.run_id, "prepare", machine.name)
+    if story.taken_over(scene, row):
+        return
     row.evidence = result.model_dump(mode="json")
     said = [change.what for change in result.changes] + [finding.code for finding in result.findings]
     row.detail = ", ".join(said)[: ledger.LONGEST_DETAIL] or "nothing to do"

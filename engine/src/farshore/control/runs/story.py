@@ -251,8 +251,13 @@ def _insert(scene: Scene, row: RunStep, kind: str, site: str, params: Report | C
 def detail(scene: Scene, step: str, text: str, machine: str = "") -> None:
     """Say what a step has found."""
     row = ledger.step(scene.tx, scene.run.run_id, step, machine)
-    if row is not None:
+    if row is not None and not taken_over(scene, row):
         row.detail = text
+
+
+def taken_over(scene: Scene, row: RunStep) -> bool:
+    """Say whether a step was done by the run that this one goes on with; its record stays as it is."""
+    return row.ended_at is not None and row.ended_at < scene.run.created_at
 
 
 def look_around(scene: Scene, *purposes: str) -> None:
