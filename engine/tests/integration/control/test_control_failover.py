@@ -10,6 +10,7 @@ import pytest
 from doubles.control_process import Control, until
 from doubles.two_sites import TwoSites, two_sites
 from farshore.errors import Conflict, Permanent
+from farshore.model.task import Task
 
 
 @pytest.fixture
@@ -172,6 +173,21 @@ def test_an_unplanned_failover_asks_nothing_of_the_source_and_fences_it_at_first
     actions = [item["action"] for item in sites.control.ok("GET", "/audit")["items"]]
     assert actions.count("fence_old_primary") == 2
     assert "force-epoch" in actions
+
+
+def test_an_unplanned_failover_asks_nothing_of_a_source_that_answers_but_to_stay_down(sites: TwoSites) -> None:
+    called: list[str] = []
+
+    def refuse(task: Task) -> dict[str, Any]:
+        called.append(task.kind)
+        raise Permanent(f"{task.kind} was asked of the source", code="asked")
+
+    kinds = set(sites.alpha_node.handlers) - {"machine-fence", "inventory"}  # a fence is what it hears first
+    sites.alpha_node.handlers |= dict.fromkeys(kinds, refuse)
+    run = sites.ended(failover(sites, mode="unplanned"))
+    assert run["state"] == "succeeded", (run["error"], run["steps"])
+    until(lambda: "old-primary-not-fenced" not in plan(sites)["conditions"], "the fence is known to hold")
+    assert called == []
 
 
 def test_an_unplanned_failover_in_the_middle_of_a_cycle_waits_for_the_target_only(sites: TwoSites) -> None:

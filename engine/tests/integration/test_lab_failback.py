@@ -1,0 +1,168 @@
+"""Failover, reprotect and failback of a real guest between two real sites: what was written at either is there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doubles.control_process import Control, until
+from doubles.node_process import NodeProcess
+from farshore.platforms.nbd.launcher import Launcher
+from farshore.testing.lab import Lab, app
+from farshore.testing.lab.relay import DATA_PORTS
+from farshore.testing.lab.site import Site
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(os.geteuid() != 0, reason="private hypervisors need root"),
+    pytest.mark.timeout(900),
+]
+CACHE = Path(os.environ.get("FARSHORE_LAB_CACHE", ".cache/lab"))
+DB = "farshore-lab-db"
+FETCH = "import sys, urllib.request as r; sys.stdout.write(r.urlopen(sys.argv[1], timeout=20).read().decode())"
+PLAN = {
+    "name": "shop",
+    "source_site": "alpha",
+    "target_site": "beta",
+    "rpo": "1h",
+    "machines": [
+        {
+            "name": DB,
+            "recovery": {"addresses": {"failover": "10.77.2.11"}},
+            "probes": [{"type": "http", "port": 8080, "path": "/cgi-bin/status", "contains": '"status":"ok"'}],
+        }
+    ],
+    "networks": [{"source": "app", "drill": {"subnet": "10.77.9.0/24"}, "failover": "recovery"}],
+}
+
+
+class SiteNode(NodeProcess):
+    """A node inside a site's namespaces."""
+
+    def __init__(self, folder: Path, site: Site, control_url: str) -> None:
+        self.where = site
+        super().__init__(folder, f"{site.name}-1", site.name, control_url, DATA_PORTS[site.name])
+        platform = {"type": "kvm", "uri": site.uri, "pool": str(site.storage / "pool"), "accelerator": "tcg"}
+        self.settings["platform"] = {**platform, "scratch": str(site.folder / "s")}
+        self.write()
+
+    def start(self) -> NodeProcess:
+        words = [str(self.where.python), "-m", "farshore.node", "--config", str(self.config_path)]
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        return self
+
+
+class House:
+    """A control plane on the machine, a lab, a node in each site."""
+
+    def __init__(self, control: Control, lab: Lab, nodes: dict[str, SiteNode]) -> None:
+        self.control, self.lab, self.nodes = control, lab, nodes
+
+    def ended(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        run_id = self.control.ok("POST", f"/plans/shop:{path}", body)["run"]["run_id"]
+
+        def look() -> dict[str, Any] | None:
+            run = self.control.ok("GET", f"/runs/{run_id}")
+            return run if run["ended_at"] else None
+
+        run: dict[str, Any] = until(look, f"{path} ends", 300)
+        assert run["state"] == "succeeded", json.dumps({"error": run["error"], "steps": run["steps"]}, indent=1)
+        return run
+
+    def plan(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.control.ok("GET", "/plans/shop")
+        return found
+
+    def ask(self, site: Site, name: str) -> Any:
+        """Ask the database as it answers at ``site``."""
+        url = f"http://{app.NETWORKS[site.name][0].address(11)}:8080/cgi-bin/{name}"
+        done = subprocess.run([site.python, "-c", FETCH, url], check=False, capture_output=True, text=True)
+        return json.loads(done.stdout) if done.returncode == 0 else None
+
+    def insert(self, site: Site, value: str) -> None:
+        until(lambda: (self.ask(site, f"insert?value={value}") or {}).get("value") == value, f"{value} is stored", 120)
+
+    def has(self, site: Site, value: str) -> bool:
+        return (self.ask(site, f"find?value={value}") or {}).get("rows", 0) >= 1
+
+
+@contextlib.contextmanager
+def house_in(folder: Path, cache: Path) -> Iterator[House]:
+    control = Control(folder / "home").start()
+    lab = Lab(folder / "l", cache)
+    nodes: dict[str, SiteNode] = {}
+    try:
+        port = int(control.home.url.rpartition(":")[2])
+        node_port = int(control.home.node_url.rpartition(":")[2])
+        lab.up(api_port=port, node_port=node_port)
+        for site in (lab.alpha, lab.beta):
+            control.ok("PUT", f"/sites/{site.name}", {"platform": "kvm"})
+            node = SiteNode(folder, site, control.home.node_url)
+            address = f"127.0.0.1:{DATA_PORTS[site.name]}"
+            roles = ["replication", "recovery"]
+            control.ok("PUT", f"/nodes/{node.name}", {"site": site.name, "roles": roles, "data_address": address})
+            node.enrol(control.ok("POST", f"/nodes/{node.name}:token")["token"], ca_file=control.home.ca)
+            nodes[site.name] = node
+            node.start()
+        yield House(control, lab, nodes)
+    finally:
+        for node in nodes.values():
+            node.close()
+        for site in (lab.alpha, lab.beta):
+            launcher = Launcher(site.folder / "s" / "daemons")
+            for key in list(launcher.keys()):
+                launcher.stop(key)
+        lab.down()
+        control.kill()
+
+
+@pytest.fixture
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house_in(tmp_path_factory.mktemp("f"), CACHE) as one:
+        yield one
+
+
+def replicated(run: dict[str, Any]) -> dict[str, Any]:
+    stats: dict[str, Any] = run["cycles"][0]["stats"]
+    return stats
+
+
+def test_what_was_written_at_either_site_is_there_after_the_way_back(house: House) -> None:
+    control, alpha, beta = house.control, house.lab.alpha, house.lab.beta
+    until(lambda: control.ok("GET", "/machines?site=alpha")["items"], "alpha is looked at", 120)
+    control.ok("PUT", "/plans/shop", {"definition": PLAN})
+    house.insert(alpha, "before")
+    control.ok("POST", "/plans/shop:protect", {"state": "protected"})
+    until(lambda: house.plan()["state"] == "protected", "the first copy", 300)
+    house.ended("failover", {"to_site": "beta"})
+    assert house.has(beta, "before")
+    house.insert(beta, "at-beta")
+
+    run = house.ended("reprotect", {})
+    stats = replicated(run)
+    assert stats["mode"] == "verify"
+    assert 0 < stats["moved_bytes"] < stats["disk_bytes"] / 20
+    assert house.has(beta, "at-beta")  # it goes on meanwhile
+    house.insert(beta, "later")
+    old = {machine["machine_id"]: machine for machine in control.ok("GET", "/machines?site=alpha")["items"]}
+
+    run = house.ended("failover", {"to_site": "alpha"})
+    final = [cycle["stats"] for cycle in run["cycles"]]
+    assert {stats["mode"] for stats in final} == {"incremental"}
+    assert [house.has(alpha, value) for value in ("before", "at-beta", "later")] == [True, True, True]
+    made = control.ok("GET", "/machines?site=alpha")["items"]
+    renamed = next(machine for machine in made if machine["name"].startswith(f"{DB}-old-"))
+    assert (renamed["machine_id"] in old, renamed["power"]) == (True, "off")
+    assert house.plan()["active_site"] == "alpha"
+
+    # And the first way again: the machine that rests at beta is where the copy begins.
+    stats = replicated(house.ended("reprotect", {}))
+    assert stats["mode"] == "verify"
+    assert 0 < stats["moved_bytes"] < stats["disk_bytes"] / 20
