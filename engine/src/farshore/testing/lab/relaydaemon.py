@@ -174,6 +174,7 @@ class Route:
     links: set[Link] = field(default_factory=set)
     flow: threading.Event = field(default_factory=threading.Event)
     complained: bool = False
+    moved_bytes: int = 0  # over connections that have ended
 
     def definition(self) -> tuple[str, int, str, str, int]:
         """Return what, if changed, makes it another route."""
@@ -307,6 +308,7 @@ class Relay:
         link.run()
         with self._lock:
             route.links.discard(link)
+            route.moved_bytes += link.moved_bytes
 
     def _order(self, control: socket.socket) -> None:
         peer, _address = control.accept()
@@ -350,7 +352,7 @@ class Relay:
 
     def _describe(self, route: Route) -> dict[str, Any]:
         with self._lock:
-            links = list(route.links)
+            links, ended = list(route.links), route.moved_bytes
         return {
             "name": route.name,
             "listen": route.listen,
@@ -361,7 +363,7 @@ class Relay:
             "state": route.state,
             "listening": route.listener is not None,
             "connections": len(links),
-            "moved_bytes": sum(link.moved_bytes for link in links),
+            "moved_bytes": ended + sum(link.moved_bytes for link in links),
             "error": route.error,
         }
 
