@@ -50,7 +50,7 @@ def collect(root, named):
                         f"{os.path.join(folder, one)} is a link",
                         hint="Files of hooks are sent as they are; put them there.",
                     )
-    return found
+    return dict((path, base64.b64encode(content).decode("ascii")) for path, content in found.items())
 
 
 def _take(found, root, path):
@@ -61,13 +61,12 @@ def _take(found, root, path):
         raise BadParameter(f"{whole} is a link", hint="Files of hooks are sent as they are; put them there.")
     try:
         with open(whole, "rb") as source:
-            content = source.read(LARGEST_BYTES + 1)
+            found[path] = source.read(LARGEST_BYTES + 1)
     except FileNotFoundError:
         return  # the control plane says where the plan names it
     except OSError as error:
         raise BadParameter(f"{whole} cannot be read: {error.strerror}") from error
-    found[path] = base64.b64encode(content).decode("ascii")
-    if len(found) > MOST_FILES or sum(len(one) for one in found.values()) > LARGEST_BYTES * 4 // 3 + 4 * MOST_FILES:
+    if len(found) > MOST_FILES or sum(len(one) for one in found.values()) > LARGEST_BYTES:
         raise BadParameter(
             f"the hooks have more than {MOST_FILES} files, or more than {LARGEST_BYTES // 1024} KiB",
             hint="Only what tasks need belongs beside them; large things are fetched from where they are kept.",

@@ -25,8 +25,10 @@ from farshore.recovery import junit, pages
 ORIGIN: Final = "0" * 64
 VERSION: Final = 2
 #: What the digest covers, by version. The first one had no renderings.
-_COVERED: Final = {1: ("version", "position", "previous", "body")}
-_COVERED[VERSION] = (*_COVERED[1], "renderings")
+_COVERED: Final[dict[int, tuple[str, ...]]] = {
+    1: ("version", "position", "previous", "body"),
+    VERSION: ("version", "position", "previous", "body", "renderings"),
+}
 _ADDED: Final = ("digest", "signature", "public_key")
 
 
