@@ -166,10 +166,11 @@ def test_a_kept_drill_is_shown_and_can_be_ended(served):
 
 
 def test_a_plan_that_was_failed_over_offers_no_cycle_and_no_drill(served):
-    served.stand.plans[0] |= {"active_site": "beta", "state": "failed-over", "rpo_s": None}
+    served.stand.plans[0] |= {"active_site": "beta", "turned": False, "state": "failed-over", "rpo_s": None}
     seen = get(served.url + "/plans/shop").text
     assert "Replicate now" not in seen
     assert "Start a drill" not in seen
+    assert "farshore reprotect shop" in seen
 
 
 def test_what_does_not_exist_is_told_in_the_apis_words(served):

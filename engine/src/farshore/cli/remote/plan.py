@@ -106,6 +106,13 @@ def show(
     here.out.show(plan, lambda: _details(plan))
 
 
+def _direction(plan: dict[str, Any]) -> str:
+    """Return which way a plan is replicated, or that it is not."""
+    way = plan.get("direction") or {key: plan["definition"].get(f"{key}_site") for key in ("source", "target")}
+    text = f"{way['source']} → {way['target']}"
+    return text if plan.get("turned", True) else f"{text}, not yet: farshore reprotect {plan['name']}"
+
+
 def _details(plan: dict[str, Any]) -> list[RenderableType]:
     definition = plan["definition"] or {}
     error = plan["last_error"]
@@ -114,7 +121,7 @@ def _details(plan: dict[str, Any]) -> list[RenderableType]:
             (
                 ("plan", f"{plan['name']} (revision {plan['revision']})"),
                 ("description", definition.get("description") or None),
-                ("direction", f"{definition.get('source_site')} → {definition.get('target_site')}"),
+                ("direction", _direction(plan)),
                 ("active at", plan["active_site"]),
                 ("activity", formats.state(plan["activity"])),
                 ("state", formats.state(plan["state"], plan["conditions"])),

@@ -237,8 +237,29 @@ class Cycle(_Answer):
     error: dict[str, Any] | None
 
 
+class Direction(_Answer):
+    """Where a plan's machines are, and where they are replicated to."""
+
+    source: str
+    target: str
+
+
+class OldPrimary(_Answer):
+    """A machine that was the primary until an epoch began, and rests; ``divergent``: it may hold what nobody else has."""
+
+    machine: str
+    site: str
+    machine_id: str
+    until_epoch: int
+    divergent: bool
+
+
 class Plan(_Answer):
-    """A plan with its state. ``rpo_s`` is the worst of its machines now."""
+    """A plan with its state. ``rpo_s`` is the worst of its machines now.
+
+    ``turned``: it is replicated from where it is active, which after a failover it is not before a reprotect.
+    ``committed``: its last failover is not rolled back any more.
+    """
 
     name: str
     revision: int
@@ -248,6 +269,10 @@ class Plan(_Answer):
     target_site: str
     activity: Literal["inactive", "active", "paused"]
     active_site: str
+    direction: Direction
+    turned: bool
+    committed: bool
+    old_primaries: list[OldPrimary]
     state: str
     conditions: list[str]
     epoch: int

@@ -13,7 +13,18 @@ from farshore.control.clock import Stamp, iso
 from farshore.control.direction import direction
 from farshore.control.nearby import unknown
 from farshore.control.scheduling import due
-from farshore.control.store.records import Checkpoint, Cycle, Fence, Group, Machine, Plan, PlanMachine, Run, Task
+from farshore.control.store.records import (
+    Checkpoint,
+    Cycle,
+    Fence,
+    Group,
+    Machine,
+    OldPrimary,
+    Plan,
+    PlanMachine,
+    Run,
+    Task,
+)
 from farshore.control.views.history import OPEN, WAITING_APPROVAL
 from farshore.control.views.places import site_state
 from farshore.control.views.points import newest
@@ -94,6 +105,10 @@ def _plan(session: Session, row: Plan) -> dict[str, Any]:
         "target_site": definition.target_site,
         "activity": row.activity,
         "active_site": row.active_site,
+        "direction": direction(row)._asdict(),
+        "turned": all(member.site == row.active_site for member in machines_of),
+        "committed": row.committed,
+        "old_primaries": _old_primaries(session, row.name),
         "state": row.state,
         "conditions": conditions(session, row, definition, known),
         "epoch": row.epoch,
@@ -123,6 +138,21 @@ def _plan(session: Session, row: Plan) -> dict[str, Any]:
         "created_at": iso(row.created_at),
         "changed_at": iso(row.changed_at),
     }
+
+
+def _old_primaries(session: Session, plan: str) -> list[dict[str, Any]]:
+    """Return the machines that were the primaries before, and rest with their disks."""
+    query = select(OldPrimary).where(OldPrimary.plan == plan).order_by(OldPrimary.epoch, OldPrimary.machine)
+    return [
+        {
+            "machine": one.machine,
+            "site": one.site,
+            "machine_id": one.machine_id,
+            "until_epoch": one.epoch,
+            "divergent": one.divergent,
+        }
+        for one in session.scalars(query)
+    ]
 
 
 def cycle_view(row: Cycle) -> dict[str, Any]:
@@ -161,6 +191,13 @@ def conditions(session: Session, row: Plan, definition: Definition, ages: list[f
         found.append("paused")
     if row.last_error is not None:
         found.append("replication-failing")
+    if row.state == "failed-over" and not row.committed:
+        found.append("not-committed")
+    divergent = select(OldPrimary.machine).where(
+        OldPrimary.plan == row.name, OldPrimary.epoch == row.epoch, OldPrimary.divergent
+    )
+    if row.epoch > 1 and row.state in {"failing-over", "failed-over"} and session.scalars(divergent).first():
+        found.append("divergent")
     if integrity.any_suspect(session, row.name):
         found.append("suspect")
     marks = session.execute(select(Group.tainted_by, Group.crowded).where(Group.plan == row.name)).all()
