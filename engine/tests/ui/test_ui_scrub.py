@@ -39,3 +39,15 @@ def test_who_may_only_look_sees_what_is_suspect_and_no_button(served):
     assert "suspect" in text
     assert "&lt;b&gt;disk db/vda at offset 4096" in text
     assert "/scrub" not in text
+
+
+def test_signs_of_encryption_and_a_legal_hold_are_shown_with_their_reasons(served):
+    first, second = served.stand.checkpoints[:2]
+    first["suspicion"] = {"verdict": "tainted", "score": 0, "reasons": [], "tainted_by": "cp-7", "cleared": None}
+    second["suspicion"] = {"verdict": "flagged", "score": 97, "reasons": ["<i>90% noise"], "tainted_by": None}
+    second["hold"] = {"reason": "case 4711", "by": "ann", "at": None}
+    text = page(served, VIEWER)
+    assert "follows cp-7" in text
+    assert "&lt;i&gt;90% noise" in text
+    assert 'title="case 4711"' in text
+    assert "latest_clean" in page(served, ADMIN)

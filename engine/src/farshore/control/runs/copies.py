@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 from pydantic import Field
 from sqlalchemy import select
@@ -244,4 +244,4 @@ def _least_level(definition: Definition, wish: CheckpointWish) -> Level | None:
 
 
 def _reaches(level: str, least: Level | None) -> bool:
-    return least is None or (level in LEVELS and LEVELS.index(cast("Level", level)) >= LEVELS.index(least))
+    return least is None or (level in LEVELS and LEVELS.index(level) >= LEVELS.index(least))

@@ -55,7 +55,7 @@ def checkpoint(session: Session, checkpoint_id: str) -> dict[str, Any]:
 
 def _verdicts(session: Session, groups: set[tuple[str, str]]) -> dict[str, Verdict]:
     """Return what retention would say now of the points of some groups, by their ids."""
-    found = {}
+    found: dict[str, Verdict] = {}
     for name, group_id in groups:
         plan = session.get(Plan, name)
         if plan is not None:
