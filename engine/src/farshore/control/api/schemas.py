@@ -245,7 +245,7 @@ class Direction(_Answer):
 
 
 class OldPrimary(_Answer):
-    """A machine that was the primary until an epoch began, and rests; ``divergent``: it may hold what nobody else has."""
+    """A machine that was the primary until an epoch began; ``divergent``: it may hold what nobody else has."""
 
     machine: str
     site: str
