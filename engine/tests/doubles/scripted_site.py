@@ -198,6 +198,10 @@ class ScriptedSite:
         self.tagged.setdefault(task.params["tag"], set()).add(f"network:{task.params['name']}")
         return {}
 
+    def dns_update(self, task: Task) -> dict[str, Any]:
+        zone = task.params["dns"]["zone"]
+        return {"updated": [f"{zone}: {item['name']} A {item['address']}" for item in task.params["records"]]}
+
     def machine_prepare(self, task: Task) -> dict[str, Any]:
         return {"machine_id": task.params["machine_id"]}
 
@@ -308,6 +312,7 @@ KINDS = (
     "network-create",
     "machine-create",
     "machine-prepare",
+    "dns-update",
     "machine-power-on",
     "machine-probe",
     "machine-look",

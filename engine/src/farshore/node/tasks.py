@@ -33,7 +33,7 @@ from farshore.platforms.contract import Compute, Platform
 from farshore.recovery.hooks.player import Player
 from farshore.recovery.probes import ansible, runner
 from farshore.recovery.secrets import Secrets
-from farshore.recovery.steps import instantiate, looking, power, prepare
+from farshore.recovery.steps import dns, instantiate, looking, power, prepare
 from farshore.recovery.steps import sweep as sweeping
 from farshore.replication.flow import NodeWindow
 from farshore.replication.group import replicate as replicate_group
@@ -254,6 +254,14 @@ def hook(site: Site, params: model.HookParams, call: Call) -> model.HookResult:
     return result
 
 
+def dns_update(site: Site, params: model.DnsUpdateParams, _call: Call) -> model.DnsUpdateResult:
+    """Enter names of machines in DNS."""
+    key = params.dns.key
+    if key is not None and site.secrets is None:
+        raise Permanent("this process has no secrets", code="no-secrets")
+    return dns.update(params, site.secrets.read(key) if key is not None and site.secrets is not None else None)
+
+
 def machine_probe(site: Site, params: model.ProbeParams, call: Call) -> model.ProbeResult:
     """Try a machine's probes until green or out of time."""
     compute = site.compute()
@@ -359,6 +367,7 @@ HANDLERS: Final[dict[str, Handler]] = {
     "network-create": Handler("machine", network_create, "name"),
     "machine-create": Handler("machine", machine_create, "name"),
     "machine-prepare": Handler("machine", machine_prepare, "machine_id"),
+    "dns-update": Handler("machine", dns_update),
     "hook": Handler("hook", hook),
     "machine-power-on": Handler("machine", machine_start, "machine_id"),
     "machine-probe": Handler("machine", machine_probe),

@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from farshore import errors
 from farshore.control import tasks
-from farshore.control.runs import hooks, ledger, story
+from farshore.control.runs import hooks, ledger, names, story
 from farshore.control.runs.story import Scene
 from farshore.control.store.records import RunMachine
 from farshore.errors import FarshoreError, Permanent
@@ -252,7 +252,7 @@ def _follow(scene: Scene, machine: RunMachine, purpose: Purpose, epoch: int, sin
     except FarshoreError as error:
         _failed(scene, machine, error)
         return
-    if ended is None:
+    if ended is None or not names.update(scene, machine, purpose, epoch):
         return
     machine.state, machine.settled_at = "green", time.time()
     machine.rto_s = round(ended - (machine.stop_ordered_at or since), 3)
