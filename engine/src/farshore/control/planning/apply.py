@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
 from typing import Any, Final
 
 import yaml
@@ -20,8 +21,9 @@ from farshore.control.scheduling import untracks
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Cycle, Group, Node, Plan, PlanMachine, PlanRevision, Run, Site
 from farshore.errors import Conflict, Invalid
-from farshore.model.machine import MachineFacts
+from farshore.model.machine import Inventory, MachineFacts
 from farshore.model.plan import Plan as Definition
+from farshore.model.plan import Purpose
 from farshore.units import format_size
 
 _MOVES: Final = "A plan keeps its sites. Make a new plan for the new site and remove this one."
@@ -365,6 +367,40 @@ def _check_networks(session: Session, wanted: Wanted, warnings: list[str]) -> No
                 f"site {definition.target_site!r} has no network {mapping.failover!r}",
                 suggestion(mapping.failover, names, f" at {definition.target_site}"),
                 code="network-unknown",
+            )
+    _check_addresses(wanted, source, target)
+
+
+def _check_addresses(wanted: Wanted, source: Inventory | None, target: Inventory) -> None:
+    """Refuse an address that none of the networks has that its machine will be plugged into."""
+    definition = wanted.definition
+    here = {network.name: network.subnet for network in source.networks} if source is not None else {}
+    there = {network.name: network.subnet for network in target.networks}
+    plugged: dict[Purpose, dict[str, str]] = {
+        "failover": {mapping.source: there.get(mapping.failover, "") for mapping in definition.networks},
+        "migration": {
+            mapping.source: there.get(mapping.migration or mapping.failover, "") for mapping in definition.networks
+        },
+        "failback": {
+            mapping.source: here.get(mapping.failback or mapping.source, "") for mapping in definition.networks
+        },
+    }
+    machines = source.machines if source is not None else ()
+    for index, machine in enumerate(definition.machines):
+        facts = next(iter(inventory.find(machines, machine.name)), None)
+        for purpose, address in machine.recovery.addresses.items():
+            of_purpose = plugged.get(purpose, {})
+            used = of_purpose if facts is None else {nic.network: of_purpose.get(nic.network, "") for nic in facts.nics}
+            subnets = set(used.values())
+            # A network that tells no subnet, or one of IPv6, may have anything beside it.
+            if not subnets or any(not subnet or ":" in subnet or address in IPv4Network(subnet) for subnet in subnets):
+                continue
+            raise _wrong(
+                wanted,
+                ("machines", index, "recovery", "addresses", purpose),
+                f"{address} is outside of {' and '.join(sorted(subnets))}, where machine {machine.name!r} will be",
+                "Choose an address of that network, or map the machine's network to another one.",
+                code="address-outside-network",
             )
 
 
