@@ -25,6 +25,7 @@ from farshore.cli.remote import (
     plan,
     preflight,
     recovery,
+    rehearsal,
     run,
     site,
     status,
@@ -77,6 +78,7 @@ status.register(app, panel=LOOK)
 preflight.register(app, panel=LOOK)
 node.register(local_node.app)
 recovery.register(app, panel=ACT)
+rehearsal.register(recovery.drill)
 app.add_typer(site.app, name="site", rich_help_panel=LOOK)
 app.add_typer(linktest.app, name="linktest", rich_help_panel=LOCAL)
 app.add_typer(link.app, name="site-link", rich_help_panel=LOOK)

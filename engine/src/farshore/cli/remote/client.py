@@ -147,6 +147,10 @@ class Client:
         """Return the text at ``path``, such as a report's HTML."""
         return self._send("GET", path, {}, None, {"Accept": "text/html, text/plain"}, anonymous=False).text
 
+    def download(self, path: str) -> bytes:
+        """Return the bytes at ``path``, such as a picture."""
+        return self._send("GET", path, {}, None, {"Accept": "*/*"}, anonymous=False).content
+
     def call(
         self, method: str, path: str, *, query: dict[str, Any] | None = None, body: Any = None, anonymous: bool = False
     ) -> Reply:
