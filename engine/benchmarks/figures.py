@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from benchmarks import lost
 from benchmarks.ceiling import jain, steady_rate
 from benchmarks.images import Changed, Disk, Full
 from benchmarks.links import Loopback, Place, Shape, Wan
@@ -344,4 +345,5 @@ FIGURES: Final[dict[str, Measured]] = {
     "dp-loopback": loopback,
     "dp-memory": memory,
     "dp-resume": resume,
+    "rec-lost-control": lambda shop, _size: lost.figure(shop.say),
 }
