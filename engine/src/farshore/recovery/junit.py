@@ -31,6 +31,15 @@ def junit(body: dict[str, Any]) -> str:
     if run["state"] != "succeeded":
         error = run.get("error") or {}
         _outcome(whole, run["state"], str(error.get("code", "")), str(error.get("message") or f"it is {run['state']}"))
+    facts = run.get("facts") or {}
+    if facts.get("isolation"):
+        case = _case(own, prefix, "isolation", 0.0)
+        if not facts["isolation"].get("proven"):
+            _outcome(case, "failed", "not-isolated", str(facts["isolation"].get("reason") or "not proven"))
+    if "remaining" in facts:
+        case = _case(own, prefix, "nothing is left behind", 0.0)
+        if facts["remaining"]:
+            _outcome(case, "failed", "leftovers", ", ".join(map(str, facts["remaining"])))
     objectives = body.get("objectives") or {}
     for machine in run["machines"]:
         suite = _suite(root, machine["name"], run.get("started_at"))

@@ -75,6 +75,28 @@ if body.objectives else none %}
 {% endfor %}</td></tr>
 {% endfor %}
 </table>
+{% set facts = body.run.facts | default({}) %}
+{% if facts.isolation %}
+<h2>Isolation</h2>
+<p class="{{ "green" if facts.isolation.proven else "red" }}">\
+{{ "Proven" if facts.isolation.proven else "Not proven" }} {{ facts.isolation.reason | default("") }}</p>
+<details><summary>what was tried</summary>
+<pre>{{ facts.isolation | written }}</pre></details>
+{% endif %}
+{% if facts.sights %}
+<h2>What machines showed</h2>
+<table>
+<tr><th>Machine</th><th>Taken</th><th>Screen (SHA-256)</th><th>Console (SHA-256)</th></tr>
+{% for name, seen in facts.sights.items() %}
+<tr><td>{{ name }}</td><td>{{ seen.taken_at }}</td><td><code>{{ seen.screen_sha256 or seen.note or "-" }}</code></td>
+<td><code>{{ seen.console_sha256 }}</code></td></tr>
+{% endfor %}
+</table>
+{% endif %}
+{% if facts.during %}
+<p>Replication meanwhile: {{ facts.during.cycles_published }} cycles published, {{ facts.during.cycles_failed }} failed,
+{{ facts.during.resent_bytes | size }} sent again.</p>
+{% endif %}
 <h2>Steps</h2>
 <table>
 <tr><th>Step</th><th>Machine</th><th>State</th><th>Began</th><th>Took</th><th>Detail</th></tr>

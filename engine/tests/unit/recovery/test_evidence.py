@@ -183,3 +183,20 @@ def test_junit_has_steps_and_probes_as_cases() -> None:
     assert failure.get("message") == "no\N{REPLACEMENT CHARACTER}answer"
     assert cases["hook"].find("failure") is not None
     assert cases["power on"].find("skipped") is not None
+
+
+def test_what_a_drill_has_proven_is_shown() -> None:
+    body = copy.deepcopy(BODY)
+    sight = {"taken_at": "noon", "screen_sha256": "abc", "console_sha256": "def", "note": ""}
+    body["run"]["facts"] = {
+        "isolation": {"proven": False, "reason": "a canary got out", "canaries": []},
+        "remaining": ["network x"],
+        "sights": {"db": sight},
+        "during": {"cycles_published": 2, "cycles_failed": 0, "resent_bytes": 0},
+    }
+    texts = evidence.render(body, 1, evidence.ORIGIN)
+    assert "Not proven a canary got out" in texts["html"]
+    assert "<code>abc</code>" in texts["html"]
+    suites = ET.fromstring(texts["junit"])  # noqa: S314 - our own
+    failed = {case.get("name") for case in suites.iter("testcase") if case.find("failure") is not None}
+    assert failed == {"isolation", "nothing is left behind"}
