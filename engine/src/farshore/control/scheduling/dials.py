@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from farshore.control.direction import direction
 from farshore.control.store.records import Node, Plan, Task
 from farshore.control.views.places import is_online, link
+from farshore.control.views.protection import is_turned
 from farshore.model.task import DialOrder
 
 
@@ -36,7 +37,7 @@ def orders(session: Session, node: Node) -> tuple[DialOrder, ...]:
             )
     for plan in session.scalars(select(Plan).where(Plan.activity == "active", Plan.active_site == node.site)):
         source, target = direction(plan)
-        if source != node.site or link(session, source, target).data_listen != "target":
+        if source != node.site or not is_turned(session, plan) or link(session, source, target).data_listen != "target":
             continue
         for other in session.scalars(select(Node).where(Node.site == target).order_by(Node.name)):
             if other.thumbprint and "replication" in other.roles and is_online(other):

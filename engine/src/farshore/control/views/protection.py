@@ -142,7 +142,14 @@ def _plan(session: Session, row: Plan) -> dict[str, Any]:
 
 def _old_primaries(session: Session, plan: str) -> list[dict[str, Any]]:
     """Return the machines that were the primaries before, and rest with their disks."""
-    query = select(OldPrimary).where(OldPrimary.plan == plan).order_by(OldPrimary.epoch, OldPrimary.machine)
+    gone = select(Machine.machine_id).where(
+        Machine.site == OldPrimary.site, Machine.machine_id == OldPrimary.machine_id, Machine.gone_at.is_not(None)
+    )
+    query = (
+        select(OldPrimary)
+        .where(OldPrimary.plan == plan, ~gone.exists())
+        .order_by(OldPrimary.epoch, OldPrimary.machine)
+    )
     return [
         {
             "machine": one.machine,
