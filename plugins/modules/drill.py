@@ -12,6 +12,9 @@ version_added: 0.1.0
 description:
   - Starts the machines of a plan at the target site from a checkpoint, in a network of their own that leads nowhere,
     tries their probes, and removes all of it again. Replication goes on meanwhile.
+  - Before the first machine is on, it is proven that the network leads nowhere; a drill where that fails is cleaned up and
+    fails with C(not-isolated).
+  - Drills that run by themselves are a matter of the plan, see C(drill.schedule) in M(farshore.dr.protection_plan).
   - A drill is an execution, so each task starts one, unless O(max_age) says that an earlier one will do.
 author:
   - Farshore contributors (@farshore)
@@ -102,6 +105,23 @@ run:
         state: green
         rto_s: 14.2
         checkpoint_id: cp-31b7
+    facts:
+      isolation:
+        proven: true
+        canaries:
+          - {network: farshore-drill-1, source: guest a, target: outside 198.18.0.2, control: false, reached: false}
+        packets:
+          - {network: farshore-drill-1, outside: 0, stopped: 20, admitted: 118}
+      during:
+        cycles_published: 2
+        cycles_failed: 0
+        cycles_skipped: 0
+        resent_bytes: 0
+      sights:
+        db:
+          screen_url: /api/v1/runs/run-8a21/machines/db/screen
+          screen_sha256: 5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef
+          console_url: /api/v1/runs/run-8a21/machines/db/console
 last:
   description: The drill that made a new one needless.
   returned: when O(max_age) is set and one was found
