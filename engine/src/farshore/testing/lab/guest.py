@@ -10,7 +10,7 @@ One system image; the file ``/etc/farshore-lab.conf`` on its second partition gi
 
 Both answer HTTP on port 8080: ``/`` for people, ``/cgi-bin/status`` with ``"status":"ok"`` for probes; the database
 takes ``/cgi-bin/insert?value=``, which answers once the row is on disk. ACPI power button: stops in order. A
-small guest agent freezes the file systems.
+small guest agent freezes the file systems. An address in ``/etc/network/interfaces`` there is taken instead of DHCP's.
 """
 
 from __future__ import annotations
@@ -294,6 +294,7 @@ def _system_disk(path: Path, role: str, work: Path, kernel: Path) -> None:
     for folder in ("etc", "var"):
         (tree / folder).mkdir(parents=True)
     (tree / "etc" / "farshore-lab.conf").write_text(f"role={role}\n")
+    (tree / "etc" / "os-release").write_text('NAME="Farshore laboratory"\nID=farshore-lab\n')
     (tree / "var" / "head").write_text("0000000000\n")
     options = [*_EXT4[:-1], f"{_EXT4[-1]},offset={SYSTEM_OFFSET}"]
     command.run(["mke2fs", "-q", *options, "-L", "system", "-d", tree, path, f"{system_bytes // 1024}k"])

@@ -14,7 +14,6 @@ for module in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev vir
 done
 
 ip link set lo up
-ip link set eth0 up 2>/dev/null && udhcpc -i eth0 -b -t 20 -T 1 -A 2 -S -s /etc/udhcpc.sh >/dev/null 2>&1 &
 
 wait_block() {
     tries=0
@@ -27,6 +26,18 @@ wait_block() {
 
 disks=ok
 wait_block /dev/vda2 200 && mount -t ext4 -o errors=panic /dev/vda2 "$SYSTEM" || disks=no-system-disk
+# A fixed address where the system disk has one, as ifupdown writes it; else what DHCP gives.
+fixed=$(awk '$1 == "address" { print $2; exit }' "$SYSTEM/etc/network/interfaces" 2>/dev/null)
+gateway=$(awk '$1 == "gateway" { print $2; exit }' "$SYSTEM/etc/network/interfaces" 2>/dev/null)
+if ip link set eth0 up 2>/dev/null; then
+    if [ -n "$fixed" ]; then
+        ip addr add "$fixed" dev eth0
+        [ -n "$gateway" ] && ip route add default via "$gateway"
+    else
+        udhcpc -i eth0 -b -t 20 -T 1 -A 2 -S -s /etc/udhcpc.sh >/dev/null 2>&1 &
+    fi
+fi
+
 # shellcheck disable=SC1090
 [ -r "$CONF" ] && . "$CONF"
 hostname "farshore-lab-${role:-unknown}"
