@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Literal
+from typing import Literal
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from farshore.control import audit, tasks
@@ -146,20 +145,3 @@ def _order_fence(scene: Scene, member: PlanMachine) -> None:
     )
     fence.task_id = task.task_id
     scene.tx.merge(fence)
-
-
-def old_primaries(session: Session, plan: str) -> list[OldPrimary]:
-    """Return the old primaries of a plan that still rest, oldest first."""
-    query = select(OldPrimary).where(OldPrimary.plan == plan).order_by(OldPrimary.epoch, OldPrimary.machine)
-    return list(session.scalars(query))
-
-
-def about(row: OldPrimary) -> dict[str, Any]:
-    """Return an old primary as people see it."""
-    return {
-        "machine": row.machine,
-        "site": row.site,
-        "machine_id": row.machine_id,
-        "until_epoch": row.epoch,
-        "divergent": row.divergent,
-    }

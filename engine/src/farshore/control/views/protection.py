@@ -146,9 +146,7 @@ def _old_primaries(session: Session, plan: str) -> list[dict[str, Any]]:
         Machine.site == OldPrimary.site, Machine.machine_id == OldPrimary.machine_id, Machine.gone_at.is_not(None)
     )
     query = (
-        select(OldPrimary)
-        .where(OldPrimary.plan == plan, ~gone.exists())
-        .order_by(OldPrimary.epoch, OldPrimary.machine)
+        select(OldPrimary).where(OldPrimary.plan == plan, ~gone.exists()).order_by(OldPrimary.epoch, OldPrimary.machine)
     )
     return [
         {
