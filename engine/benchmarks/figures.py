@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from benchmarks import lost
+from benchmarks import lost, rehearsal
 from benchmarks.ceiling import jain, steady_rate
 from benchmarks.images import Changed, Disk, Full
 from benchmarks.links import Loopback, Place, Shape, Wan
@@ -345,5 +345,6 @@ FIGURES: Final[dict[str, Measured]] = {
     "dp-loopback": loopback,
     "dp-memory": memory,
     "dp-resume": resume,
+    "rec-drill": lambda shop, _size: rehearsal.figure(shop.say),
     "rec-lost-control": lambda shop, _size: lost.figure(shop.say),
 }

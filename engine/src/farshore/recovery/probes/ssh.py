@@ -12,6 +12,7 @@ import io
 import logging
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import paramiko
@@ -77,7 +78,7 @@ def look(
     except (paramiko.SSHException, EOFError) as error:
         return red(WRONG_ANSWER, f"no SSH: {error or type(error).__name__}", seen)
     except OSError as error:
-        return of_error(error, seen)
+        return replace(of_error(error), seen=seen)
 
 
 def fingerprint(key: paramiko.PKey) -> str:
