@@ -33,6 +33,7 @@ from farshore.control.store.records import (
     Fence,
     Group,
     Node,
+    OldPrimary,
     Plan,
     PlanMachine,
     PlanRevision,
@@ -67,6 +68,7 @@ TABLES: Final[tuple[type[Base], ...]] = (
     PlanRevision,
     Group,
     PlanMachine,
+    OldPrimary,
     Fence,
     Token,
 )
