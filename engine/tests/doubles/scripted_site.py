@@ -15,6 +15,8 @@ from farshore.model.checkpoint import Manifest
 from farshore.model.task import Task
 
 MIB = 1 << 20
+#: What some networks tell of their addresses.
+SUBNETS = {"dmz": "10.8.0.0/24"}
 #: The smallest picture: one white pixel.
 PICTURE = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP6DwABBQECz6AuzQAAAABJRU5ErkJggg=="
@@ -94,7 +96,7 @@ class ScriptedSite:
         return {
             "platform": self.node.platform,
             "machines": list(self.machines.values()),
-            "networks": [{"name": name} for name in self.networks],
+            "networks": [{"name": name, "subnet": SUBNETS.get(name, "")} for name in self.networks],
             "pool": {"path": "/pool", "capacity_bytes": 1 << 40, "free_bytes": 1 << 39},
         }
 

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 
 import paramiko
 
+#: RFC 4254, section 5.4.
+_CHANNEL_SUCCESS = 99
+
 
 def new_key() -> tuple[paramiko.PKey, str]:
     """Return a new key and its text."""
@@ -67,6 +70,12 @@ class _Rules(paramiko.ServerInterface):
         if answer is None:
             self.held.append(channel)
             return True
+
+        # The library confirms the request once this has returned, which a thread could overtake: say it before.
+        confirmed = paramiko.Message()
+        confirmed.add_byte(bytes([_CHANNEL_SUCCESS]))
+        confirmed.add_int(channel.remote_chanid)
+        channel.transport._send_user_message(confirmed)
 
         def run() -> None:
             with contextlib.suppress(OSError, EOFError):

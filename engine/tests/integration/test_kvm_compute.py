@@ -6,6 +6,8 @@ import json
 import shlex
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ from doubles.kvm_inside import inside
 from doubles.kvm_machines import Machine, qemu_img, same, wait_for
 from farshore.errors import Conflict, Fenced, Invalid, NotFound
 from farshore.model.machine import DiskFacts, MachineFacts, NicFacts
+from farshore.model.probe import GuestAgentProbe
 from farshore.model.task import DiskSpec, MachineCreateParams, NetworkCreateParams, NicSpec
 from farshore.platforms.contract import Platform
 from farshore.platforms.kvm import images, open_kvm
 from farshore.platforms.kvm.domain import element
+from farshore.recovery.probes import runner
 from farshore.testing.lab import Lab, guest
 from farshore.units import MIB
 
@@ -334,6 +338,15 @@ def test_a_guest_boots_on_a_point_alone_with_its_hypervisor_closed(
         wait_for(lambda: "MARKER role=web" in compute.console(machine_id), 120)
         assert compute.addresses(machine_id) == ["10.99.7.12"]
         assert compute.screen(machine_id).startswith(b"\x89PNG\r\n\x1a\n")
+        (agent,) = runner.run(
+            [GuestAgentProbe(type="guest_agent", command=("/bin/cat", "/run/disks"), contains="ok")],
+            machine_id=machine_id,
+            compute=compute,
+            address=lambda: None,
+            clock=time.monotonic,
+            wait=threading.Event().wait,
+        )
+        assert agent.green, agent
 
         def ask() -> dict[str, Any]:
             url = "http://10.99.7.12:8080/cgi-bin/status"

@@ -86,6 +86,8 @@ def test_what_the_sites_have_is_shown(sites: TwoSites) -> None:
         (("type: http", "type: https"), "plan-invalid", "machines[1].probes[0]", 16),
         (("source: lan", "source: lam"), "network-unknown", "networks[0].source", 18),
         (("failover: dmz", "failover: dmx"), "network-unknown", "networks[0].failover", 20),
+        (("10.8.0.10", "10.7.0.10"), "address-outside-network", "machines[0].recovery.addresses.failover", 8),
+        (("10.9.0.11", "10.9.0.10"), "plan-invalid", "machines[1].recovery.addresses.drill", 14),
         (("10.9.0.0/24", "10.9.0.0/99"), "plan-invalid", "networks[0].drill.subnet", 19),
         (("retention: {count: 8}", "retention: {count: 0}"), "plan-invalid", "retention.count", 21),
         (("name: shop", "name: [shop"), "plan-invalid", "source", 2),

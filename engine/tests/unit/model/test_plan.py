@@ -67,6 +67,13 @@ def test_without_boot_groups_all_are_one():
             {"machines__0__recovery": {"addresses": {"drill": "10.200.0.1"}}},
             r"machines\[0\].recovery.addresses.drill: 10.200.0.1 is in no drill subnet",
         ),
+        (
+            {"machines__0__recovery": {"addresses": {"drill": "10.77.9.12"}}},
+            r"machines\[1\].recovery.addresses.drill: 10.77.9.12 is the address of 'db' already",
+        ),
+        ({"machines__0__recovery": {"addresses": {"drill": "10.77.9.1"}}}, "the hypervisor's own in 10.77.9.0/24"),
+        ({"machines__0__recovery": {"addresses": {"drill": "10.77.9.255"}}}, "no host's address"),
+        ({"drill": {"schedule": "at tea time"}}, "at tea time"),
         ({"machines__0__recovery": {"addresses": {"drill": "127.0.0.1"}}}, "loopback"),
         ({"machines__0__recovery": {"addresses": {"failover": "127.0.0.1"}}}, "loopback"),
         ({"machines__0__recovery": {"addresses": {"failover": "169.254.169.254"}}}, "link-local"),
