@@ -22,7 +22,7 @@ def show(ctx: typer.Context, plan: Annotated[str, typer.Argument(metavar="PLAN",
     from farshore.cli.remote.client import segment
 
     here = shell(ctx)
-    found: dict[str, Any] = here.client.get(f"/plans/{segment(plan)}").body["drill"]
+    found: dict[str, Any] = here.client.get(f"/plans/{segment(plan)}")["drill"]
     last, missed = found.get("last"), found.get("missed")
     rows = [
         ("schedule", found.get("schedule") or "none"),
