@@ -11,7 +11,7 @@ import yaml
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from farshore.control import inventory
+from farshore.control import inventory, keeping
 from farshore.control.direction import direction
 from farshore.control.nearby import suggestion
 from farshore.control.planning import bundles
@@ -118,6 +118,7 @@ def outcome(session: Session, name: str, wanted: Wanted) -> Outcome:
     _check_networks(session, wanted, warnings)
     _check_pool(session, wanted, warnings)
     _check_seeds(session, wanted)
+    _foresee_retention(session, record, definition, warnings)
     return Outcome(
         record is None or record.definition != wanted.dumped or record.source != wanted.source,
         record.definition if record else None,
@@ -467,6 +468,20 @@ def _require_files(wanted: Wanted, after: dict[str, Any]) -> None:
             hint="Apply it from its file: `farshore plan apply FILE`, or the module protection_plan with src.",
             files=needed[:20],
         )
+
+
+def _foresee_retention(session: Session, record: Plan | None, after: Definition, warnings: list[str]) -> None:
+    """Say which checkpoints other rules would take that the rules of now leave."""
+    if record is None or Definition.model_validate(record.definition).retention == after.retention:
+        return
+    for group_id in keeping.groups_of(session, record.name):
+        goes = keeping.decision(session, record, group_id, after.retention).goes
+        goes = [one for one in goes if one not in keeping.decision(session, record, group_id).goes]
+        if goes:
+            warnings.append(
+                f"retention would take {len(goes)} checkpoints of group {group_id} after its next cycle:"
+                f" {', '.join(goes[:5])}{' ...' if len(goes) > 5 else ''}"
+            )
 
 
 def _where(wanted: Wanted, path: tuple[str | int, ...]) -> dict[str, int]:
