@@ -27,7 +27,7 @@ def upgrade() -> None:
         sa.Column("site", sa.String(), nullable=False),
         sa.Column("machine_id", sa.String(), nullable=False),
         sa.Column("divergent", sa.Boolean(), nullable=False, server_default=sa.false()),
-        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(["plan"], ["plan.name"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("plan", "machine", "epoch"),
     )
