@@ -103,7 +103,9 @@ class _Fat:
         return next((entry for entry in node.iterdir() if entry.name.lower() == name.lower()), None)
 
     def names(self, node: Any) -> list[str]:
-        return [entry.name for entry in node.iterdir() if entry.name not in {".", ".."}]
+        """Return names; those of eight and three letters in lower case, as Linux shows them."""
+        entries = [entry for entry in node.iterdir() if entry.name not in {".", ".."} and not entry.is_volume_id()]
+        return [entry.name.lower() if entry.name == entry.short_name else entry.name for entry in entries]
 
     def kind(self, node: Any) -> Kind:
         return "dir" if node.is_directory() else "file"
