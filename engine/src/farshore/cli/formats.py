@@ -13,9 +13,32 @@ if TYPE_CHECKING:
 _GOOD: Final = frozenset(
     {"online", "enrolled", "protected", "succeeded", "active", "published", "green", "on", "ok", "info", "verified"}
 )
-_BUSY: Final = frozenset({"running", "starting", "seeding", "pending", "failing-over", "reprotecting", "assigned"})
+_BUSY: Final = frozenset(
+    {
+        "running",
+        "creating",
+        "preparing",
+        "starting",
+        "seeding",
+        "pending",
+        "failing-over",
+        "reprotecting",
+        "assigned",
+    }
+)
 _WARN: Final = frozenset(
-    {"paused", "partial", "no-node", "new", "cancelled", "warning", "failed-over", "inactive", "skipped"}
+    {
+        "paused",
+        "waiting-approval",
+        "partial",
+        "no-node",
+        "new",
+        "cancelled",
+        "warning",
+        "failed-over",
+        "inactive",
+        "skipped",
+    }
 )
 _BAD: Final = frozenset(
     {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from threading import Lock
 from typing import Final
 
 from sqlalchemy import select
@@ -52,6 +53,11 @@ _VERB: Final[dict[Purpose, Verb]] = {
     "failback": "failback",
     "migration": "migrate",
 }
+
+#: Orders by run: to work one out takes longer than a look at a run of a thousand machines does otherwise.
+_orders: Final[dict[str, Order]] = {}
+_ORDERS_KEPT: Final = 16
+_lock: Final = Lock()
 
 #: Told of what has happened to a machine: ``created``, ``started``, ``green``.
 Listener = Callable[[Scene, RunMachine, str], None]
@@ -328,8 +334,17 @@ def _states(found: Mapping[str, str]) -> dict[str, State]:
 
 
 def _order(scene: Scene, names: Mapping[str, str]) -> Order:
-    """Return the order of the plan's machines that the run has."""
-    return Order.of(scene.definition).only(names)
+    """Return the order of the plan's machines that the run has; a run has the same ones from its first phase on."""
+    run_id = scene.run.run_id
+    with _lock:
+        found = _orders.get(run_id)
+    if found is None:
+        found = Order.of(scene.definition).only(names)
+        with _lock:
+            _orders[run_id] = found
+            while len(_orders) > _ORDERS_KEPT:
+                del _orders[next(iter(_orders))]
+    return found
 
 
 def _skip(scene: Scene, machine: RunMachine) -> None:
