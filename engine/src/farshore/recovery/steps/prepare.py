@@ -22,6 +22,7 @@ from farshore.errors import Conflict, FarshoreError, Permanent
 from farshore.model.guest import MachinePrepareParams, MachinePrepareResult, stopping
 from farshore.model.machine import Finding
 from farshore.platforms.contract import Compute, OpenDisk
+from farshore.recovery.steps import convert
 
 #: A guest with large initial file systems takes some ten seconds; this is for one that keeps a parser busy for ever.
 TIMEOUT_S: Final = 600.0
@@ -41,11 +42,25 @@ def machine(compute: Compute, params: MachinePrepareParams, check: Callable[[], 
         with compute.open_disks(params.machine_id) as disks:
             # A platform whose machines have nothing in them has nothing to be prepared.
             result = _apart(params, disks, check) if disks else MachinePrepareResult(machine_id=params.machine_id)
+            if disks and convert.wanted(params, result):
+                result = _converted(params, disks, check, result)
     except Conflict:
         raise
     except Permanent as error:
         result = _unseen(params, error)
     return result.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
+
+
+def _converted(
+    params: MachinePrepareParams, disks: Sequence[OpenDisk], check: Callable[[], None], before: MachinePrepareResult
+) -> MachinePrepareResult:
+    """Have a guest converted, and look again."""
+    change, found = convert.convert(params, disks, convert.run)
+    if change is None:
+        findings = (*before.findings, *([found] if found else []))
+        return before.model_copy(update={"findings": findings, "stopped": stopping(findings, params.policy)})
+    after = _apart(params, disks, check)
+    return after.model_copy(update={"changes": (*before.changes, change, *after.changes)})
 
 
 def _unseen(params: MachinePrepareParams, error: FarshoreError) -> MachinePrepareResult:
