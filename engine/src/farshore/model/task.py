@@ -366,7 +366,8 @@ class HookParams(Report):
 class HookResult(Report):
     """How a hook ended. ``output`` is what it wrote, its middle left out where it is long, secrets masked.
 
-    ``user`` is whom it ran as; ``killed`` why it was ended, empty where it ended by itself.
+    ``user`` is whom it ran as; ``killed`` why it was ended, empty where it ended by itself. ``done`` counts the tasks that
+    went well, ``changed`` those of them that changed something.
     """
 
     ok: bool
@@ -374,6 +375,7 @@ class HookResult(Report):
     seconds: float
     user: str = ""
     killed: Literal["", "timeout", "output", "files"] = ""
+    done: int = 0
     changed: int = 0
     output: str = ""
     output_bytes: int = 0

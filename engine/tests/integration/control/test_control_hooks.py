@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -215,3 +217,33 @@ def test_a_planned_failover_calls_hooks_at_both_sites(sites: TwoSites, tmp_path:
     run = sites.ended(sites.control.ok("POST", "/plans/shop:failover", {"to_site": "beta"})["run"]["run_id"])
     assert run["state"] == "succeeded", (run["error"], run["steps"])
     assert (alpha.asked(), beta.asked()) == (["array"], ["dns"])
+
+
+def test_every_run_with_a_story_leaves_its_evidence_in_all_forms(sites: TwoSites) -> None:
+    sites.plan(**{"rpo: 1h\n": "rpo: 1h\nrto: 1h\n"})
+    sites.protect()
+    drill = sites.ended(sites.control.ok("POST", "/plans/shop:drill", {"keep": True})["run"]["run_id"])
+    clean_up = sites.ended(sites.control.ok("POST", "/plans/shop:drill-end")["run"]["run_id"])
+    key = evidence.load_key(sites.control.ok("GET", "/evidence-key")["pem"].encode())
+    reports = []
+    for run in (drill, clean_up):
+        paths = {"json": "report", "html": "report.html", "xml": "report.xml"}
+        content = {
+            name: sites.control.call("GET", f"/runs/{run['run_id']}/{path}").content for name, path in paths.items()
+        }
+        report = evidence.read(content["json"])
+        evidence.verify(report, key)
+        evidence.verify_rendering(report, "html", content["html"])
+        evidence.verify_rendering(report, "junit", content["xml"])
+        for name, data in content.items():
+            assert (sites.control.home.reports / f"{run['run_id']}.{name}").read_bytes() == data
+        reports.append(report)
+    evidence.verify_chain(reports, key, from_origin=True)
+    body = reports[0]["body"]
+    assert body["objectives"]["machines"] == {name: {"rpo": True, "rto": True} for name in ("db", "web")}
+    plan = sites.control.ok("GET", "/plans/shop")["definition"]
+    assert (
+        body["plan"]["digest"]
+        == hashlib.sha256(json.dumps(plan, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    )
+    assert body["plan"]["digest"] == reports[1]["body"]["plan"]["digest"]

@@ -303,7 +303,7 @@ def test_a_probe_is_green_when_its_tasks_end_well_and_shows_what_they_said(tmp_p
         b"- ansible.builtin.debug: msg='at {{ farshore.machine.address }}'\n",
         b"- ansible.builtin.fail: msg=down\n",
     )
-    tar = bundle.pack({"checks/good.yml": good, "checks/bad.yml": bad})
+    tar = bundle.pack({"checks/good.yml": good, "checks/bad.yml": bad, "checks/none.yml": b"[]\n"})
     digest = bundle.digest_of(tar)
     (tmp_path / "secrets").mkdir()
     plays = Player(
@@ -315,6 +315,7 @@ def test_a_probe_is_green_when_its_tasks_end_well_and_shows_what_they_said(tmp_p
         AnsibleProbe(type="ansible", file="checks/good.yml", on="machine", vars={"ansible_connection": "local"}),
         AnsibleProbe(type="ansible", file="checks/bad.yml", retries=0),
         AnsibleProbe(type="ansible", file="checks/good.yml", secrets=("unknown",)),
+        AnsibleProbe(type="ansible", file="checks/none.yml"),
     ]
     outcomes = runner.run(
         probes,
@@ -325,9 +326,10 @@ def test_a_probe_is_green_when_its_tasks_end_well_and_shows_what_they_said(tmp_p
         wait=lambda _: False,
         others=ansible.looker(plays, digest, {"machine": {"name": "db"}}, lambda: False),
     )
-    assert [outcome.green for outcome in outcomes] == [True, True, False, False]
+    assert [outcome.green for outcome in outcomes] == [True, True, False, False, False]
     assert "at 10.9.0.10" in outcomes[0].evidence
     assert "ok: [db]" in outcomes[1].evidence
     assert "task 'ansible.builtin.fail' failed: down" in outcomes[2].detail
     assert "no secret 'unknown'" in outcomes[3].detail
     assert outcomes[3].tries == 1
+    assert "proves nothing" in outcomes[4].detail

@@ -131,7 +131,7 @@ def report(session: Session, run_id: str) -> dict[str, Any]:
     row = session.get(Report, run_id)
     if row is None:
         raise NotFound(
-            f"run {run_id} has no report", code="report-unknown", hint="Drills and failovers have one when they end."
+            f"run {run_id} has no report", code="report-unknown", hint="Runs have one when they end; copies have none."
         )
     return dict(row.document)
 

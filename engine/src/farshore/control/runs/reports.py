@@ -13,7 +13,7 @@ from farshore.control import views
 from farshore.control.context import Context
 from farshore.control.store import settings
 from farshore.control.store.database import Transaction
-from farshore.control.store.records import Checkpoint, Report, Run, RunMachine
+from farshore.control.store.records import Checkpoint, PlanRevision, Report, Run, RunMachine
 from farshore.model.plan import Plan as Definition
 from farshore.recovery import evidence
 
@@ -55,7 +55,10 @@ def seal(tx: Transaction, ctx: Context, run: Run) -> None:
 def _body(tx: Transaction, run: Run) -> dict[str, Any]:
     shown = views.run(tx, run.run_id)
     facts = dict(shown.pop("facts"))
-    definition = facts.pop("definition", None) or {}
+    definition = facts.pop("definition", None)
+    if not definition:
+        revision = tx.get(PlanRevision, (run.plan, run.plan_revision))
+        definition = revision.definition if revision is not None else {}
     facts.pop("failures", None)
     points = {
         machine.checkpoint_id: tx.get(Checkpoint, machine.checkpoint_id)

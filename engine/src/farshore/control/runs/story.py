@@ -84,6 +84,7 @@ def advance(ctx: Context, story: Story, run_id: str, phase_name: str) -> str | N
         # What is large is read where it is needed: a phase looks again each time that something has ended.
         run = tx.get_one(Run, run_id, options=[defer(Run.facts)])
         if run.state not in ledger.OPEN:
+            reports.seal(tx, ctx, run)  # one that was ended from outside, by another that took its place
             return None
         plan = tx.get_one(Plan, run.plan, options=[defer(Plan.definition), defer(Plan.source)])
         scene = Scene(tx, ctx, run, plan, definitions.of_plan(plan))
@@ -104,6 +105,8 @@ def advance(ctx: Context, story: Story, run_id: str, phase_name: str) -> str | N
             return phase_name
         run.phase, run.wake_at = phase_name, None
         here = _act(scene, phase, after)
+        if run.state not in ledger.OPEN:
+            reports.seal(tx, ctx, run)
         _rest(scene)
         return here
 

@@ -113,6 +113,7 @@ def run(job: Job, settings: Settings, *, clock: Callable[[], float], is_cancelle
         seconds=round(clock() - began, 3),
         user=identity.name,
         killed=killed,
+        done=int(told.get("ok") or 0),
         changed=int(told.get("changed") or 0),
         output=output.text(),
         output_bytes=output.written_bytes,

@@ -39,6 +39,8 @@ def looker(
             return red(CANNOT_TRY, error.message)
         except FarshoreError as error:
             return red(CANNOT_TRY, error.message, final=True)
+        if result.ok and not result.done:
+            return red(WRONG_ANSWER, "no task was played, which proves nothing", final=True)
         if result.ok:
             return Sight(green=True, detail=result.summary, seen=_end(result.output))
         return red(NO_ANSWER if result.killed else WRONG_ANSWER, result.summary, _end(result.output))
