@@ -366,8 +366,8 @@ class HookParams(Report):
 class HookResult(Report):
     """How a hook ended. ``output`` is what it wrote, its middle left out where it is long, secrets masked.
 
-    ``user`` is whom it ran as; ``killed`` why it was ended, empty where it ended by itself. ``done`` counts the tasks that
-    went well, ``changed`` those of them that changed something.
+    ``user`` is whom it ran as; ``killed`` why it was ended, empty where it ended by itself. ``done`` counts the tasks
+    that went well, ``changed`` those of them that changed something.
     """
 
     ok: bool
