@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from farshore.checkpoints import addenda, catalog, publish
 from farshore.checkpoints import scrub as scrubbing
 from farshore.errors import Invalid, NotFound, Permanent
+from farshore.model import guest as guests
 from farshore.model import task as model
 from farshore.model.base import Report
 from farshore.model.checkpoint import LEVELS
@@ -231,7 +232,7 @@ def machine_create(site: Site, params: model.MachineCreateParams, call: Call) ->
         return instantiate.machine(site.compute(), site.platform.target, params)
 
 
-def machine_prepare(site: Site, params: model.MachinePrepareParams, call: Call) -> model.MachinePrepareResult:
+def machine_prepare(site: Site, params: guests.MachinePrepareParams, call: Call) -> guests.MachinePrepareResult:
     """Check, repair and readdress a machine that was made and is off."""
     site.marks.admit(params.machine_id, params.epoch)
     return prepare.machine(site.compute(), params, call.check)
@@ -254,7 +255,7 @@ def hook(site: Site, params: model.HookParams, call: Call) -> model.HookResult:
     return result
 
 
-def dns_update(site: Site, params: model.DnsUpdateParams, _call: Call) -> model.DnsUpdateResult:
+def dns_update(site: Site, params: guests.DnsUpdateParams, _call: Call) -> guests.DnsUpdateResult:
     """Enter names of machines in DNS."""
     key = params.dns.key
     if key is not None and site.secrets is None:

@@ -86,7 +86,7 @@ def machine(
                 disk=disk.disk_id,
             )
         disks.append(DiskSpec(disk_id=disk.disk_id, point=point.point, size_bytes=point.size_bytes))
-    nics = []
+    nics: list[NicSpec] = []
     for nic, network, address in _plugs(plan, choice, purpose):
         chosen = drill_networks.get(network) if purpose == "drill" else _network(plan, network, purpose)
         if chosen is None:
