@@ -78,6 +78,7 @@ def test_the_checkpoint_before_an_encryption_is_found_kept_and_chosen(house: Hou
     def chosen(selector: str) -> str:
         wish = {"mode": "unplanned", "to_site": "beta", "checkpoint": selector}
         preview = control.ok("POST", "/plans/shop:failover-preview", wish)
+        assert any("signs of encryption" in text for text in preview["warnings"]) is (selector == "latest")
         return str(preview["after"]["checkpoints"]["db"])
 
     assert chosen("latest_clean") == before

@@ -11,7 +11,6 @@ from farshore.checkpoints.retention import Decision, Held, decide
 from farshore.control import clock, suspicion
 from farshore.control.direction import direction
 from farshore.control.store.records import Checkpoint, Group, Lease, Plan
-from farshore.model.plan import Plan as Definition
 from farshore.model.plan import Retention
 
 
@@ -44,10 +43,14 @@ def points_of(session: Session, plan: Plan, group_id: str) -> list[Held]:
     ]
 
 
+def rules_of(plan: Plan) -> Retention:
+    """Return a plan's rules, without the work of reading all of a large plan."""
+    return Retention.model_validate(plan.definition.get("retention", {}))
+
+
 def decision(session: Session, plan: Plan, group_id: str, rules: Retention | None = None) -> Decision:
     """Return what stays and what goes of a group now, by the plan's rules or by others."""
-    wanted = rules or Definition.model_validate(plan.definition).retention
-    return decide(points_of(session, plan, group_id), wanted, clock.now().wall_s)
+    return decide(points_of(session, plan, group_id), rules or rules_of(plan), clock.now().wall_s)
 
 
 def groups_of(session: Session, plan: str) -> Sequence[str]:

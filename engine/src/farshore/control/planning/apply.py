@@ -472,7 +472,7 @@ def _require_files(wanted: Wanted, after: dict[str, Any]) -> None:
 
 def _foresee_retention(session: Session, record: Plan | None, after: Definition, warnings: list[str]) -> None:
     """Say which checkpoints other rules would take that the rules of now leave."""
-    if record is None or Definition.model_validate(record.definition).retention == after.retention:
+    if record is None or keeping.rules_of(record) == after.retention:
         return
     for group_id in keeping.groups_of(session, record.name):
         goes = keeping.decision(session, record, group_id, after.retention).goes

@@ -47,7 +47,7 @@ _TO_COME: Final = "x"
 
 
 class DrillWish(Model):
-    """``checkpoint``: ``latest``, ``latest_clean``, an id, a label, or a time. ``keep``: leave it running until the end.
+    """``checkpoint``: ``latest``, ``latest_clean``, an id, a label, or a time. ``keep``: leave it running.
 
     ``allow_suspect``: take a checkpoint too that an audit or a scrub has found wanting. ``recovery_settings``: those of
     the plan now, or those that the checkpoint carries; default: as the plan says.
@@ -80,7 +80,7 @@ def preview_of(session: Session, name: str, wish: DrillWish) -> dict[str, Any]:
         for pick in picks
     ]
     now = clock.now()
-    warnings = []
+    warnings = selection.doubts(chosen)
     target = direction(plan).target
     if site_state(session, target) != "online":
         warnings.append(f"no node of site {target!r} answers")

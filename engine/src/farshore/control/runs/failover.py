@@ -100,6 +100,7 @@ def preview_of(session: Session, name: str, wish: FailoverWish, kind: str = "fai
     if is_done(session, name, wish):
         return {"changed": False, "before": before, "after": before, "warnings": []}
     chosen, warnings = _admit(session, plan, wish)
+    warnings += selection.doubts(chosen)
     used = _settings(session, plan, chosen, wish)
     definition = used.definition
     after = epoch.to_come(session, plan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -233,6 +233,17 @@ def _suspect(checkpoint_id: str, message: str, reason: str) -> Conflict:
 def holds(point: Checkpoint, row: PlanMachine) -> bool:
     """Say whether a checkpoint holds a machine."""
     return any(item["machine_id"] == row.machine_id for item in point.manifest["machines"])
+
+
+def doubts(chosen: Mapping[str, Checkpoint]) -> list[str]:
+    """Return a warning for each machine that would come back from a checkpoint with signs of encryption."""
+    return [
+        f"machine {name!r} comes back from checkpoint {point.checkpoint_id}, which"
+        f" {'shows' if suspicion.score_of(point).flagged else 'follows one that shows'} signs of encryption; the newest"
+        f" before is: {LATEST_CLEAN}"
+        for name, point in chosen.items()
+        if not suspicion.is_clean(point)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from farshore.control.planning.protect import drop
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Cycle, Group, Plan, Task
 from farshore.errors import Conflict, FarshoreError
-from farshore.model.plan import Plan as Definition
 from farshore.model.task import DropCheckpointParams
 
 log = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ def thin(tx: Transaction, plan: Plan, group_id: str) -> None:
 def thin_all(tx: Transaction) -> None:
     """Thin the groups whose points grow old without a cycle that would end; called now and then."""
     for plan in tx.scalars(select(Plan)):
-        if Definition.model_validate(plan.definition).retention.max_age is None:
+        if keeping.rules_of(plan).max_age is None:
             continue
         for group_id in keeping.groups_of(tx, plan.name):
             thin(tx, plan, group_id)

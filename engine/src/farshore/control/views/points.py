@@ -14,7 +14,6 @@ from farshore.control.clock import iso
 from farshore.control.direction import direction
 from farshore.control.nearby import unknown
 from farshore.control.store.records import Checkpoint, Lease, Plan, PlanMachine
-from farshore.model.plan import Plan as Definition
 from farshore.model.plan import Retention
 
 
@@ -68,7 +67,7 @@ def retention(session: Session, name: str, rules: Retention | None = None) -> di
     plan = session.get(Plan, name)
     if plan is None:
         raise unknown("plan", name, session.scalars(select(Plan.name)), field="name")
-    own = Definition.model_validate(plan.definition).retention
+    own = keeping.rules_of(plan)
     decisions = {
         group_id: keeping.decision(session, plan, group_id, rules) for group_id in keeping.groups_of(session, name)
     }

@@ -229,9 +229,11 @@ class KvmSource:
                 }
             )
             self._points.save(record)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(FarshoreError):
                 self._discard(record)
+            if isinstance(error, Retry) and error.code in {"machine-paused", "machine-frozen"}:
+                self._points.save(record)  # so that the next try, or the next sweep, lets them go
             raise
         finally:
             self._beginning.discard(point_id)
