@@ -53,6 +53,8 @@ class ScriptedSite:
         self.bundles: dict[str, str] = {}
         #: Damages that a scrub finds, by checkpoint.
         self.damages: dict[str, list[dict[str, Any]]] = {}
+        #: What is found in guests, by the machine's name.
+        self.guests: dict[str, dict[str, Any]] = {}
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.leave_behind: tuple[str, ...] = ()
         #: Whether a drill's network leads somewhere, and how many packets got past its rules.
@@ -205,7 +207,7 @@ class ScriptedSite:
         return {"updated": [f"{zone}: {item['name']} A {item['address']}" for item in task.params["records"]]}
 
     def machine_prepare(self, task: Task) -> dict[str, Any]:
-        return {"machine_id": task.params["machine_id"]}
+        return {"machine_id": task.params["machine_id"], **self.guests.get(task.params["name"], {})}
 
     def machine_create(self, task: Task) -> dict[str, Any]:
         params = task.params
