@@ -67,8 +67,8 @@ def names(groups: int, size: int) -> list[list[str]]:
     return [[f"m{group}-{number:02d}" for number in range(size)] for group in range(groups)]
 
 
-def definition(groups: int, size: int, **more: Any) -> str:
-    """Return a plan of ``groups`` boot groups of ``size`` machines each; the last group is not critical."""
+def definition(groups: int, size: int, delay: float = 0.0, **more: Any) -> str:
+    """Return a plan of ``groups`` boot groups of ``size`` machines each; the last is not critical and has the delay."""
     members = names(groups, size)
     return yaml.safe_dump(
         {
@@ -83,7 +83,9 @@ def definition(groups: int, size: int, **more: Any) -> str:
                 for name in group
             ],
             "boot_groups": [
-                {"name": f"g{index}", "machines": group, "critical": index + 1 < groups}
+                {"name": f"g{index}", "machines": group, "critical": False, "delay": delay}
+                if index + 1 == groups
+                else {"name": f"g{index}", "machines": group}
                 for index, group in enumerate(members)
             ],
             "networks": [{"source": "lan", "drill": {"subnet": "10.9.0.0/24"}, "failover": "dmz"}],
