@@ -190,9 +190,7 @@ def _nic(item: ET.Element) -> DomainNic:
 def _owner(item: ET.Element | None) -> Owner | None:
     if item is None:
         return None
-    return Owner(
-        item.get("tag", ""), item.get("purpose", ""), int(item.get("epoch", "0")), item.get("bios_id", "")
-    )
+    return Owner(item.get("tag", ""), item.get("purpose", ""), int(item.get("epoch", "0")), item.get("bios_id", ""))
 
 
 def _fence(item: ET.Element | None, *, barred: bool) -> Fence | None:
