@@ -215,6 +215,7 @@ def test_limits_and_delays_hold_and_a_machine_that_fails_beside_the_others_leave
         assert Counter(watched.begun("machine-power-on")) == Counter([*first, *second])
 
 
+@pytest.mark.timeout(900)  # five starts of a control plane, also where others want the machine
 def test_a_control_plane_that_is_killed_anywhere_ends_a_failover_of_many_right(
     control: Control, tmp_path: Path
 ) -> None:
