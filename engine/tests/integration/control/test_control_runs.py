@@ -237,9 +237,10 @@ def test_a_control_plane_that_is_killed_anywhere_ends_a_failover_of_many_right(
                     or control.ok("GET", f"/runs/{run_id}")["ended_at"]
                 ),
                 f"step {moment} of {steps}",
+                180,
             )
             again(sites)
-        run = sites.ended(run_id, 180)
+        run = sites.ended(run_id, 300)
         assert run["state"] == "succeeded", (run["error"], run["steps"])
         assert {machine["state"] for machine in run["machines"]} == {"green"}
         for kind in STEPS:
