@@ -24,6 +24,7 @@ suite() { # suite NAME WORKERS FOLDER...: those folders that hold tests
 suite "engine: contracts, crash points, bad input, security" 2 engine/tests/contract engine/tests/crash \
     engine/tests/wire engine/tests/fuzz engine/tests/security
 suite "engine: simulation of the data plane, and bugs that it has to find" 2 engine/tests/sim
+suite "engine: recoveries under kills and faults, before a simulated provider" 2 engine/tests/recovery
 # A file stays with one worker: most start processes that its tests share. Laboratories side by side do not collide.
 suite "engine: integration and web page" 2 engine/tests/integration engine/tests/ui
 step "gates of the collection" scripts/gates.sh

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from benchmarks import lost, rehearsal
+from benchmarks import lost, recovery, rehearsal
 from benchmarks.ceiling import jain, steady_rate
 from benchmarks.images import Changed, Disk, Full
 from benchmarks.links import Loopback, Place, Shape, Wan
@@ -345,6 +345,10 @@ FIGURES: Final[dict[str, Measured]] = {
     "dp-loopback": loopback,
     "dp-memory": memory,
     "dp-resume": resume,
+    "rec-1000": lambda shop, size: recovery.many_machines(shop, size.name),
+    "rec-kill": lambda shop, size: recovery.killed(shop, size.name),
+    "rec-scale": lambda shop, size: recovery.shared(shop, size.name),
+    "rec-faults": lambda shop, size: recovery.faulty(shop, size.name),
     "rec-drill": lambda shop, _size: rehearsal.figure(shop.say),
     "rec-lost-control": lambda shop, _size: lost.figure(shop.say),
 }

@@ -5,15 +5,20 @@ All that the provider was asked is judged by an oracle of its own: :mod:`farshor
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from farshore.testing.simulated.faults import Outcome, run_seeds
 from farshore.testing.simulated.house import Fleet, House, until
 from farshore.testing.simulated.kills import kill_through
+from farshore.testing.simulated.sharing import copy_alone, share
 
 from benchmarks.results import Check, Figure
 from benchmarks.workshop import Workshop
@@ -33,11 +38,12 @@ class Scale:
     scale_machines: int
     nodes: tuple[int, ...]
     schedules: int
+    copy_mib: int
 
 
 SCALES: Final = {
-    "full": Scale((100, 300, 1000), 50, 200, 5, 10, 320, (1, 2, 4), 1000),
-    "quick": Scale((20, 60), 10, 20, 1, 5, 64, (1, 2), 50),
+    "full": Scale((100, 300, 1000), 50, 200, 5, 10, 320, (1, 2, 4), 1000, 256),
+    "quick": Scale((20, 60), 10, 20, 1, 5, 64, (1, 2), 20, 32),
 }
 
 
@@ -107,6 +113,62 @@ def killed(shop: Workshop, size: str) -> Figure:
         }
         for one in runs
     ]
+    return figure
+
+
+def shared(shop: Workshop, size: str) -> Figure:
+    """One, two and four recovery nodes; a copy at a limited rate beside the last, and alone."""
+    figure, scale = Figure("rec-scale"), SCALES[size]
+    runs = []
+    for nodes in scale.nodes:
+        runs.append(share(_folder(shop), scale.scale_machines, nodes))
+        shop.say(f"{nodes} nodes: {runs[-1].seconds:.1f} s, creates {runs[-1].creates}")
+    beside = share(_folder(shop), scale.scale_machines, scale.nodes[-1], scale.copy_mib)
+    alone_s = copy_alone(_folder(shop), scale.copy_mib)
+    shop.say(f"a copy beside it: {beside.copy_s:.1f} s, alone {alone_s:.1f} s")
+    growth = (runs[0].seconds / runs[-1].seconds) / (runs[-1].nodes / runs[0].nodes)
+    wrong = [text for one in (*runs, beside) for text in one.wrong]
+    figure.checks += [
+        Check("recovery grows", growth, ">=", 0.9, "of linear"),
+        Check("replication slows", (beside.copy_s or 0.0) / alone_s - 1.0, "<=", 0.05, "of its time alone"),
+        Check("limits, order or machines violated", float(len(wrong)), "<=", 0, "times"),
+    ]
+    figure.details |= {
+        "machines": scale.scale_machines,
+        "runs": [
+            {"nodes": one.nodes, "seconds": round(one.seconds, 1), "creates": one.creates} for one in (*runs, beside)
+        ],
+        "copy_alone_s": round(alone_s, 2),
+        "copy_beside_s": round(beside.copy_s or 0.0, 2),
+        "wrong": wrong[:50],
+    }
+    return figure
+
+
+def faulty(shop: Workshop, size: str) -> Figure:
+    """Random schedules of faults, in a made-up time; the bad ones are named by their seeds."""
+    figure, scale = Figure("rec-faults"), SCALES[size]
+    folder = _folder(shop)
+    chunks = [range(first, min(first + 10, scale.schedules + 1)) for first in range(1, scale.schedules + 1, 10)]
+    outcomes: list[Outcome] = []
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for found in pool.map(partial(run_seeds, folder), chunks):
+            outcomes += found
+            if len(outcomes) % 100 == 0:
+                shop.say(f"{len(outcomes)} schedules, {sum(bool(one.wrong) for one in outcomes)} wrong")
+    bad = [one for one in outcomes if one.wrong]
+    figure.checks += [
+        Check("schedules", float(len(outcomes)), ">=", float(scale.schedules), ""),
+        Check("invariants broken", float(len(bad)), "<=", 0, "schedules"),
+    ]
+    figure.details |= {
+        "bad": [{"seed": one.seed, "kind": one.kind, "states": one.states, "wrong": one.wrong} for one in bad[:50]],
+        "first_ends": dict(Counter(f"{one.kind} {one.states[0]}" for one in outcomes if one.states)),
+        "kills_of_the_control_plane": sum(one.kills for one in outcomes),
+        "calls": sum(one.calls for one in outcomes),
+        "throttled": sum(one.throttled for one in outcomes),
+        "lost_replies": sum(one.lost for one in outcomes),
+    }
     return figure
 
 

@@ -18,9 +18,9 @@ from farshore.control import audit, integrity, suspicion, tasks
 from farshore.control.planning import protect
 from farshore.control.store import settings
 from farshore.control.store.database import Transaction
-from farshore.control.store.records import Checkpoint, Cycle, Plan, Setting, Task
+from farshore.control.store.records import Checkpoint, Cycle, Plan, PlanMachine, Setting, Task
 from farshore.control.views.places import site_state
-from farshore.control.views.protection import direction, members
+from farshore.control.views.protection import direction
 from farshore.errors import Conflict
 from farshore.model.checkpoint import Manifest
 from farshore.model.machine import Finding
@@ -70,10 +70,14 @@ def project(tx: Transaction, manifest: Manifest, cycle: Cycle | None) -> None:
     if plan is None:
         return
     copied = {facts.machine_id for facts in manifest.machines}
-    for row in members(tx, manifest.plan):
-        if row.machine_id in copied and row.state in {"seeding", "reprotecting"}:
-            row.state = "protected"
-            tx.changed("machine", str(row.machine_id))
+    waiting = select(PlanMachine).where(
+        PlanMachine.plan == manifest.plan,
+        PlanMachine.machine_id.in_(copied),
+        PlanMachine.state.in_(("seeding", "reprotecting")),
+    )
+    for row in tx.scalars(waiting):
+        row.state = "protected"
+        tx.changed("machine", str(row.machine_id))
     protect.settle(tx, plan)
 
 

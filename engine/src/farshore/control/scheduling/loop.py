@@ -90,7 +90,7 @@ class Scheduler:
         with self.ctx.store.write() as tx:
             tasks.take_back(tx, self.ctx.started.wall_s)
             self._limits = rates.watch(tx, self._limits)
-            _wake_paused(tx)
+            wake_paused(tx)
             _inventories(tx)
             retention.remove(tx)
             fences.advance(tx)
@@ -163,7 +163,7 @@ def _inventories(tx: Transaction) -> None:
         tasks.ensure(tx, f"inventory/{site.name}/{int(now * 1000)}", "inventory", site.name, Empty())
 
 
-def _wake_paused(tx: Transaction) -> None:
+def wake_paused(tx: Transaction) -> None:
     """Hand out the tasks whose pause is over."""
     now = time.time()
     paused = select(Task).where(Task.state == "queued", Task.not_before > 0, Task.not_before <= now)

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -285,7 +286,7 @@ class House:
                 for group_id, members in groups.items():
                     for facts in members:
                         _write_point(pool / _point(facts))
-                    manifest = _manifest(definition, group_id, members, catalog_id, generation)
+                    manifest = manifest_of(definition, group_id, members, catalog_id, generation)
                     catalog.project(tx, manifest, None)
         finally:
             store.close()
@@ -355,6 +356,10 @@ class House:
             burst=int(self.limits["burst"]),
         )
 
+    def by_caller(self, operation: str) -> dict[str, int]:
+        """Return how many calls of an operation each node has made."""
+        return dict(Counter(call["caller"] for call in oracle.read(self.calls_log) if call["operation"] == operation))
+
     def wrong(self, run: Mapping[str, Any]) -> list[str]:
         """Return what a run has left at the provider that it should not have, and what it did out of order."""
         made = {str(item["machine_id"]): str(item["name"]) for item in run["machines"] if item["machine_id"]}
@@ -405,7 +410,10 @@ def _write_point(folder: Path) -> None:
         image.truncate(LEAF_SIZE)
 
 
-def _manifest(plan: Plan, group_id: str, members: Iterable[MachineFacts], catalog_id: str, generation: int) -> Manifest:
+def manifest_of(
+    plan: Plan, group_id: str, members: Iterable[MachineFacts], catalog_id: str, generation: int
+) -> Manifest:
+    """Return the manifest of a group's first checkpoint, of points that hold nothing."""
     members = tuple(members)
     now = time.time()
     return Manifest(

@@ -1,0 +1,85 @@
+"""Recoveries before a simulated provider: real processes that are killed, and drawn faults in a made-up time."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from farshore.testing.simulated import oracle
+from farshore.testing.simulated.faults import run_seeds
+from farshore.testing.simulated.kills import kill_through
+
+#: Schedules of faults in each run of the tests; ``make figures ONLY=rec-faults`` runs a thousand.
+SEEDS = range(1, 31)
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder with a path that is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="fs-") as name:
+        yield Path(name)
+
+
+@pytest.mark.timeout(600)
+def test_a_control_plane_that_is_killed_five_times_ends_its_failover_right(place: Path) -> None:
+    found = kill_through(place, machines=10, groups=3, kills=5, seed=1)
+    assert found.wrong == [], found
+    assert (found.state, len(found.points)) == ("succeeded", 5), found
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seeds", [SEEDS[at : at + 10] for at in range(0, len(SEEDS), 10)], ids=str)
+def test_under_drawn_faults_every_run_ends_and_can_be_gone_on_with(seeds: range, place: Path) -> None:
+    outcomes = run_seeds(place, seeds)
+    bad = [one for one in outcomes if one.wrong]
+    assert bad == []
+    assert {one.states[-1] for one in outcomes} == {"succeeded"}
+
+
+def _call(operation: str, began: float, ended: float, **more: object) -> dict[str, object]:
+    return {
+        "number": began,
+        "operation": operation,
+        "of": "m",
+        "key": "k",
+        "caller": "n",
+        "began_at": began,
+        "ended_at": ended,
+        "error": None,
+        "limit": None,
+        "lost": False,
+        "joined": False,
+        "result": None,
+        **more,
+    }
+
+
+def test_the_oracle_sees_what_is_too_much() -> None:
+    limits = {"creates": 1, "starts": 1, "calls_per_s": 1.0, "burst": 2}
+    good = [_call("create", 0.0, 1.0, result="a"), _call("create", 1.0, 2.0, result="b", key="other")]
+    assert oracle.judge(good, **limits).wrong == []
+    together = [_call("start", 0.0, 1.0), _call("start", 0.5, 1.5)]
+    assert "2 calls of start at once" in oracle.judge(together, **limits).wrong[0]
+    twice = [_call("create", 0.0, 1.0, result="a"), _call("create", 5.0, 6.0, result="b")]
+    assert "made 2 times" in oracle.judge(twice, **limits).wrong[0]
+    burst = [_call("power", 0.1 * number, 0.1 * number + 0.01) for number in range(6)]
+    assert "6 calls in a second" in oracle.judge(burst, **limits).wrong[0]
+    refused = [_call("create", 0.0, 0.0, error="throttled", limit="create")]
+    assert "refused by the limit create" in oracle.judge(refused, **limits).wrong[0]
+
+
+def test_the_oracle_sees_orphans_and_a_wrong_order() -> None:
+    machines = [{"machine_id": "1", "name": "db", "tags": {"farshore": "t"}}]
+    assert oracle.leftovers(machines, {"1": "db"}, "t") == []
+    assert oracle.leftovers(machines, {}, "t") == ["orphan db (1)"]
+    assert oracle.leftovers([], {"1": "db"}, "t") == ["db (1) is gone"]
+    calls = [
+        _call("start", 0.0, 1.0, of="1"),
+        _call("console", 2.0, 2.1, of="1", result="ready\n"),
+        _call("start", 1.5, 2.5, of="2"),
+    ]
+    names = {"1": "db", "2": "web"}
+    assert oracle.out_of_order(calls, names, [["db", "web"]], {"web": ["db"]}) == ["web was started before db was up"]
+    assert oracle.out_of_order(calls, names, [["db"], ["web"]], {}) != []
