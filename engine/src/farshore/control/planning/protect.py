@@ -138,7 +138,9 @@ def apply(tx: Transaction, name: str, wish: ProtectWish) -> Outcome:
 
 def settle(tx: Transaction, plan: Plan) -> None:
     """Derive a plan's activity and state from its machines' (but for the states of a failover)."""
-    rows = members(tx, plan.name)
+    # Not machine by machine: this is asked after each checkpoint of each of them.
+    query = select(PlanMachine.activity, PlanMachine.state).where(PlanMachine.plan == plan.name).distinct()
+    rows = tx.execute(query).all()
     activities = {row.activity for row in rows}
     plan.activity = "active" if "active" in activities else "paused" if "paused" in activities else "inactive"
     if plan.state not in {"failing-over", "failed-over", "rolling-back", "migrated"}:
