@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from benchmarks import lost, recovery, rehearsal
+from benchmarks import lost, recovery, rehearsal, wayback
 from benchmarks.ceiling import jain, steady_rate
 from benchmarks.images import Changed, Disk, Full
 from benchmarks.links import Loopback, Place, Shape, Wan
@@ -350,5 +350,7 @@ FIGURES: Final[dict[str, Measured]] = {
     "rec-scale": lambda shop, size: recovery.shared(shop, size.name),
     "rec-faults": lambda shop, size: recovery.faulty(shop, size.name),
     "rec-drill": lambda shop, _size: rehearsal.figure(shop.say),
+    "rec-failback": lambda shop, _size: wayback.failback(shop.say),
+    "rec-unplanned": lambda shop, _size: wayback.unplanned(shop.say),
     "rec-lost-control": lambda shop, _size: lost.figure(shop.say),
 }
