@@ -9,6 +9,7 @@ The node obeys the highest catalog generation that it has seen and keeps it; wha
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import secrets
@@ -126,6 +127,7 @@ class Node:
         config = self.config
         user = config.hooks.user or (HOOK_USER if os.geteuid() == 0 else None)
         work_dir = config.hooks.work_dir or (WORK_DIR if user and os.geteuid() == 0 else config.state_dir / "hooks")
+        owner = hashlib.sha256(str(config.state_dir).encode()).hexdigest()[:8]
 
         def fetch(digest: str) -> bytes:
             client = ControlClient(config.control_url, self._identity)
@@ -133,7 +135,7 @@ class Node:
                 return client.bundle(digest)
 
         return Player(
-            Settings(work_dir, user, str(config.hooks.python or sys.executable)),
+            Settings(work_dir, user, str(config.hooks.python or sys.executable), f"run-{owner}"),
             Secrets(config.secrets_path),
             fetch,
             config.state_dir / "bundles",

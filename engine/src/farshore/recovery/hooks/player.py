@@ -12,7 +12,7 @@ from farshore import durable
 from farshore.errors import Corruption, Unavailable
 from farshore.model.task import HookResult
 from farshore.recovery import bundle
-from farshore.recovery.hooks.run import Job, Settings, run
+from farshore.recovery.hooks.run import Job, Settings, clean, run
 from farshore.recovery.secrets import Secrets
 
 #: Bundles that a node keeps; those of plans that changed go with time.
@@ -34,6 +34,7 @@ class Player:
         self._fetch = fetch
         self._kept = kept
         self._turns = threading.BoundedSemaphore(most)
+        clean(settings)
 
     def play(
         self,

@@ -47,11 +47,15 @@ Killed = Literal["", "timeout", "output", "files", "cancel"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a node runs hooks. ``user``: None where the node is not root, and so can be nobody else."""
+    """How a node runs hooks. ``user``: None where the node is not root, and so can be nobody else.
+
+    ``owner`` begins the names of its folders in ``work_dir``, which nodes may share.
+    """
 
     work_dir: Path
     user: str | None
     python: str = sys.executable
+    owner: str = "run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ def run(job: Job, settings: Settings, *, clock: Callable[[], float], is_cancelle
             raise Permanent(f"secret {name!r} is too short to be kept out of the output", code="secret-too-short")
     identity = _identity(settings.user)
     began = clock()
-    folder = _folder(settings.work_dir, identity)
+    folder = _folder(settings, identity)
     try:
         _write(folder, job, settings, identity)
         output = Output(job.secrets.values())
@@ -157,12 +161,19 @@ def _name(uid: int) -> str:
         return str(uid)
 
 
-def _folder(work_dir: Path, identity: _Identity) -> Path:
+def clean(settings: Settings) -> None:
+    """Remove what hooks have left that ended with their node: their folders hold secrets."""
+    for left in settings.work_dir.glob(f"{settings.owner}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _folder(settings: Settings, identity: _Identity) -> Path:
     """Make the folder of one run.
 
     Raises:
         Permanent: the hook's user could not get there.
     """
+    work_dir = settings.work_dir
     work_dir.mkdir(parents=True, exist_ok=True)
     if identity.uid is not None:
         # The hook's user passes through to its own folder; it sees no other one.
@@ -174,7 +185,7 @@ def _folder(work_dir: Path, identity: _Identity) -> Path:
                 code="hook-folder-closed",
                 hint="Name another folder under hooks.work_dir in the node's file.",
             )
-    return Path(tempfile.mkdtemp(prefix="run-", dir=work_dir))
+    return Path(tempfile.mkdtemp(prefix=f"{settings.owner}-", dir=work_dir))
 
 
 def _write(folder: Path, job: Job, settings: Settings, identity: _Identity) -> None:
