@@ -52,8 +52,9 @@ log = logging.getLogger(__name__)
 
 #: How soon after a change a bundle is renewed; changes within it share one.
 PAUSE_S: Final = 2.0
-#: The records are looked at for no more than this share of the time, however many there are.
+#: The records are looked at for no more than this share of a processor's time, but at least this often.
 SHARE: Final = 0.01
+LONGEST_LOOK_S: Final = 20.0
 LONGEST_PAUSE_S: Final = 300.0
 #: Bundles of a catalogue that a site keeps beside the newest.
 KEPT: Final = 3
@@ -159,17 +160,18 @@ class Keeper:
 
     def tend(self) -> None:
         """Renew what is out of date, if it is time to look."""
-        began = time.monotonic()
-        if began < self._look_at:
+        if time.monotonic() < self._look_at:
             return
+        began = time.thread_time()
         with self._ctx.store.read() as session:
             wanted = digest(session)
             late = [site for site in session.scalars(select(Site.name)) if _is_late(session, site, wanted)]
         if late:
             with self._ctx.store.write() as tx:
                 _renew(tx, self._ctx, late)
-        ended = time.monotonic()
-        self._look_at = ended + max(PAUSE_S, (ended - began) / SHARE)
+        # Its own processor time, for on a busy machine it waits more than it works.
+        spent_s = time.thread_time() - began
+        self._look_at = time.monotonic() + min(max(PAUSE_S, spent_s / SHARE), LONGEST_LOOK_S)
 
 
 def _is_late(session: Session, site: str, wanted: str) -> bool:
