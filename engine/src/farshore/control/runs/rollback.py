@@ -89,7 +89,7 @@ def request(tx: Transaction, name: str, actor: str) -> Run:
         .where(Run.plan == name, Run.kind.in_(("failover", "migrate")), Run.run_id != run.run_id)
         .order_by(Run.created_at.desc())
     )
-    powers = next((one.facts["powers"] for one in failed if one.facts.get("raised")), {})
+    powers: dict[str, str] = next((one.facts["powers"] for one in failed if one.facts.get("raised")), {})
     ledger.note(tx, run, definition=plan.definition, epoch_seen=plan.epoch, powers=powers, raised=back)
     ledger.add_machines(tx, run, rows)
     plan.state = "rolling-back"
