@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import libvirt
 import pytest
@@ -421,6 +424,46 @@ def test_untrack_leaves_nothing(cycle: Cycle, machine: Machine, scratch: Path) -
         if running:
             machine.off()
         assert machine.bitmaps("vda") == set()
+
+
+def test_a_machine_is_left_as_it_was_found(
+    cycle: Cycle, source: KvmSource, machine: Machine, scratch: Path, tmp_path: Path
+) -> None:
+    """What a hypervisor shows of a machine before it was ever protected, and after that has ended, is the same."""
+
+    def shown() -> dict[str, Any]:
+        """Everything that a listing tells: definition, checkpoints, snapshots, images with bitmaps, files beside."""
+        images = {target: Path(machine.path(target)) for target in ("vda", "vdb")}
+        return {
+            "xml": machine.handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE),
+            "checkpoints": sorted(item.getName() for item in machine.handle.listAllCheckpoints(0)),
+            "snapshots": machine.handle.snapshotListNames(0),
+            "autostart": machine.handle.autostart(),
+            "images": {target: described(path) for target, path in images.items()},
+            "beside": sorted(path.name for path in tmp_path.glob("*.img*")),
+            "scratch": sorted(str(path) for path in scratch.rglob("*") if path.is_file()),
+        }
+
+    def described(path: Path) -> dict[str, Any]:
+        done = subprocess.run(["qemu-img", "info", "--output=json", path], check=True, capture_output=True)
+        found = json.loads(done.stdout)
+        bitmaps = found.get("format-specific", {}).get("data", {}).get("bitmaps", [])
+        return {"backing": found.get("backing-filename"), "size": found["virtual-size"], "bitmaps": bitmaps}
+
+    qemu_img("bitmap", "--add", machine.path("vda"), "theirs")
+    before = shown()
+    assert source.traces(machine.machine_id) == []
+    cycle.run()  # stopped
+    machine.start()
+    cycle.run()  # running
+    cycle.take()  # and in the middle of another one
+    traces = source.traces(machine.machine_id)
+    assert {trace.split()[0] for trace in traces} >= {"checkpoint", "point", "backup"}
+    source.untrack(machine.machine_id)
+    assert source.traces(machine.machine_id) == []
+    machine.off()
+    assert source.traces(machine.machine_id) == []
+    assert shown() == before
 
 
 def test_somebody_elses_backup_and_checkpoints_are_left_alone(cycle: Cycle, machine: Machine, tmp_path: Path) -> None:

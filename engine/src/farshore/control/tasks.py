@@ -285,6 +285,10 @@ def report(tx: Transaction, task_id: str, node: str, value: TaskReport) -> None:
     if task.kind == "inventory":
         inventory.apply(tx, task.site, Inventory.model_validate(task.result))
         task.result = None  # it is in the records of the site now
+    if task.kind == "machine-untrack":
+        from farshore.control.scheduling import untracks
+
+        untracks.tell(tx, task, node)
     if task.kind == "catalog-scan":
         from farshore.control import catalog
 

@@ -172,6 +172,14 @@ class MachineParams(Report):
     epoch: int = 0
 
 
+class UntrackResult(Report):
+    """What of ours was on a machine, and what still is: nothing but a fence, which only a failback lifts."""
+
+    machine_id: str = ""
+    removed: tuple[str, ...] = ()
+    remaining: tuple[str, ...] = ()
+
+
 class MachineFenceParams(MachineParams):
     """Keep a machine from starting; ``power_off``: also end it at once if it runs, for another is the primary."""
 
@@ -513,7 +521,7 @@ RESULTS: dict[str, type[Report]] = {
     "machine-start": MachineResult,
     "machine-fence": MachineResult,
     "machine-unfence": MachineResult,
-    "machine-untrack": Empty,
+    "machine-untrack": UntrackResult,
     "network-create": Empty,
     "machine-create": MachineCreateResult,
     "machine-prepare": MachinePrepareResult,

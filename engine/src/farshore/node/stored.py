@@ -9,15 +9,23 @@ leaves the one before.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Final
 
 from farshore.checkpoints import catalog
 from farshore.checkpoints.manifest import digest
-from farshore.errors import Conflict, Invalid, NotFound
+from farshore.errors import Conflict, Invalid, NotFound, Retry
 from farshore.model.checkpoint import Manifest
-from farshore.model.task import BundlePutParams, BundlePutResult, CatalogCheckResult, MissingPoint, StoredManifest
-from farshore.platforms.contract import ManifestStore, Target
+from farshore.model.task import (
+    BundlePutParams,
+    BundlePutResult,
+    CatalogCheckResult,
+    MissingPoint,
+    StoredManifest,
+    UntrackResult,
+)
+from farshore.platforms.contract import ManifestStore, Platform, Target
 
 #: What the keys of all bundles begin with.
 BUNDLES: Final = "bundles/"
@@ -118,3 +126,34 @@ def _in_short(manifest: Manifest) -> StoredManifest:
         sequence=manifest.sequence,
         digest=digest(manifest),
     )
+
+
+def untrack(platform: Platform, machine_id: str) -> UntrackResult:
+    """Take everything of ours from a machine, and read back what is left.
+
+    Raises:
+        Retry: something is left that should be gone.
+    """
+    before = _traces(platform, machine_id)
+    with contextlib.suppress(NotFound):  # with the machine goes what was on it
+        platform.source.untrack(machine_id)
+    after = _traces(platform, machine_id)
+    # The old primary of a failover stays fenced: whoever lifts that has to know that another one runs.
+    left = [trace for trace in after if not trace.startswith("fence ")]
+    if left:
+        raise Retry(
+            f"machine {machine_id} still carries {', '.join(left[:5])}",
+            code="not-untracked",
+            hint="It is tried again; if it stays so, somebody holds the machine's images.",
+            remaining=left,
+        )
+    return UntrackResult(
+        machine_id=machine_id, removed=tuple(trace for trace in before if trace not in after), remaining=tuple(after)
+    )
+
+
+def _traces(platform: Platform, machine_id: str) -> list[str]:
+    try:
+        return platform.traces(machine_id) if platform.traces is not None else []
+    except NotFound:
+        return []

@@ -213,10 +213,9 @@ def machine_unfence(site: Site, params: model.MachineParams, _call: Call) -> mod
     return result
 
 
-def machine_untrack(site: Site, params: model.MachineParams, _call: Call) -> model.Empty:
-    """Remove every trace of ours from a machine."""
-    site.platform.source.untrack(params.machine_id)
-    return model.Empty()
+def machine_untrack(site: Site, params: model.MachineParams, _call: Call) -> model.UntrackResult:
+    """Remove every trace of ours from a machine, and read back that none is left."""
+    return stored.untrack(site.platform, params.machine_id)
 
 
 def network_create(site: Site, params: model.NetworkCreateParams, call: Call) -> model.Empty:

@@ -332,6 +332,9 @@ class Platform:
     the image stays as it is, and is shorter than the disk or as long. The same key finds the same point. None where
     the platform cannot. ``machine:<machine id>/<disk id>`` names the disk of a machine that is fenced and off;
     ``Conflict`` where it is not.
+
+    ``traces(machine_id)`` names whatever of ours is on a machine that is protected, read now; a fence is named as
+    ``fence ...``. None where the platform cannot tell.
     """
 
     type: str
@@ -341,3 +344,4 @@ class Platform:
     inventory: Callable[[], Inventory]
     compute: Compute | None = None
     adopt: Callable[[str, int, str, str], str] | None = None
+    traces: Callable[[str], list[str]] | None = None

@@ -155,6 +155,10 @@ def test_unprotecting_untracks_the_machines_and_drops_copies_by_choice(sites: Tw
     wish = {"state": "unprotected", "keep_copies": False}
     preview = sites.control.ok("POST", "/plans/shop:protect-preview", wish)
     assert preview["before"]["checkpoints"] == 2
+    tracked = preview["before"]["at_source"]
+    assert sorted(tracked) == ["db", "web"]
+    assert all(len(found) == 1 and found[0].startswith("change tracking since pt-") for found in tracked.values())
+    assert preview["after"]["at_source"] == {"db": [], "web": []}
     sites.control.refused(409, "plan-active", "DELETE", "/plans/shop")
     plan = sites.control.ok("POST", "/plans/shop:protect", wish)
     assert plan["state"] == "unprotected"

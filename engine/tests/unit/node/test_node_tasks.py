@@ -235,3 +235,13 @@ def test_release_and_untrack_of_what_is_gone_are_no_errors(site: Site):
 
 def test_an_inventory_holds_the_machine(site: Site):
     assert [machine["machine_id"] for machine in run(site, "inventory")["machines"]] == ["vm"]
+
+
+def test_what_was_taken_from_a_machine_is_told(site: Site):
+    run(site, "point", group_id="g", point_id="pt-1", machine_ids=["vm"], bases={})
+    told = run(site, "machine-untrack", machine_id="vm")
+    assert told["machine_id"] == "vm"
+    assert told["removed"]
+    assert told["remaining"] == []
+    assert run(site, "machine-untrack", machine_id="vm")["removed"] == []
+    assert run(site, "machine-untrack", machine_id="gone")["remaining"] == []

@@ -15,6 +15,7 @@ from farshore.control.planning.apply import untrack
 from farshore.control.runs import ledger
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Cycle, Fence, Group, Lease, Plan, PlanMachine, Run
+from farshore.control.views.points import newest
 from farshore.control.views.protection import direction, is_turned, members, record
 from farshore.errors import Conflict, Invalid, Unavailable
 from farshore.model.base import Model, Name
@@ -100,10 +101,12 @@ def outcome(session: Session, name: str, wish: ProtectWish) -> Outcome:
             for site in direction(plan)
             if views.site(session, site)["state"] != "online"
         ]
+    ending = [row for row in rows if before[row.name] != after[row.name] == "inactive"]
+    tracked = {row.name: _tracked(session, plan, row) for row in ending}
     return Outcome(
         before != after or bool(dropped),
-        {"machines": before, "checkpoints": len(dropped)},
-        {"machines": after, "checkpoints": 0},
+        {"machines": before, "checkpoints": len(dropped), **({"at_source": tracked} if ending else {})},
+        {"machines": after, "checkpoints": 0, **({"at_source": {row.name: [] for row in ending}} if ending else {})},
         dropped,
         warnings,
     )
@@ -204,6 +207,17 @@ def remove(tx: Transaction, name: str) -> None:
         )
     tx.delete(plan)
     tx.changed("plan", name)
+
+
+def _tracked(session: Session, plan: Plan, row: PlanMachine) -> list[str]:
+    """Return what is ours on a machine, as far as is known here: the points since which its changes are tracked.
+
+    What is really there, the node finds when it takes it away, reads back, and writes into the audit trail.
+    """
+    point = newest(session, plan, row.group_id)
+    disks = point.manifest["disks"] if point is not None else []
+    ours = [disk for disk in disks if str(disk["disk_key"]).startswith(f"{row.machine_id}/")]
+    return sorted({f"change tracking since {disk['source_point']}" for disk in ours})
 
 
 def _chosen(rows: list[PlanMachine], wish: ProtectWish) -> set[str]:

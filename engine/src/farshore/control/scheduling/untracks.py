@@ -12,11 +12,11 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from farshore.control import tasks
+from farshore.control import audit, tasks
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Cycle, PlanMachine, Task
 from farshore.errors import Reconnect, Retry
-from farshore.model.task import MachineParams
+from farshore.model.task import MachineParams, UntrackResult
 
 #: ``not_before`` of an order that waits for something else than the time.
 HELD: Final = 1e12
@@ -49,6 +49,21 @@ def advance(tx: Transaction) -> None:
             if f"{begin}/{number}" not in keys:
                 again = _ensure(tx, begin, number, task.site, params, task.plan, task.machine)
                 again.not_before = time.time() + min(2.0**number, LONGEST_PAUSE_S)
+
+
+def tell(tx: Transaction, task: Task, node: str) -> None:
+    """Write down what was taken from a machine, and what was left on it on purpose."""
+    found = UntrackResult.model_validate(task.result or {})
+    audit.record(
+        tx,
+        f"node {node}",
+        "untrack_machine",
+        task.machine or found.machine_id,
+        plan=task.plan,
+        site=task.site,
+        removed=list(found.removed),
+        remaining=list(found.remaining),
+    )
 
 
 def _ensure(

@@ -26,4 +26,5 @@ def open_file(root: Path) -> Platform:
         manifests=DirectoryManifests(pool / "manifests"),
         inventory=source.inventory,
         adopt=target.adopt,
+        traces=source.traces,
     )

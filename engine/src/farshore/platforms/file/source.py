@@ -170,6 +170,20 @@ class FileSource:
             if snapshot and [facts.machine_id for facts in snapshot.machines] == [machine_id]:
                 self._remove_images(point_id)
 
+    def traces(self, machine_id: str) -> list[str]:
+        """Name the points that a machine's changes are tracked since, and those that hold its disks."""
+        held = [
+            point_id
+            for point_id in self._all_points()
+            if (snapshot := self.find(point_id)) and machine_id in {facts.machine_id for facts in snapshot.machines}
+        ]
+        return sorted(
+            {
+                *(f"tracking since {point_id}" for point_id in FileMachine(self._root, machine_id).tracked_points()),
+                *(f"point {point_id}" for point_id in held),
+            }
+        )
+
     def sweep(self, keep: Sequence[str]) -> list[str]:
         """Remove points that are not in ``keep``, with their bitmaps."""
         removed = []

@@ -53,9 +53,11 @@ def open_kvm(config: Mapping[str, Any], part: str = "") -> Platform:
     launcher = Launcher(scratch / f"daemons{part}")
     target = KvmTarget(pool, launcher)
     compute = KvmCompute(hypervisor, target, scratch, chosen, launcher)
+    source = KvmSource(hypervisor, scratch, launcher)
     return Platform(
         type="kvm",
-        source=KvmSource(hypervisor, scratch, launcher),
+        source=source,
+        traces=source.traces,
         target=target,
         manifests=DirectoryManifests(target.layers.pool / "manifests"),
         inventory=compute.inventory,

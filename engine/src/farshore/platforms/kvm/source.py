@@ -303,6 +303,28 @@ class KvmSource:
                     f"bitmaps {sorted(left)} of machine {machine_id} could not be removed", code="not-untracked"
                 )
 
+    def traces(self, machine_id: str) -> list[str]:
+        """Name what is ours on a machine: jobs, checkpoints, bitmaps, records and files of points, its fence."""
+        with self._alone([machine_id]):
+            handle = self._hypervisor.domain(machine_id)
+            found = [f"checkpoint {name}" for name in tracking.checkpoints(handle)]
+            found += [
+                f"bitmap {name} of {target}"
+                for name, targets in tracking.orphans(handle).items()
+                for target in sorted(targets)
+            ]
+            with contextlib.suppress(Retry):  # a job of somebody else
+                if (socket := backup.socket_of(handle)) is not None and socket.parent == self._jobs:
+                    found.append(f"backup job at {socket.name}")
+            for record in self._points.all():
+                if any(machine.machine_id == machine_id for machine in record.machines):
+                    found.append(f"point {record.point_id}")
+            found += [f"file {path.name}" for path in self._jobs.glob(f"*-{short(machine_id)}.*")]
+            fence = machines.defined(handle).fence
+            if fence is not None:
+                found.append(f"fence of epoch {fence.epoch}")
+        return sorted(found)
+
     def sweep(self, keep: Sequence[str]) -> list[str]:
         """End the reading of points that are not in ``keep``; what tracks changes since them stays.
 
