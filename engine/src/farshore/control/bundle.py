@@ -11,6 +11,7 @@ whole bundle.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import logging
@@ -32,6 +33,7 @@ from farshore.control.store.records import (
     DeniedCertificate,
     Fence,
     Group,
+    HookBundle,
     Node,
     OldPrimary,
     Plan,
@@ -71,6 +73,7 @@ TABLES: Final[tuple[type[Base], ...]] = (
     PlanMachine,
     OldPrimary,
     Fence,
+    HookBundle,
     Token,
 )
 #: What tells how things are going, not what was decided: left out, and found out anew.
@@ -83,7 +86,7 @@ _PASSING: Final[dict[str, frozenset[str]]] = {
     "token": frozenset({"last_used_at"}),
 }
 #: Carried over, but no reason to write a new bundle.
-_QUIET: Final = frozenset({"changed_at"})
+_QUIET: Final = frozenset({"changed_at", "content"})
 #: What people said about checkpoints; no manifest knows it.
 _SAID: Final = ("pinned", "label", "note", "hold", "held_by", "held_at", "cleared")
 MARKS: Final[tuple[Column[Any], ...]] = tuple(
@@ -92,17 +95,27 @@ MARKS: Final[tuple[Column[Any], ...]] = tuple(
 _KEYS: Final = ("ca.key", "ca.pem", "grant.key", "grant.pem", "evidence.key", "evidence.pem", "recovery.pub")
 
 
-def records(session: Session) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows that a bundle holds, by table."""
+def records(session: Session, *, whole: bool = True) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows that a bundle holds, by table; not ``whole``: only what a renewal has to follow."""
     found = {}
     for table in TABLES:
-        left_out = _PASSING.get(table.__tablename__, frozenset())
+        left_out = _PASSING.get(table.__tablename__, frozenset()) | (frozenset() if whole else _QUIET)
         columns = [column.key for column in table.__table__.columns if column.key not in left_out]
         rows = session.execute(
             select(*(table.__table__.c[key] for key in columns)).order_by(*inspect(table).primary_key)
         )
-        found[table.__tablename__] = [dict(zip(columns, row, strict=True)) for row in rows]
+        found[table.__tablename__] = [dict(zip(columns, map(_plain, row), strict=True)) for row in rows]
     return found
+
+
+def _plain(value: Any) -> Any:
+    return {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
+
+
+def from_plain(value: Any) -> Any:
+    """Return a column's value as it was before it became JSON."""
+    whole = isinstance(value, dict) and value.keys() == {"base64"}
+    return base64.b64decode(value["base64"]) if whole else value
 
 
 def marks(session: Session) -> dict[str, dict[str, Any]]:
@@ -122,10 +135,7 @@ def _is_said(column: Column[Any]) -> ColumnElement[bool]:
 
 def digest(session: Session) -> str:
     """Return the digest of what a bundle written now would say that the one before did not."""
-    rows = {
-        table: [{key: value for key, value in row.items() if key not in _QUIET} for row in found]
-        for table, found in records(session).items()
-    }
+    rows = records(session, whole=False)
     chain = session.scalars(select(Report.digest).order_by(Report.position.desc()).limit(1)).first()
     body = [settings.catalog_id(session), settings.generation(session), rows, marks(session), chain]
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

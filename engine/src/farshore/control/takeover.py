@@ -231,7 +231,7 @@ def _write_records(database: Path, taken: Taken, generation: int, epochs: dict[s
             for table in bundle.TABLES:
                 columns = {column.key for column in table.__table__.columns}
                 for row in content["records"].get(table.__tablename__, ()):
-                    tx.add(table(**{key: value for key, value in row.items() if key in columns}))
+                    tx.add(table(**{key: bundle.from_plain(value) for key, value in row.items() if key in columns}))
                 tx.flush()
             bundles.restore(tx, content.get("hooks", {}))
             for fence in tx.query(Fence).filter_by(done_at=None):

@@ -36,7 +36,7 @@ def test_a_new_control_plane_takes_over_and_the_old_one_is_refused(sites: TwoSit
     assert sites.ended(drill)["state"] == "succeeded"
     newest = sites.checkpoints("db")[0]["checkpoint_id"]
     old.ok("PATCH", f"/checkpoints/{newest}", {"pin": True, "note": "before the move"})
-    until(lambda: current(old), "both sites keep what there is to say")
+    until(lambda: current(old), "both sites keep what there is to say", 120)
     last_report = old.ok("GET", f"/runs/{drill}/report")
     before = {one["checkpoint_id"] for one in old.ok("GET", "/checkpoints")["items"]}
     home, key_text = old.home, old.home.recovery_key.read_text()
