@@ -23,7 +23,6 @@ from sqlalchemy.orm import Session
 
 from farshore.control import sealing, tasks
 from farshore.control.context import Context
-from farshore.control.planning import bundles
 from farshore.control.store import settings
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import (
@@ -153,7 +152,6 @@ def content(session: Session, ctx: Context) -> dict[str, Any]:
         "schema": session.scalar(text("SELECT version_num FROM alembic_version")),
         "records": records(session),
         "marks": marks(session),
-        "hooks": bundles.export(session),
         "evidence": evidence,
         "audit": trail,
         "keys": {name: (ctx.home.secrets / name).read_text(encoding="ascii") for name in _KEYS},

@@ -1,8 +1,7 @@
-"""Bundles of hooks in the records: kept while something refers to them, carried over to the next control plane."""
+"""Bundles of hooks in the records: kept while something refers to them, given to the nodes that need them."""
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from farshore.control.planning import bundles
 from farshore.control.store import Store
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import HookBundle, Plan, PlanRevision, Site, Task
-from farshore.errors import Corruption, Invalid, NotFound
+from farshore.errors import Invalid, NotFound
 from farshore.model.plan import Plan as Definition
 from farshore.recovery import bundle
 
@@ -84,24 +83,6 @@ def test_a_plan_keeps_its_bundle_until_other_files_are_named(store: Store) -> No
         assert bundles.settle(tx, definition("0" * 64), None) == (definition(digest), [])
         other = definition(None, "hooks/b.yml")
         assert bundles.settle(tx, other, None) == (other, [(("hooks", "pre_drill"), "hooks/b.yml")])
-
-
-def test_the_next_control_plane_has_the_bundles_of_the_plans(store: Store, tmp_path: Path) -> None:
-    with store.write() as tx:
-        put(tx, 1, content("1")[0])
-        digest = put(tx, 2, content("2")[0])
-        exported = bundles.export(tx)
-    assert list(exported) == [digest]
-    other = Store(tmp_path / "b.db")
-    other.migrate()
-    with other.write() as tx:
-        bundles.restore(tx, exported)
-        bundles.restore(tx, exported)
-        row = tx.get_one(HookBundle, digest)
-        assert (row.content, row.files) == (content("2")[0], ["hooks/a.yml"])
-        with pytest.raises(Corruption):
-            bundles.restore(tx, {digest: base64.b64encode(content("3")[0]).decode()})
-    other.close()
 
 
 def test_a_node_gets_what_its_own_task_needs(store: Store) -> None:

@@ -94,22 +94,3 @@ def for_node(session: Session, digest: str, node: str) -> bytes:
     if row is None:
         raise NotFound(f"no task of node {node!r} needs a bundle {digest!r}", code="hook-bundle-unknown")
     return row.content
-
-
-def export(session: Session) -> dict[str, str]:
-    """Return, as base64 by digest, the bundles of the plans as they are now: what a control plane after this needs."""
-    used = {definition.get("bundle") for definition in session.scalars(select(Plan.definition))} - {None}
-    rows = session.scalars(select(HookBundle).where(HookBundle.digest.in_(used)).order_by(HookBundle.digest))
-    return {row.digest: base64.b64encode(row.content).decode() for row in rows}
-
-
-def restore(tx: Transaction, exported: Mapping[str, str]) -> None:
-    """Keep the bundles of the control plane before this one.
-
-    Raises:
-        Corruption: one is not what its digest says.
-    """
-    for digest, text in exported.items():
-        content = base64.b64decode(text)
-        files = sorted(bundle.unpack(content, digest))
-        tx.merge(HookBundle(digest=digest, content=content, files=files, created_at=time.time(), actor="carried over"))
