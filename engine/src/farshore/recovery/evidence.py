@@ -1,7 +1,7 @@
 """Evidence of a run: a report that shows any change made to it afterwards.
 
 A report is JSON in one form only, with the digest of the report before it and those of its page and its JUnit file. All
-of it is covered by its own SHA-256 digest, which is signed with Ed25519. Whoever holds the public key can check a report
+of it is covered by its own SHA-256 digest, which is signed with Ed25519. Whoever holds the public key checks it
 without this control plane.
 """
 
