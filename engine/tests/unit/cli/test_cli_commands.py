@@ -96,7 +96,7 @@ def test_status_shows_rpo_against_its_target(api: Api, cli: Cli):
     api.on("GET", "/checkpoints", {"items": []})
     api.answers["GET", "/runs"] = lambda request: (
         200,
-        {"items": [run_document()] if request.query["state"] == "running" else []},
+        {"items": [run_document()] if request.query["state"] == "open" else []},
     )
     result = cli("status")
     assert result.status == 0
