@@ -237,7 +237,9 @@ def reprotect(
     to: Annotated[str | None, typer.Option("--to", help="Where to; default: the site that it left.")] = None,
     accept_divergence: Annotated[
         bool,
-        typer.Option("--accept-divergence", help="Know that the old primary may hold what nobody else has; it is kept."),
+        typer.Option(
+            "--accept-divergence", help="Know that the old primary may hold what nobody else has; it is kept."
+        ),
     ] = False,
     wait: Wait = True,
     check: Check = False,
