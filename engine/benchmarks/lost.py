@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,6 +95,10 @@ class Installation:
         """Return the path of the node's settings."""
         return self.folder / site / "node.yml"
 
+    def inventory_at(self, site: str) -> Any:
+        """Return when the site told what it has; None: not yet."""
+        return self.ok("GET", f"/sites/{site}")["inventory_at"]
+
     def node(self, site: str) -> None:
         """Register, enrol and start the node of a site."""
         data = f"127.0.0.1:{_DATA_PORTS[site]}"
@@ -165,7 +170,7 @@ def installation(say: Callable[[str], None]) -> Iterator[Installation]:
         for site in ("alpha", "beta"):
             made.node(site)
         for site in ("alpha", "beta"):
-            until(lambda site=site: made.ok("GET", f"/sites/{site}")["inventory_at"], f"the inventory of {site}")
+            until(partial(made.inventory_at, site), f"the inventory of {site}")
         yield made
     except ProgramFailed:
         for log in folder.glob("*/control.log"):

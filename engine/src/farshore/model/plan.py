@@ -39,7 +39,9 @@ class RecoverySettings(Model):
     addresses: dict[Purpose, IPv4Address] = Field(
         {}, description="address per purpose: handed out by DHCP, and written into guests that have a fixed one"
     )
-    hostname: Hostname | None = Field(None, description="the machine's own name after a failover, failback or migration")
+    hostname: Hostname | None = Field(
+        None, description="the machine's own name after a failover, failback or migration"
+    )
     mac: Literal["keep", "new"] = Field("keep", description="the hardware addresses of its interfaces")
     bios_id: Literal["keep", "new"] = Field("keep", description="the UUID that its firmware tells")
     dns: tuple[DnsName, ...] = Field((), description="names that get its address where the plan has `dns`")
@@ -116,7 +118,9 @@ class NetworkMapping(Model):
     failback: Name | None = Field(
         None, description="an existing network at the source site; default: the one that the machine was in before"
     )
-    migration: Name | None = Field(None, description="an existing network at the target site; default: that of failover")
+    migration: Name | None = Field(
+        None, description="an existing network at the target site; default: that of failover"
+    )
 
 
 class Limits(Model):
@@ -180,8 +184,8 @@ class Retention(Model):
         wanted = self.count + self.hourly + self.daily + self.weekly + self.monthly
         if wanted > self.max_chain:
             raise ValueError(
-                f"these rules may keep {wanted} checkpoints, more than max_chain: {self.max_chain}; keep fewer, or write"
-                f" max_chain: {wanted} and let reading old points become slower"
+                f"these rules may keep {wanted} checkpoints, more than max_chain: {self.max_chain}; keep fewer, or"
+                f" write max_chain: {wanted} and let reading old points become slower"
             )
         return self
 
@@ -219,7 +223,9 @@ class Plan(Model):
     source_site: Name
     target_site: Name
     rpo: Duration = Field(900.0, description="how much data, as time, may be lost; a cycle starts at least this often")
-    rto: Duration | None = Field(None, gt=0, description="how soon each machine has to be up; reports say whether it was")
+    rto: Duration | None = Field(
+        None, gt=0, description="how soon each machine has to be up; reports say whether it was"
+    )
     consistency: Consistency = Field(
         "machine",
         description="group: one common instant over all machines of the plan, by a short pause; application: their file"
@@ -240,7 +246,9 @@ class Plan(Model):
         "current", description="captured: recover with the settings that the plan had when the checkpoint was made"
     )
     transport: Transport = Transport()
-    dns: Dns | None = Field(None, description="where recovered machines are entered under their names; never by a drill")
+    dns: Dns | None = Field(
+        None, description="where recovered machines are entered under their names; never by a drill"
+    )
     hooks: Hooks = Field({}, description="what is done before a verb begins, and when it is through")
     bundle: Digest | None = Field(None, description="the files of the hooks; filled in by what sends the plan")
 

@@ -114,8 +114,8 @@ class ReplicateDisk(Report):
 
     ``draft_key`` and ``durable`` (ascending ranges, start and stop) are what an earlier holder of the task had written
     for good when it last told: a successor that can take the draft over goes on from there. ``seed``: an image in the
-    target's pool that a disk without a base begins with; ``old_disk``: ``machine_id/disk_id`` of a machine at the target
-    that was the primary before, whose disk it begins with.
+    target's pool that a disk without a base begins with; ``old_disk``: ``machine_id/disk_id`` of a machine at the
+    target that was the primary before, whose disk it begins with.
     """
 
     disk_key: str
@@ -235,8 +235,8 @@ class MachineCreateParams(Report):
     """Reconstruct disks, instantiate, attach networks; left powered off.
 
     ``tag`` marks everything that is made. ``purpose`` ``drill`` is thrown away later, else it becomes the machine.
-    ``bios_id`` is the UUID that its firmware tells, a new one where it is empty. ``name`` is unique at the site; ``replaces`` is the id of an old primary, fenced and off, that gives the name up
-    where it has it.
+    ``bios_id`` is the UUID that its firmware tells, a new one where it is empty. ``name`` is unique at the site;
+    ``replaces`` is the id of an old primary, fenced and off, that gives the name up where it has it.
     """
 
     tag: str

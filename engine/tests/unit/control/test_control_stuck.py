@@ -12,7 +12,7 @@ from farshore.control import clock
 from farshore.control.bus import Bus
 from farshore.control.scheduling import cycles
 from farshore.control.scheduling.loop import STUCK_AFTER, Scheduler
-from farshore.control.store import Store
+from farshore.control.store import Store, settings
 from farshore.control.store.records import Cycle, Plan
 
 
@@ -38,6 +38,7 @@ def store(tmp_path: Path) -> Store:
 
 def test_a_cycle_that_cannot_go_on_ends_and_says_why(store: Store) -> None:
     with store.write() as tx:
+        settings.ensure_identity(tx)
         shop_records.plan(tx)
         shop_records.cycle(tx, state="replicate", task_id="task-that-nobody-has")
     ctx = SimpleNamespace(store=store, started=clock.now(), bus=Bus())

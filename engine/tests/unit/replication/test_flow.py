@@ -98,7 +98,7 @@ def test_what_is_known_of_a_disk_may_be_read_while_it_works() -> None:
     disk.retried()
     disk.received(chunk)
     disk.written(chunk, 0.01)
-    assert (disk.level, disk.writers, disk.changes) == (32 * MIB, 2, ())
+    assert (disk.level, disk.writers, disk.changes) == (32 * MIB, 1, ())
     assert node.peak_bytes == disk.peak_bytes == MIB
     disk.close()
     disk.close()

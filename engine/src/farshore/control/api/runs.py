@@ -130,9 +130,7 @@ def get_console(call: Call, run_id: str, machine: str) -> Response:
     """Return the end of a machine's console text in a run."""
     with call.ctx.store.read() as session:
         content = sights.of(session, run_id, machine).console
-    return Response(
-        content, media_type="text/plain; charset=utf-8", headers={"X-Content-Type-Options": "nosniff"}
-    )
+    return Response(content, media_type="text/plain; charset=utf-8", headers={"X-Content-Type-Options": "nosniff"})
 
 
 @router.get("/evidence-key", operation_id="get_evidence_key", response_model=schemas.EvidenceKey)

@@ -54,7 +54,7 @@ class EvidenceKey(_Answer):
 
 
 class PlanPreview(Preview):
-    """``files``: those that the plan's hooks and probes name; what sends the plan sends the folders that they are in."""
+    """``files``: those that the plan's hooks and probes name; what sends the plan sends the folders they are in."""
 
     files: list[str]
 
@@ -121,7 +121,7 @@ class Catalog(_Answer):
 
 
 class Preflight(_Answer):
-    """How ready a plan is for its recovery. ``score``: 100 is all that could be asked; ``ready``: no finding stops it."""
+    """How ready a plan is for its recovery. ``score``: 100 is all there could be; ``ready``: no finding stops it."""
 
     plan: str
     at: str | None
@@ -450,7 +450,7 @@ class Approval(_Answer):
 
 
 class Run(_Answer):
-    """Something that was asked for and takes a while. ``next``: what somebody has to do for it to go on, if anything."""
+    """Something that was asked for and takes a while. ``next``: what somebody has to do for it to go on, if any."""
 
     run_id: str
     kind: str

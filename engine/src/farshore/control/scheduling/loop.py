@@ -119,7 +119,7 @@ class Scheduler:
             for plan in scheduled:
                 self._each(drills.advance, plan)
         self._conductor.tend()
-        self._bundles.tend()
+        self._keep_bundles()
         if time.monotonic() - self._checked > CHECK_EVERY_S:
             self._checked = time.monotonic()
             self._conductor.check()
@@ -129,6 +129,13 @@ class Scheduler:
                 upkeep.tidy(tx)
                 retention.thin_all(tx)
             self._conductor.forget(upkeep.KEPT_S)
+
+    def _keep_bundles(self) -> None:
+        """Renew the sites' bundles; what is wrong with one keeps nothing else from its turn."""
+        try:
+            self._bundles.tend()
+        except Exception:
+            log.exception("the bundles of the sites could not be renewed; the next round tries again")
 
     def _advance(self, cycle_id: str) -> None:
         """Take a cycle further; one that cannot be is ended, so that people see it and its group goes on."""
