@@ -39,6 +39,7 @@ from farshore.control.store.records import (
     PlanMachine,
     PlanRevision,
     Report,
+    Run,
     Setting,
     Site,
     SiteBundle,
@@ -46,6 +47,7 @@ from farshore.control.store.records import (
     Task,
     Token,
 )
+from farshore.control.views.history import OPEN
 from farshore.control.views.places import site_state
 from farshore.model.task import BundlePutParams, BundlePutResult
 
@@ -197,7 +199,7 @@ def _renew(tx: Transaction, ctx: Context, sites: list[str]) -> None:
             tx.add(row)
             tx.flush()
         due_now = _settle(tx, row, wanted) and row.digest != wanted and row.not_before <= now
-        if due_now and site_state(tx, site) == "online":
+        if due_now and site_state(tx, site) == "online" and not _is_left(tx, site):
             due.append(row)
     if not due:
         return
@@ -216,6 +218,15 @@ def _renew(tx: Transaction, ctx: Context, sites: list[str]) -> None:
     for row in due:
         task = tasks.ensure(tx, f"bundle-put/{row.site}/{header.generation}/{number}", "bundle-put", row.site, params)
         row.task_id, row.wanted, row.number = task.task_id, wanted, number
+
+
+def _is_left(session: Session, site: str) -> bool:
+    """Say whether a failover leaves the site without a word to it, or what it has left there is not fenced yet."""
+    fence = select(Fence.machine_id).where(Fence.site == site, Fence.done_at.is_(None)).limit(1)
+    if session.scalars(fence).first() is not None:
+        return True
+    leaving = select(Run).where(Run.kind == "failover", Run.from_site == site, Run.state.in_(OPEN))
+    return any(run.params.get("mode") == "unplanned" for run in session.scalars(leaving))
 
 
 def _settle(tx: Transaction, row: SiteBundle, wanted: str) -> bool:

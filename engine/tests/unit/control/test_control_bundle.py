@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,27 @@ from farshore import durable
 from farshore.cli.local import recover
 from farshore.control import bundle, home, sealing, takeover
 from farshore.control.context import Context, open_context
+from farshore.control.runs import ledger
 from farshore.control.sealing import Header, RecoveryKey
 from farshore.control.store import Store, settings
-from farshore.control.store.records import Fence, Plan, PlanMachine, PlanRevision, Site, Token
+from farshore.control.store.records import (
+    Fence,
+    Node,
+    Plan,
+    PlanMachine,
+    PlanRevision,
+    Site,
+    SiteBundle,
+    Task,
+    Token,
+)
 from farshore.control.takeover import Taken
 from farshore.errors import Conflict, Corruption, FarshoreError, Invalid, NotFound
 from farshore.model.checkpoint import DiskPoint, Manifest
 from farshore.model.machine import MachineFacts
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import delete, select
 
 SIGNER = Ed25519PrivateKey.generate()
 KEY = sealing.make_key("cat-1", SIGNER.public_key())
@@ -259,6 +272,29 @@ def test_the_digest_follows_what_was_decided_and_not_what_passes(lost: Context) 
     with lost.store.write() as tx:
         tx.get_one(Fence, ("alpha", "id-db")).done_at = 7.0
     assert len({first, second, digest()}) == 3
+
+
+def test_a_site_that_is_left_in_a_hurry_hears_nothing_until_its_machines_stay_down(lost: Context) -> None:
+    def told() -> list[str]:
+        bundle.Keeper(lost).tend()
+        with lost.store.write() as tx:
+            found = [task.site for task in tx.scalars(select(Task).where(Task.kind == "bundle-put"))]
+            tx.execute(delete(SiteBundle))
+            tx.execute(delete(Task))
+        return sorted(found)
+
+    with lost.store.write() as tx:
+        for site in ("alpha", "beta"):
+            known = {"roles": [], "data_address": "", "created_at": 1.0, "last_seen": time.time()}
+            tx.add(Node(name=f"{site}-1", site=site, **known))
+    assert told() == ["beta"], "an old primary at alpha waits for its fence"
+    with lost.store.write() as tx:
+        tx.get_one(Fence, ("alpha", "id-db")).done_at = 7.0
+    assert told() == ["alpha", "beta"]
+    with lost.store.write() as tx:
+        run = ledger.create(tx, "failover", tx.get_one(Plan, "shop"), "me", {"mode": "unplanned"})
+        run.from_site, run.to_site = "beta", "alpha"
+    assert told() == ["alpha"], "a forced failover is leaving beta"
 
 
 def test_bundles_are_found_in_a_pool_in_its_store_or_as_a_file(lost: Context, tmp_path: Path) -> None:
