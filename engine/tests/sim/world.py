@@ -415,7 +415,7 @@ class World:
 
     def _chaos(self) -> None:
         """Something larger happens now and then, until there was enough of it."""
-        if self.done:
+        if self.done or self.healed:  # the last cycle is published, and what is left is swept
             return
         if self.faults_left <= 0 or self.hub.now > self.ends_at:
             self.heal()
