@@ -396,11 +396,11 @@ def test_worker_processes_copy_and_one_that_dies_fails_its_own_tasks_only(house:
     house.beta.start()
     until(house.online, "both nodes are online")
     house.write(1)
-    house.gate.allow(5 * MIB)
+    house.gate.allow(MIB)  # neither copy comes to its end
     house.protect()
+    workers = until(lambda: len(found := children(house.beta)) == 2 and found, "each copy has a worker process")
     house.gate.await_held()
     begun = {line["task"] for line in house.beta.said("task begins", kind="replicate")}
-    workers = until(lambda: children(house.beta), "there are worker processes")
     os.kill(workers[0], signal.SIGKILL)
     ended = house.beta.await_said("task ended", kind="replicate", state="failed")
     assert ended["code"] == "worker-process"
