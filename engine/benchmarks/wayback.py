@@ -23,7 +23,9 @@ _CHURN_MIB: Final = 38
 
 
 def _protect(made: Installation) -> None:
-    made.ok("PUT", "/plans/shop", {"source": _PLAN.read_text().replace("rpo: 30s", "rpo: 1h")})
+    # Uncompressed, so that what crosses the wire besides the data can be told from it.
+    source = _PLAN.read_text().replace("rpo: 30s", "rpo: 1h") + "\ntransport: {compression: 'off'}\n"
+    made.ok("PUT", "/plans/shop", {"source": source})
     made.ok("POST", "/plans/shop:protect", {"state": "protected"})
     until(lambda: made.ok("GET", "/plans/shop")["state"] == "protected", "the shop is protected")
     made.run("replicate", {})
@@ -89,7 +91,10 @@ def failback(say: Callable[[str], None]) -> Figure:
 
 def _churn(made: Installation, machine: Mapping[str, Any]) -> None:
     """Write random bytes in a guest at beta, by its agent."""
-    found = made.ok("GET", f"/machines?site=beta&name={machine['name']}")["items"]
+    found = until(
+        lambda: made.ok("GET", f"/machines?site=beta&name={machine['name']}")["items"],
+        f"the inventory of beta names {machine['name']}",
+    )
     handle = made.lab.beta.connect().lookupByUUIDString(found[0]["machine_id"])
     until(lambda: _answers(handle), "the guest's agent answers")
     words = ["if=/dev/urandom", "of=/data/churn", "bs=1M", f"count={_CHURN_MIB}", "conv=fsync"]

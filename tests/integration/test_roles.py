@@ -56,7 +56,10 @@ def test_the_units_are_sound(services, tmp_path):
         ansible_managed: made by a role
         replication_node_name: alpha-1
         replication_node_site: alpha
+        replication_node_roles: [replication, recovery]
         replication_node_user: root
+        replication_node_hook_user: farshore-hooks
+        replication_node_hook_work_dir: /var/lib/farshore-hooks
         replication_node_state_dir: /var/lib/farshore/node
         replication_node_config_path: /etc/farshore/node.yml
         replication_node_write_paths: [/srv/more]
@@ -81,7 +84,7 @@ def test_the_units_are_sound(services, tmp_path):
         assert name not in done.stderr, done.stderr
         assert done.returncode == 0, done.stderr
     assert (
-        "ReadWritePaths=/var/lib/farshore/node /srv/more /srv/pool /srv/scratch\n"
+        "ReadWritePaths=/var/lib/farshore/node /srv/more /var/lib/farshore-hooks /srv/pool /srv/scratch\n"
         in (tmp_path / "farshore-node.service").read_text()
     )
 
