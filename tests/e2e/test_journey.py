@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -75,15 +76,23 @@ class Journey:
         return said
 
     def interrupt(self, script, at):
-        """Press Ctrl-C when ``at`` is said; return the exit status."""
+        """Press Ctrl-C when ``at`` is said, and again where it has not helped; return the exit status."""
         with self.start(script) as process:
             said = []
             for line in process.stdout:
                 said.append(line)
                 if at in line:
-                    os.killpg(process.pid, signal.SIGINT)
                     break
-            said.append(process.stdout.read())
+            rest = threading.Thread(target=lambda: said.append(process.stdout.read()))
+            rest.start()
+            for _press in range(5):
+                os.killpg(process.pid, signal.SIGINT)
+                rest.join(30)
+                if not rest.is_alive():
+                    break
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
+                pytest.fail(f"{script} does not end by Ctrl-C:\n{''.join(said)[-4000:]}")
         self.said.append("".join(said))
         return process.returncode
 
