@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -86,12 +87,14 @@ class Journey:
             rest = threading.Thread(target=lambda: said.append(process.stdout.read()))
             rest.start()
             for _press in range(5):
-                os.killpg(process.pid, signal.SIGINT)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGINT)
                 rest.join(30)
                 if not rest.is_alive():
                     break
             else:
-                os.killpg(process.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 pytest.fail(f"{script} does not end by Ctrl-C:\n{''.join(said)[-4000:]}")
         self.said.append("".join(said))
         return process.returncode
