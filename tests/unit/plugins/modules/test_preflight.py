@@ -28,7 +28,7 @@ def test_sites_are_compared_only_where_named_and_never_in_check_mode(ok, double)
     assert double.requests()[-1] == ("POST", "/api/v1/sites/beta:catalog-check")
     before = len(double.requests())
     assert ok("catalog_info", check_sites=["beta"], check=True)["sites"] == []
-    assert {method for method, _ in double.requests()[before:]} == {"GET"}
+    assert {method for method, dummy in double.requests()[before:]} == {"GET"}
 
 
 def test_a_difference_fails_where_that_is_asked_for(ok, bad, double):
