@@ -268,15 +268,6 @@ def test_all_connections_of_a_peer_are_one_path(site: Site) -> None:
     assert site.service.paths.to(("beta", "beta-1")).connections == link.stats().connections >= 1
 
 
-def test_a_revoked_session_ends(site: Site) -> None:
-    session = site.session()
-    session.open()
-    site.service.revoke("grp-test")
-    with pytest.raises(Fenced) as caught:
-        read(session, (0, 512))
-    assert code(caught) == "session-revoked"
-
-
 def test_a_point_that_is_gone_opens_nothing(site: Site) -> None:
     session = site.session()
     site.sites.release(site.snapshot, applied=False)

@@ -76,22 +76,6 @@ def test_intersection_and_gaps_tile_a_span(
 
 
 @settings(max_examples=200)
-@given(steps, st.sampled_from([1, 2, 4, 8]))
-def test_aligned_out_is_the_smallest_aligned_cover(
-    operations: list[tuple[str, tuple[int, int]]], granularity: int
-) -> None:
-    ranges, model = both(operations)
-    grown = ranges.aligned_out(granularity, LIMIT)
-    expected = {
-        other
-        for offset in model
-        for other in range(offset // granularity * granularity, offset // granularity * granularity + granularity)
-        if other < LIMIT
-    }
-    assert members(grown) == expected
-
-
-@settings(max_examples=200)
 @given(steps, spans)
 def test_adding_twice_equals_once_and_removing_undoes_nothing_else(
     operations: list[tuple[str, tuple[int, int]]], span: tuple[int, int]

@@ -60,7 +60,6 @@ def test_reads_what_was_written_through_another_connection(daemon: StorageDaemon
     writer.write_zeroes(512, 4096)
     reader.read_into(512, memoryview(buffer)[:8192])
     assert bytes(buffer[:8192]) == bytes(4096) + data[4096:8192]
-    writer.trim(0, 64 * KIB)
     for connection in (writer, reader):
         connection.close()
 

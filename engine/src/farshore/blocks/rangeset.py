@@ -116,10 +116,6 @@ class RangeSet:
         """Say whether all of ``[start, stop)`` is in the set."""
         return next(self.gaps(start, stop), None) is None
 
-    def aligned_out(self, granularity: int, limit: int) -> RangeSet:
-        """Return the smallest aligned set that covers this one; a range that reaches over ``limit`` ends there."""
-        return RangeSet(align_out(start, stop, granularity, limit) for start, stop in self)
-
     def total(self) -> int:
         """Return how many offsets the set holds."""
         return sum(self._stops) - sum(self._starts)

@@ -111,16 +111,6 @@ class SourceService:
         with self._lock:
             return self._sent_before + sum(session.sent_bytes for session in self._sessions.values())
 
-    def revoke(self, group_id: str) -> None:
-        """End the sessions of a group: what they ask from now on is fenced."""
-        with self._lock:
-            ended = self._fence(
-                lambda session: session.grant.group_id == group_id,
-                Fenced("the session was revoked", code="session-revoked", group=group_id),
-            )
-        for session in ended:
-            session.close()
-
     def stop(self) -> None:
         """End all connections and close all readers; serve nothing from now on. May be called again."""
         with self._gone:

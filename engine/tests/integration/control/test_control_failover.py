@@ -102,6 +102,25 @@ def test_a_fence_that_does_not_hold_leads_back_with_everything_running(sites: Tw
     assert sites.ended(failover(sites))["state"] == "succeeded"
 
 
+@pytest.mark.parametrize(
+    ("kind", "stands", "error"),
+    [
+        ("machine-stop", {"power": "on"}, "not-verified-off"),
+        ("machine-fence", {"power": "off", "fenced": False}, "fence-not-kept"),
+        ("machine-fence", {"power": "on", "fenced": True}, "not-verified-off"),
+    ],
+)
+def test_what_is_read_back_counts_and_not_that_it_was_ordered(
+    sites: TwoSites, kind: str, stands: dict[str, Any], error: str
+) -> None:
+    sites.alpha_node.handlers[kind] = lambda task: {"machine_id": task.params["machine_id"], **stands}
+    run = sites.ended(failover(sites))
+    assert (run["state"], run["error"]["code"]) == ("failed", error)
+    after = plan(sites)
+    assert (after["state"], after["active_site"], after["epoch"]) == ("protected", "alpha", 1)
+    assert sites.beta.asked()["machine-create"] == 0
+
+
 def test_a_machine_that_was_off_is_not_started_on_the_way_back(sites: TwoSites) -> None:
     sites.alpha.machines["id-web"]["power"] = "off"
     sites.control.ok("POST", "/sites/alpha:refresh")

@@ -69,3 +69,18 @@ def test_a_plan_that_is_active_elsewhere_is_not_copied_from_its_old_primary(
         assert (cycle.state, cycle.task_id) == ("cancelled", None)
         assert cycle.error is not None
         assert cycle.error["code"] == "plan-failed-over"
+
+
+def test_what_is_wrong_with_a_bundle_keeps_nothing_else_from_its_turn(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    tidied: list[float] = []
+
+    class Noted(Silent):
+        def forget(self, older_than_s: float) -> None:
+            tidied.append(older_than_s)
+
+    ctx = SimpleNamespace(store=store, started=clock.now(), bus=Bus())  # without an identity: no bundle can be written
+    Scheduler(cast("Any", ctx), Noted()).round()
+    assert len(tidied) == 1
+    assert "the bundles of the sites could not be renewed" in caplog.text

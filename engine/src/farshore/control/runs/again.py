@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from farshore.control.nearby import suggestion
-from farshore.control.runs import boot, copies, drill, failover, ledger, reprotect, scrub
+from farshore.control.runs import boot, copies, drill, failover, ledger, reprotect, rollback, scrub
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Run, RunStep
 from farshore.errors import Conflict, Invalid
@@ -47,6 +47,10 @@ def _reprotect(tx: Transaction, run: Run, actor: str) -> Run | None:
     return reprotect.request(tx, run.plan, reprotect.ReprotectWish.model_validate(run.params), actor)
 
 
+def _rollback(tx: Transaction, run: Run, actor: str) -> Run | None:
+    return rollback.request(tx, run.plan, actor)
+
+
 def _scrub(tx: Transaction, run: Run, actor: str) -> Run | None:
     return scrub.request(tx, str(run.params["checkpoint_id"]), actor)[0]
 
@@ -61,6 +65,7 @@ ORDERS: Final[dict[str, Callable[[Transaction, Run, str], Run | None]]] = {
     "failover": _failover,
     "migrate": _failover,
     "reprotect": _reprotect,
+    "rollback": _rollback,
     "scrub": _scrub,
     "replicate": _replicate,
 }

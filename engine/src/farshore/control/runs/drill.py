@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from farshore.control import clock, forecast, ids, tasks
 from farshore.control.planning import definitions
-from farshore.control.runs import boot, ledger, reports, selection, sights, story
+from farshore.control.runs import boot, ledger, selection, sights, story
 from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Cycle, Group, Plan, PlanMachine, Run
@@ -370,7 +370,6 @@ def _clean_up(scene: Scene) -> bool:
 
 def _finish(scene: Scene) -> bool:
     tx, run = scene.tx, scene.run
-    error = story.error_of(run)
     # Whatever no sweep has found to be gone is still tied to its points, and has to be ended some time.
     proven = bool(run.facts.get("sweeps")) and not run.facts.get("remaining")
     stuck = not run.facts.get("kept") and not proven
@@ -385,13 +384,7 @@ def _finish(scene: Scene) -> bool:
     )
     if stuck:
         ledger.note(tx, run, kept=True)
-    if run.cancel and (error is None or error.code == "cancelled"):
-        ledger.finish(tx, run, "cancelled", error)
-    elif error is not None:
-        ledger.finish(tx, run, "failed", error)
-    else:
-        ledger.finish(tx, run, boot.end_state(scene))
-    reports.seal(tx, scene.ctx, run)
+    story.conclude(scene, boot.end_state(scene))
     return True
 
 
@@ -437,12 +430,11 @@ def skipped(spans: Sequence[tuple[float, float]], began: float, ended: float, rp
 
 def _finish_cleanup(scene: Scene) -> bool:
     tx, run = scene.tx, scene.run
-    error = story.error_of(run)
-    if error is None:
+    if story.error_of(run) is None:
         drill = tx.get_one(Run, run.facts["of"])
         ledger.note(tx, drill, kept=False, cleaned_by=run.run_id)
         ledger.release(tx, drill.run_id)
-    ledger.finish(tx, run, "failed" if error else "succeeded", error)
+    story.conclude(scene)
     return True
 
 

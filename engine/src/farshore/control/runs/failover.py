@@ -21,7 +21,7 @@ from farshore.control import clock, forecast, tasks
 from farshore.control.clock import Stamp
 from farshore.control.nearby import suggestion
 from farshore.control.planning import definitions, protect
-from farshore.control.runs import boot, drill, epoch, ledger, reports, selection, stopping, story
+from farshore.control.runs import boot, drill, epoch, ledger, selection, stopping, story
 from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Cycle, Plan, PlanMachine, Run, RunMachine, Task
@@ -432,10 +432,8 @@ def finish(scene: Scene) -> bool:
                 ledger.release(tx, earlier.run_id)
         ledger.finish(tx, run, state, error)
     else:
-        cancelled = run.cancel and (error is None or error.code == "cancelled")
-        ledger.finish(tx, run, "cancelled" if cancelled else "failed", error)
+        story.conclude(scene, "failed")
     tx.changed("plan", plan.name)
-    reports.seal(tx, scene.ctx, run)
     story.look_around(scene, *(("source", "target") if run.params["mode"] == "planned" else ("target",)))
     return True
 

@@ -13,10 +13,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from farshore import errors
-from farshore.control import audit, tasks
+from farshore.control import audit
 from farshore.control.nearby import suggestion
 from farshore.control.planning import protect
-from farshore.control.runs import drill, epoch, hooks, ledger, story
+from farshore.control.runs import drill, epoch, hooks, ledger, stopping, story
 from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.scheduling import cycles
 from farshore.control.store.database import Transaction
@@ -181,27 +181,14 @@ def _fence(scene: Scene) -> bool:
     """Fence the old primaries once more, whatever was known of them, and read back that they are off."""
     through = True
     for row in epoch.rows(scene.tx, scene.run):
-        task = story.order(
-            scene,
-            "fence",
-            "machine-fence",
-            row.site,
-            MachineFenceParams(machine_id=str(row.machine_id), epoch=scene.plan.epoch, power_off=True),
-            machine=row.name,
-        )
-        if task is None:
-            through = False
-            continue
-        if task.state != "succeeded" and isinstance(tasks.failure(task), NotFound):
+        params = MachineFenceParams(machine_id=str(row.machine_id), epoch=scene.plan.epoch, power_off=True)
+        try:
+            if not stopping.fence_machine(scene, row.name, params, row.site):
+                through = False
+                continue
+        except NotFound:
             story.detail(scene, "fence", "it is not there any more: everything is copied", row.name)
             row.machine_id = None
-        else:
-            result = epoch.result(task)
-            if not result.fenced or result.power != "off":
-                raise Conflict(
-                    f"machine {row.name!r} at site {row.site!r} is not fenced and off", code="fence-not-kept"
-                )
-            story.detail(scene, "fence", "fenced, verified off", row.name)
         epoch.happen(scene.plan, row, "fenced")
     return through
 
@@ -267,10 +254,7 @@ def _copy(scene: Scene) -> bool:
 
 
 def _finish(scene: Scene) -> bool:
-    tx, run = scene.tx, scene.run
-    error = story.error_of(run)
-    cancelled = run.cancel and (error is None or error.code == "cancelled")
-    ledger.finish(tx, run, "cancelled" if cancelled else "failed" if error else "succeeded", error)
+    story.conclude(scene)
     story.look_around(scene, "source", "target")
     return True
 

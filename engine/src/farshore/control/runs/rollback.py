@@ -16,15 +16,15 @@ from sqlalchemy.orm import Session
 
 from farshore.control import audit, tasks
 from farshore.control.planning import definitions, protect
-from farshore.control.runs import drill, epoch, ledger, selection, story
+from farshore.control.runs import drill, epoch, ledger, selection, stopping, story
 from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import OldPrimary, Plan, PlanMachine, Run
 from farshore.control.views.places import site_state
 from farshore.control.views.points import newest
 from farshore.control.views.protection import direction, is_turned, members, record
-from farshore.errors import Conflict, Permanent, Unavailable
-from farshore.model.task import MachineFenceParams, MachineParams, MachineStopParams
+from farshore.errors import Conflict, Unavailable
+from farshore.model.task import MachineFenceParams, MachineParams
 from farshore.recovery.plan import Order
 
 
@@ -147,28 +147,8 @@ def _stop(scene: Scene) -> bool:
     for wave in reversed(Order.of(scene.definition).waves()):
         through = True
         for name in (name for name in wave if name in rows):
-            task = story.order(
-                scene,
-                "stop",
-                "machine-stop",
-                scene.site("source"),
-                MachineStopParams(
-                    machine_id=str(rows[name].target_machine_id),
-                    epoch=scene.plan.epoch,
-                    timeout_s=scene.definition.shutdown.timeout,
-                    on_timeout=scene.definition.shutdown.on_timeout,
-                ),
-                machine=name,
-            )
-            if task is None:
+            if not stopping.stop_machine(scene, name, str(rows[name].target_machine_id)):
                 through = False
-                continue
-            result = epoch.result(task)
-            if result.power != "off":
-                raise Permanent(f"machine {name!r} is {result.power} after it was stopped", code="not-verified-off")
-            story.detail(scene, "stop", f"verified off; {result.detail}".rstrip("; "), name)
-            machine = ledger.machine(scene.tx, scene.run.run_id, name)
-            machine.stop_ordered_at = machine.stop_ordered_at or task.created_at
         if not through:
             return False
     return True
@@ -179,21 +159,10 @@ def _fence(scene: Scene) -> bool:
     made = _made(scene)
     for row in epoch.rows(scene.tx, scene.run):
         if row.name in made:
-            task = story.order(
-                scene,
-                "fence",
-                "machine-fence",
-                scene.site("source"),
-                MachineFenceParams(machine_id=str(row.target_machine_id), epoch=scene.plan.epoch + 1),
-                machine=row.name,
-            )
-            if task is None:
+            params = MachineFenceParams(machine_id=str(row.target_machine_id), epoch=scene.plan.epoch + 1)
+            if not stopping.fence_machine(scene, row.name, params, scene.site("source")):
                 through = False
                 continue
-            result = epoch.result(task)
-            if not result.fenced or result.power != "off":
-                raise Permanent(f"machine {row.name!r} is not fenced and off", code="fence-not-kept", machine=row.name)
-            story.detail(scene, "fence", "fenced, verified off", row.name)
         epoch.happen(scene.plan, row, "give-up")
     return through
 
@@ -299,8 +268,7 @@ def _forward(scene: Scene) -> bool:
                 if task is None:
                     through = False
                 elif task.state != "succeeded":
-                    found = [*scene.run.facts.get("way_back", []), tasks.failure(task).to_dict()]
-                    ledger.note(scene.tx, scene.run, way_back=found)
+                    stopping.keep_going(scene, tasks.failure(task))
             if not through:
                 return False
     for row in epoch.rows(scene.tx, scene.run):
@@ -312,14 +280,12 @@ def _forward(scene: Scene) -> bool:
 
 def _finish(scene: Scene) -> bool:
     tx, run, plan = scene.tx, scene.run, scene.plan
-    error = story.error_of(run)
-    if error is None:
+    if story.error_of(run) is None:
         plan.state = "protected"
         protect.settle(tx, plan)
         for earlier in tx.scalars(select(Run).where(Run.plan == plan.name, Run.kind.in_(("failover", "migrate")))):
             ledger.release(tx, earlier.run_id)
-    cancelled = run.cancel and (error is None or error.code == "cancelled")
-    ledger.finish(tx, run, "cancelled" if cancelled else "failed" if error else "succeeded", error)
+    story.conclude(scene)
     tx.changed("plan", plan.name)
     story.look_around(scene, "source", "target")
     return True

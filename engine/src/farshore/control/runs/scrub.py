@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from farshore.control import integrity, tasks
-from farshore.control.runs import ledger, reports, story
+from farshore.control.runs import ledger, story
 from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Run, Task
@@ -119,11 +119,7 @@ def _finish(scene: Scene) -> bool:
     error = story.error_of(run)
     for machine in ledger.machines(tx, run.run_id):
         machine.state = "failed" if error else "succeeded"
-    if run.cancel and (error is None or error.code == "cancelled"):
-        ledger.finish(tx, run, "cancelled", error)
-    else:
-        ledger.finish(tx, run, "failed" if error else "succeeded", error)
-    reports.seal(tx, scene.ctx, run)
+    story.conclude(scene)
     return True
 
 

@@ -18,7 +18,7 @@ from farshore.control.scheduling import cycles
 from farshore.control.store.records import Checkpoint, Cycle
 from farshore.control.views.points import newest
 from farshore.errors import FarshoreError, Permanent
-from farshore.model.task import MachineFenceParams, MachineParams, MachineStopParams
+from farshore.model.task import MachineFenceParams, MachineParams, MachineResult, MachineStopParams
 from farshore.recovery.plan import Order
 from farshore.units import format_size
 
@@ -71,41 +71,38 @@ def _cycles(scene: Scene, purpose: str) -> bool:
 
 def stop(scene: Scene) -> bool:
     """Stop the machines, those that others depend on last, each wave when the one before is verified off."""
-    tx, run = scene.tx, scene.run
-    rows = {row.name: row for row in epoch.rows(tx, run)}
+    rows = {row.name: row for row in epoch.rows(scene.tx, scene.run)}
     for wave in reversed(Order.of(scene.definition).waves()):
         through = True
-        for name in wave:
-            if name not in rows:
-                continue
-            machine = ledger.machine(tx, run.run_id, name)
-            task = story.order(
-                scene,
-                "stop",
-                "machine-stop",
-                scene.site("source"),
-                MachineStopParams(
-                    machine_id=str(rows[name].machine_id),
-                    epoch=scene.plan.epoch,
-                    timeout_s=scene.definition.shutdown.timeout,
-                    on_timeout=scene.definition.shutdown.on_timeout,
-                ),
-                machine=name,
-            )
-            if ledger.step(tx, run.run_id, "stop", name) is not None:
-                machine.stop_ordered_at = machine.stop_ordered_at or time.time()
-            if task is None:
+        for name in (name for name in wave if name in rows):
+            if stop_machine(scene, name, str(rows[name].machine_id)):
+                epoch.happen(scene.plan, rows[name], "stopped")
+            else:
                 through = False
-                continue
-            result = epoch.result(task)
-            if result.power != "off":
-                raise Permanent(
-                    f"machine {name!r} is {result.power} after it was stopped", code="not-verified-off", machine=name
-                )
-            story.detail(scene, "stop", f"verified off; {result.detail}".rstrip("; "), name)
-            epoch.happen(scene.plan, rows[name], "stopped")
         if not through:
             return False
+    return True
+
+
+def stop_machine(scene: Scene, name: str, machine_id: str) -> bool:
+    """Stop what runs at the site that the run leaves; True once it is verified off.
+
+    Raises:
+        Permanent: it is not.
+    """
+    shutdown = scene.definition.shutdown
+    params = MachineStopParams(
+        machine_id=machine_id, epoch=scene.plan.epoch, timeout_s=shutdown.timeout, on_timeout=shutdown.on_timeout
+    )
+    task = story.order(scene, "stop", "machine-stop", scene.site("source"), params, machine=name)
+    if ledger.step(scene.tx, scene.run.run_id, "stop", name) is not None:
+        machine = ledger.machine(scene.tx, scene.run.run_id, name)
+        machine.stop_ordered_at = machine.stop_ordered_at or time.time()
+    if task is None:
+        return False
+    result = epoch.result(task)
+    _require_off(name, result, "after it was stopped")
+    story.detail(scene, "stop", f"verified off; {result.detail}".rstrip("; "), name)
     return True
 
 
@@ -113,30 +110,35 @@ def fence(scene: Scene) -> bool:
     """Keep the old primaries from starting, and read that back."""
     through = True
     for row in epoch.rows(scene.tx, scene.run):
-        task = story.order(
-            scene,
-            "fence",
-            "machine-fence",
-            scene.site("source"),
-            # Marked with the epoch to come: whoever still acts in this one is refused from now on.
-            MachineFenceParams(machine_id=str(row.machine_id), epoch=scene.plan.epoch + 1),
-            machine=row.name,
-        )
-        if task is None:
+        # Marked with the epoch to come: whoever still acts in this one is refused from now on.
+        params = MachineFenceParams(machine_id=str(row.machine_id), epoch=scene.plan.epoch + 1)
+        if fence_machine(scene, row.name, params, scene.site("source")):
+            epoch.happen(scene.plan, row, "fenced")
+        else:
             through = False
-            continue
-        result = epoch.result(task)
-        if not result.fenced:
-            raise Permanent(f"the fence of machine {row.name!r} did not hold", code="fence-not-kept", machine=row.name)
-        if result.power != "off":
-            raise Permanent(
-                f"machine {row.name!r} is {result.power} although it was stopped",
-                code="not-verified-off",
-                machine=row.name,
-            )
-        story.detail(scene, "fence", "fenced, verified off", row.name)
-        epoch.happen(scene.plan, row, "fenced")
     return through
+
+
+def fence_machine(scene: Scene, name: str, params: MachineFenceParams, site: str) -> bool:
+    """Keep a machine from starting; True once that is read back, and that it is off.
+
+    Raises:
+        Permanent: the fence did not hold, or the machine is on.
+    """
+    task = story.order(scene, "fence", "machine-fence", site, params, machine=name)
+    if task is None:
+        return False
+    result = epoch.result(task)
+    if not result.fenced:
+        raise Permanent(f"the fence of machine {name!r} did not hold", code="fence-not-kept", machine=name)
+    _require_off(name, result, "although it was stopped")
+    story.detail(scene, "fence", "fenced, verified off", name)
+    return True
+
+
+def _require_off(name: str, result: MachineResult, why: str) -> None:
+    if result.power != "off":
+        raise Permanent(f"machine {name!r} is {result.power} {why}", code="not-verified-off", machine=name)
 
 
 # The way back, before the epoch ---------------------------------------------------------------------------------------
@@ -172,7 +174,7 @@ def unfence(scene: Scene) -> bool:
         if task is None:
             through = False
         elif task.state != "succeeded":
-            _keep(scene, tasks.failure(task))
+            keep_going(scene, tasks.failure(task))
         else:
             epoch.happen(scene.plan, row, "unfenced")
     return through
@@ -204,7 +206,7 @@ def restart(scene: Scene) -> bool:
             if task is None:
                 through = False
             elif task.state != "succeeded":
-                _keep(scene, tasks.failure(task))
+                keep_going(scene, tasks.failure(task))
             else:
                 epoch.happen(scene.plan, rows[name], "restarted")
         if not through:
@@ -217,7 +219,7 @@ def _epoch_to_come(scene: Scene) -> int:
     return int(scene.run.facts["epoch_seen"]) + 1
 
 
-def _keep(scene: Scene, error: FarshoreError) -> None:
+def keep_going(scene: Scene, error: FarshoreError) -> None:
     """Note what went wrong on the way back; the rest of the way is gone all the same."""
     found = [*scene.run.facts.get("way_back", []), error.to_dict()]
     ledger.note(scene.tx, scene.run, way_back=found)

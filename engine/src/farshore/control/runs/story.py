@@ -164,6 +164,16 @@ def error_of(run: Run) -> FarshoreError | None:
     return errors.from_dict(found) if found else None
 
 
+def conclude(scene: Scene, state: str = "succeeded") -> None:
+    """End a run whose story is over: as ``state`` says, unless it met an error or was cancelled."""
+    error = error_of(scene.run)
+    if scene.run.cancel and (error is None or error.code == "cancelled"):
+        state = "cancelled"
+    elif error is not None:
+        state = "failed"
+    ledger.finish(scene.tx, scene.run, state, error)
+
+
 def order(
     scene: Scene,
     step: str,

@@ -28,7 +28,7 @@ KINDS: Final = {"replicate": "replication", "cleanup": "clean-up"}
 #: Kinds of runs that operators order; all others change where machines run.
 ORDINARY: Final = frozenset({"replicate", "checkpoint", "drill", "cleanup", "scrub"})
 #: Kinds that can be paused, and that can be gone on with when they did not end well.
-PAUSABLE: Final = frozenset({"drill", "failover", "migrate", "reprotect", "scrub"})
+PAUSABLE: Final = frozenset({"drill", "failover", "migrate", "reprotect", "rollback", "scrub"})
 RETRYABLE: Final = PAUSABLE | {"replicate"}
 #: How a state is shown; what is not here is neutral.
 TONES: Final[dict[str, str]] = {

@@ -176,10 +176,6 @@ class Connection:
         """Make a range read as zero; with ``hole`` the server may give the space back."""
         self._ranges(p.Command.WRITE_ZEROES, offset, length, flags=0 if hole else p.NO_HOLE)
 
-    def trim(self, offset: int, length: int) -> None:
-        """Say that a range is of no more interest; what it reads as afterwards is undefined."""
-        self._ranges(p.Command.TRIM, offset, length)
-
     def flush(self) -> None:
         """Return when every write that was answered before is durable.
 
