@@ -15,6 +15,7 @@ from farshore.errors import Corruption, FarshoreError, Permanent, Retry
 from farshore.model.plan import Transport
 from farshore.model.task import Progress, ReplicateResult
 from farshore.replication import group, landing
+from farshore.replication.answering import Answering
 from farshore.replication.flow import NodeWindow
 from farshore.replication.serve import SourceService
 from farshore.transport.links import Links
@@ -139,6 +140,37 @@ def test_a_disk_that_hangs_costs_another_nothing(here: Here, monkeypatch: pytest
             gate.set()
         copying.result(DEADLINE_S)
     assert here.window.in_flight() == 0
+
+
+def test_no_round_trip_is_waited_for_that_can_pass_beside_other_work(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, sealed = threading.Event(), threading.Event()
+    answer_list, answer_close = Answering._list, Answering._close
+
+    def on_list(self: Answering, question: Any) -> Any:
+        listed.set()
+        return answer_list(self, question)
+
+    def on_close(self: Answering, question: Any) -> Any:
+        assert sealed.wait(DEADLINE_S), "the disks are sealed only when the source has confirmed the session's end"
+        return answer_close(self, question)
+
+    def open_draft(disk_key: str, size_bytes: int, base: str | None, key: str) -> Any:
+        assert listed.wait(DEADLINE_S), "the source is asked for its list only when the draft is open"
+        return Sealing(here.sites.beta.target.open(disk_key, size_bytes, base, key), disk_key, here.drafts)
+
+    class Sealing(Draft):
+        def seal(self) -> Any:
+            sealed.set()
+            return self._draft.seal()
+
+    monkeypatch.setattr(Answering, "_list", on_list)
+    monkeypatch.setattr(Answering, "_close", on_close)
+    monkeypatch.setattr(here.drafts, "open", open_draft)
+    stats = here.replicate().stats
+    assert stats.source is not None, "what the source says at the end is waited for last"
+    assert stats.source.sent_bytes
 
 
 def test_a_write_that_is_throttled_is_made_again_and_counted(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from fastapi import APIRouter
 from fastapi.responses import Response
@@ -17,8 +18,11 @@ from farshore.control.runs.migrate import MigrateWish
 from farshore.control.runs.reprotect import ReprotectWish
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Run
+from farshore.model.base import Model
 
 router = APIRouter(prefix="/api/v1", tags=["recovery"])
+
+Wish = TypeVar("Wish", bound=Model)
 
 
 def _ran(tx: Transaction, run: Run | None, **detail: Any) -> Answer:
@@ -31,16 +35,20 @@ def _ran(tx: Transaction, run: Run | None, **detail: Any) -> Answer:
     )
 
 
+def _ordered(
+    call: Call, operation: str, name: str, wish: Wish, request: Callable[[Transaction, str, Wish, str], Run | None]
+) -> Response:
+    return call.change(
+        operation, name, lambda tx: _ran(tx, request(tx, name, wish, call.actor), **wish.model_dump(mode="json"))
+    )
+
+
 @router.post(
     "/plans/{name}:drill", operation_id="drill_plan", responses=schemas.answers(schemas.Ran, 202), status_code=202
 )
 def drill_plan(call: Call, name: str, body: DrillWish) -> Response:
     """Bring the plan's machines up in an isolated network at the target, prove them, take them away again."""
-    return call.change(
-        "drill_plan",
-        name,
-        lambda tx: _ran(tx, drill.request(tx, name, body, call.actor), **body.model_dump(mode="json")),
-    )
+    return _ordered(call, "drill_plan", name, body, drill.request)
 
 
 @router.post("/plans/{name}:drill-preview", operation_id="preview_drill_plan", response_model=schemas.Preview)
@@ -69,11 +77,7 @@ def end_drill(call: Call, name: str) -> Response:
 )
 def failover_plan(call: Call, name: str, body: FailoverWish) -> Response:
     """Make the plan active at ``to_site``; nothing to do if it is."""
-    return call.change(
-        "failover_plan",
-        name,
-        lambda tx: _ran(tx, failover.request(tx, name, body, call.actor), **body.model_dump(mode="json")),
-    )
+    return _ordered(call, "failover_plan", name, body, failover.request)
 
 
 @router.post("/plans/{name}:failover-preview", operation_id="preview_failover_plan", response_model=schemas.Preview)
@@ -91,11 +95,7 @@ def preview_failover(call: Call, name: str, body: FailoverWish) -> dict[str, Any
 )
 def reprotect_plan(call: Call, name: str, body: ReprotectWish) -> Response:
     """Replicate the plan from where it runs back to the site that it left; nothing to do if it is."""
-    return call.change(
-        "reprotect_plan",
-        name,
-        lambda tx: _ran(tx, reprotect.request(tx, name, body, call.actor), **body.model_dump(mode="json")),
-    )
+    return _ordered(call, "reprotect_plan", name, body, reprotect.request)
 
 
 @router.post("/plans/{name}:reprotect-preview", operation_id="preview_reprotect_plan", response_model=schemas.Preview)
@@ -142,11 +142,7 @@ def preview_rollback(call: Call, name: str) -> dict[str, Any]:
 )
 def migrate_plan(call: Call, name: str, body: MigrateWish) -> Response:
     """Move the plan to its target site for good; nothing to do if it was."""
-    return call.change(
-        "migrate_plan",
-        name,
-        lambda tx: _ran(tx, migrate.request(tx, name, body, call.actor), **body.model_dump(mode="json")),
-    )
+    return _ordered(call, "migrate_plan", name, body, migrate.request)
 
 
 @router.post("/plans/{name}:migrate-preview", operation_id="preview_migrate_plan", response_model=schemas.Preview)
