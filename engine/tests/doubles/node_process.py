@@ -67,10 +67,15 @@ class NodeProcess:
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            return self.process.wait(timeout=60)
+            status = self.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise
+            raise AssertionError(f"{self.name} did not stop:\n{self._end_of_log()}") from None
+        assert status == 0, f"{self.name} stopped with status {status}:\n{self._end_of_log()}"
+        return status
+
+    def _end_of_log(self) -> str:
+        return self.log_path.read_text()[-16000:]
 
     def close(self) -> None:
         """End it if it runs."""

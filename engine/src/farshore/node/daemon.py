@@ -9,9 +9,11 @@ The node obeys the highest catalog generation that it has seen and keeps it; wha
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import hashlib
 import logging
 import os
+import queue
 import secrets
 import signal
 import sys
@@ -64,6 +66,8 @@ PROGRESS_EVERY_S: Final = 1.0
 #: How long tasks get to end when the node is asked to: a replication marks what it has within seconds.
 STOP_TIMEOUT_S: Final = 20.0
 LAST_WORDS_S: Final = 5.0
+#: A node that was asked to stop and has not by then says where each thread hangs, and is ended.
+GIVE_UP_S: Final = 50.0
 
 
 class Node:
@@ -74,6 +78,8 @@ class Node:
         self.incarnation = secrets.token_hex(8)
         #: Whether it ended by a bug.
         self.failed = False
+        #: What wakes the main thread to end: a signal's handler may put into it wherever it interrupts that thread.
+        self._asked_to_end: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._ending = threading.Event()
         self._identity = of(config)
         self._catalog_lock = threading.Lock()
@@ -184,12 +190,13 @@ class Node:
         ]
         for thread in threads:
             thread.start()
-        self._ending.wait()
+        self._asked_to_end.get()
+        self._ending.set()
         self._stop()
 
     def end(self) -> None:
-        """Ask the node to end; returns at once."""
-        self._ending.set()
+        """Ask the node to end; returns at once, and may be called by a signal's handler."""
+        self._asked_to_end.put(None)
 
     def _guard(self, loop: Callable[[], None]) -> None:
         # A loop that dies of a bug must take the process with it: half a node looks alive and does nothing.
@@ -198,7 +205,7 @@ class Node:
         except Exception:  # noqa: BLE001 - said in the log, and the process ends
             _log.exception("a part of the node failed; the node ends")
             self.failed = True
-            self._ending.set()
+            self.end()
 
     def _stop(self) -> None:
         _log.info("node stops")
@@ -412,7 +419,7 @@ def _within(timeout_s: float, work: Callable[[], None]) -> None:
 
 
 def run(config: NodeConfig) -> int:
-    """Run the node in this process until SIGTERM or SIGINT; return the exit status.
+    """Run the node as this process until SIGTERM or SIGINT; return the exit status, which the process then ends with.
 
     Raises:
         Conflict: a node runs with this state_dir already.
@@ -428,9 +435,11 @@ def run(config: NodeConfig) -> int:
 
 @contextlib.contextmanager
 def _ending_by_signal(node: Node) -> Iterator[None]:
-    before = {
-        number: signal.signal(number, lambda _number, _frame: node.end()) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    def end(_number: int, _frame: object) -> None:
+        faulthandler.dump_traceback_later(GIVE_UP_S, exit=True)
+        node.end()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:

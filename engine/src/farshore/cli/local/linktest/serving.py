@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import queue
 import signal
-import threading
 from operator import index
 from pathlib import Path
 from typing import Final
@@ -28,9 +28,9 @@ def run(out: Output, keys_folder: Path, disks: list[Path], maps: list[Path], add
     attached = [AttachedDisk(path, changed) for path, changed in zip(disks, _changes(maps, len(disks)), strict=True)]
     service = SourceService(AttachedSource(attached, POINT), keys.tls, keys.grant_key)
     settle()
-    ended = threading.Event()
+    ended: queue.SimpleQueue[None] = queue.SimpleQueue()  # which a signal's handler may put into at any instant
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: ended.set())
+        signal.signal(number, lambda _number, _frame: ended.put(None))
     dialer = Dialer(lambda: keys.tls, service.serve_connection)
     try:
         if listens:
@@ -41,7 +41,7 @@ def run(out: Output, keys_folder: Path, disks: list[Path], maps: list[Path], add
             where = f"connecting to {address}"
         size = format_size(sum(disk.size() for disk in attached))
         out.say(f"Serving {len(attached)} disk(s) of {size}, {where}; end with Ctrl-C.")
-        ended.wait()
+        ended.get()
     finally:
         dialer.close()
         service.stop()
