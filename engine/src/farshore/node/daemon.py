@@ -13,7 +13,6 @@ import faulthandler
 import hashlib
 import logging
 import os
-import queue
 import secrets
 import signal
 import sys
@@ -33,6 +32,7 @@ from farshore.node.config import NodeConfig
 from farshore.node.crew import Crew, processes
 from farshore.node.drafts import Drafts
 from farshore.node.identity import Catalog, load_grant_key, of
+from farshore.node.kit import Kits
 from farshore.node.log import fields
 from farshore.node.marks import Marks
 from farshore.node.spool import Owed, Spool
@@ -78,8 +78,7 @@ class Node:
         self.incarnation = secrets.token_hex(8)
         #: Whether it ended by a bug.
         self.failed = False
-        #: What wakes the main thread to end: a signal's handler may put into it wherever it interrupts that thread.
-        self._asked_to_end: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._end = process.Ending()
         self._ending = threading.Event()
         self._identity = of(config)
         self._catalog_lock = threading.Lock()
@@ -110,6 +109,9 @@ class Node:
             grant_key=lambda: self._service.grant_key,
         )
         site.player = self._player()
+        recovers = "recovery" in config.roles
+        guests = self._platform.compute is not None
+        self._kits = Kits(site.player if recovers else None, guests=guests, clock=time.monotonic)
         site.secrets = Secrets(config.secrets_path)
         self._crew = Crew(config, workers, budget_bytes, site.window.limit) if workers else None
         site.elsewhere = self._crew.replicate if self._crew else None
@@ -190,13 +192,13 @@ class Node:
         ]
         for thread in threads:
             thread.start()
-        self._asked_to_end.get()
+        self._end.wait()
         self._ending.set()
         self._stop()
 
     def end(self) -> None:
         """Ask the node to end; returns at once, and may be called by a signal's handler."""
-        self._asked_to_end.put(None)
+        self._end.ask()
 
     def _guard(self, loop: Callable[[], None]) -> None:
         # A loop that dies of a bug must take the process with it: half a node looks alive and does nothing.
@@ -268,6 +270,7 @@ class Node:
             generation=self._catalog.generation,
             standing=self._standing.name,
             drafts=self._drafts.grown(self._worker.calls()),
+            kit=self._kits.now(),
             wait_s=self.config.poll_wait,
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import queue
 import select
 import signal
 import sys
@@ -21,6 +22,28 @@ from farshore import durable
 from farshore.errors import Conflict, Permanent, Unavailable
 
 _POLL_S: Final = 0.05
+#: Python runs a signal's handler between two instructions of the main thread. Where that is just about to sleep in the
+#: kernel, or another thread gets the signal, it runs only after the sleep; so no sleep of it is longer.
+_NOTICE_S: Final = 1.0
+
+
+class Ending:
+    """What a process's main thread waits for: that somebody asks it to end."""
+
+    def __init__(self) -> None:
+        # Its put may interrupt its get, so that a handler in the main thread cannot block; an event's lock can.
+        self._asked: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def ask(self) -> None:
+        """Ask, from any thread or a signal's handler."""
+        self._asked.put(None)
+
+    def wait(self) -> None:
+        """Wait until somebody has asked."""
+        while True:
+            with contextlib.suppress(queue.Empty):
+                self._asked.get(timeout=_NOTICE_S)
+                return
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import queue
 import signal
 from operator import index
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Final
 from farshore.cli.local.linktest.keys import SOURCE, read
 from farshore.cli.output import Output
 from farshore.errors import Invalid
+from farshore.node.process import Ending
 from farshore.platforms.file.attached import AttachedDisk, AttachedSource
 from farshore.replication.serve import SourceService
 from farshore.replication.usage import settle
@@ -28,9 +28,9 @@ def run(out: Output, keys_folder: Path, disks: list[Path], maps: list[Path], add
     attached = [AttachedDisk(path, changed) for path, changed in zip(disks, _changes(maps, len(disks)), strict=True)]
     service = SourceService(AttachedSource(attached, POINT), keys.tls, keys.grant_key)
     settle()
-    ended: queue.SimpleQueue[None] = queue.SimpleQueue()  # which a signal's handler may put into at any instant
+    end = Ending()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: ended.put(None))
+        signal.signal(number, lambda _number, _frame: end.ask())
     dialer = Dialer(lambda: keys.tls, service.serve_connection)
     try:
         if listens:
@@ -41,7 +41,7 @@ def run(out: Output, keys_folder: Path, disks: list[Path], maps: list[Path], add
             where = f"connecting to {address}"
         size = format_size(sum(disk.size() for disk in attached))
         out.say(f"Serving {len(attached)} disk(s) of {size}, {where}; end with Ctrl-C.")
-        ended.get()
+        end.wait()
     finally:
         dialer.close()
         service.stop()
