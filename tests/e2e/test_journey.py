@@ -7,12 +7,12 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import threading
 from pathlib import Path
 
 import pytest
+from doubles.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
@@ -22,12 +22,6 @@ pytestmark = [
 ]
 #: After this task there is something to go on from.
 INTERRUPT_AT = "TASK [first full copy]"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def recap(output):

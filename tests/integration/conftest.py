@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from doubles.ports import free_port
 
 sys.path.insert(0, str(Path(__file__).parent))
-from stand import COLLECTIONS, FARSHORE, MIB, ROOT, SERVICES, Services, free_port
+from stand import COLLECTIONS, FARSHORE, MIB, ROOT, SERVICES, Services
 
 
 @pytest.fixture(scope="session")

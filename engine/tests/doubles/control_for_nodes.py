@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from doubles.ports import free_port
 from farshore.model.task import PollRequest, Task, TaskReport
 
 PEM = serialization.Encoding.PEM
@@ -128,8 +129,7 @@ class Control:
         self.fault: Callable[[str, str], int] = lambda _method, _path: 0
         self.changed = threading.Condition()
         self._context = self.authority.server(directory)
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self._server: http.server.ThreadingHTTPServer | None = None
 
     @property

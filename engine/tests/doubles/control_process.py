@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,14 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from doubles.ports import free_port
 from doubles.scripted_node import ScriptedNode
 from farshore.control import home as homes
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def until(check: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:

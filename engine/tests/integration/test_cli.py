@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 import requests
-from doubles.control_process import free_port, until
+from doubles.control_process import until
+from doubles.ports import free_port
 from doubles.scripted_node import ScriptedNode
 from farshore.control import home as homes
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from doubles.datapath import DEADLINE_S, Sites, sites
+from doubles.ports import free_port
 from farshore.errors import FarshoreError, Retry, Unavailable
 from farshore.model.plan import Transport
 from farshore.model.task import Progress, ReplicateResult
@@ -24,11 +24,6 @@ from farshore.transport.listener import DataListener
 from farshore.transport.sockets import Wire, hang_up
 from farshore.transport.tls import Peer, load
 from farshore.units import MIB
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 class TargetListens:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles.ports import free_port
 from farshore.errors import Conflict, Invalid, NotFound, Permanent, Unavailable
 from farshore.testing.lab import Lab, app, command, process, site
 from farshore.testing.lab.relay import HOST, Route
@@ -74,11 +75,6 @@ def bare(short: Path) -> Iterator[Lab]:
     one = Lab(short / "l", CACHE)
     yield one
     one.down()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def until(true: Callable[[], bool], what: str, limit_s: float = 60) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles.ports import free_port
 
 MIB = 1 << 20
 FARSHORE = [sys.executable, "-m", "farshore.cli.main"]
@@ -24,11 +25,6 @@ def run(*words: object, timeout_s: float = 60) -> subprocess.CompletedProcess[st
     return subprocess.run(
         [*FARSHORE, "linktest", *map(str, words)], capture_output=True, text=True, timeout=timeout_s, check=False
     )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import random
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,9 +16,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from doubles.control_for_nodes import Control, Held
-from doubles.control_process import free_port, until
+from doubles.control_process import until
 from doubles.gate import Gate
 from doubles.node_process import NodeProcess
+from doubles.ports import free_port
 from farshore.model.checkpoint import Manifest
 from farshore.model.grant import Grant, GrantDisk, sign
 from farshore.model.task import (
@@ -454,6 +457,18 @@ def test_a_deleted_node_stops_asking_often_and_says_why(stand: Stand):
     stand.alpha.await_said("no work from the control plane", code="certificate-revoked")
     stand.control.revoked.clear()
     stand.succeed("alpha", "inventory")
+
+
+def test_a_node_ends_by_a_signal_that_does_not_wake_its_main_thread(stand: Stand):
+    # As where it comes just before that thread goes to sleep, which nobody can time: another thread is given it.
+    process = stand.beta.process
+    assert process is not None
+    stand.beta.await_said("node runs")
+    stand.succeed("beta", "inventory")
+    others = [int(task.name) for task in Path(f"/proc/{process.pid}/task").iterdir() if task.name != str(process.pid)]
+    libc = ctypes.CDLL(None)
+    assert any(libc.tgkill(process.pid, thread, signal.SIGTERM) == 0 for thread in others)
+    assert process.wait(60) == 0
 
 
 def test_a_node_that_is_asked_to_end_marks_its_work_and_goes_on_later(stand: Stand):

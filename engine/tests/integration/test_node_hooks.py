@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.control_process import Control, free_port, until
+from doubles.control_process import Control, until
 from doubles.node_process import NodeProcess
+from doubles.ports import free_port
 from farshore.control import tasks
 from farshore.control.planning import bundles
 from farshore.control.store import Store

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.control_process import Control, free_port, until
+from doubles.control_process import Control, until
 from doubles.gate import Gate
 from doubles.node_process import NodeProcess, environment
+from doubles.ports import free_port
 from farshore.control.store.database import Store
 from farshore.control.store.records import EnrolToken, Task
 from farshore.errors import Unauthenticated

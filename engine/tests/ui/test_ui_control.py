@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from doubles.control_process import Control, free_port, until
+from doubles.control_process import Control, until
 from doubles.node_process import NodeProcess
+from doubles.ports import free_port
 from farshore.platforms.file.machine import FileMachine
 from farshore.units import MIB
 from playwright.sync_api import Page, expect
