@@ -2,7 +2,8 @@
 
 It holds the records that people made (sites, nodes, plans with all revisions, epochs, tokens' digests, open fences),
 pins and labels of checkpoints, the keys, the catalogue's id and generation, and where the chains of evidence and audit
-stand. Checkpoints themselves are not in it: they are read from the manifests. Neither are runs, tasks and inventories.
+stand, with the newest runs and their reports. Checkpoints themselves are not in it: they are read from the manifests.
+Neither are tasks and inventories.
 
 Commit point per site: the node's report that the object lies in the manifest store. A control plane that is killed
 before it finds its digest unrecorded and writes the next number; objects are never changed, so the site always holds a
@@ -21,7 +22,7 @@ from typing import Any, Final, cast
 from sqlalchemy import Boolean, Column, ColumnElement, Table, inspect, or_, select, text
 from sqlalchemy.orm import Session
 
-from farshore.control import sealing, tasks
+from farshore.control import past, sealing, tasks
 from farshore.control.context import Context
 from farshore.control.store import settings
 from farshore.control.store.database import Transaction
@@ -154,6 +155,7 @@ def content(session: Session, ctx: Context) -> dict[str, Any]:
         "schema": session.scalar(text("SELECT version_num FROM alembic_version")),
         "records": records(session),
         "marks": marks(session),
+        "past": past.carried(session),
         "evidence": evidence,
         "audit": trail,
         "keys": {name: (ctx.home.secrets / name).read_text(encoding="ascii") for name in _KEYS},

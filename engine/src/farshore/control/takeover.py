@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from farshore import durable
-from farshore.control import audit, bundle, sealing
+from farshore.control import audit, bundle, past, sealing
 from farshore.control.clock import iso
 from farshore.control.home import UNFINISHED
 from farshore.control.sealing import Header, RecoveryKey
@@ -232,6 +232,7 @@ def _write_records(database: Path, taken: Taken, generation: int, epochs: dict[s
                 for row in content["records"].get(table.__tablename__, ()):
                     tx.add(table(**{key: bundle.from_plain(value) for key, value in row.items() if key in columns}))
                 tx.flush()
+            past.restore(tx, content.get("past", ()))
             for fence in tx.query(Fence).filter_by(done_at=None):
                 fence.created_at = now  # another order than the one that the lost control plane gave
             for plan in tx.query(Plan):

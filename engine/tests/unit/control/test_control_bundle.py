@@ -11,9 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from farshore import durable
 from farshore.cli.local import recover
-from farshore.control import bundle, home, sealing, takeover
+from farshore.control import bundle, home, past, sealing, takeover, views
 from farshore.control.context import Context, open_context
-from farshore.control.runs import ledger
+from farshore.control.runs import ledger, orders, reports
 from farshore.control.sealing import Header, RecoveryKey
 from farshore.control.store import Store, settings
 from farshore.control.store.records import (
@@ -31,6 +31,7 @@ from farshore.control.takeover import Taken
 from farshore.errors import Conflict, Corruption, FarshoreError, Invalid, NotFound
 from farshore.model.checkpoint import DiskPoint, Manifest
 from farshore.model.machine import MachineFacts
+from farshore.recovery import evidence
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import delete, select
@@ -125,7 +126,7 @@ def lost(tmp_path: Path) -> Context:
     with ctx.store.write() as tx:
         for name in ("alpha", "beta"):
             tx.add(Site(name=name, platform="file", created_at=1.0))
-        definition = {"name": "shop", "source_site": "alpha", "target_site": "beta"}
+        definition = {"name": "shop", "source_site": "alpha", "target_site": "beta", "machines": [{"name": "db"}]}
         common = {"source": "name: shop", "definition": definition}
         tx.add(Plan(name="shop", revision=3, active_site="beta", epoch=2, created_at=1.0, changed_at=2.0, **common))
         tx.flush()
@@ -316,3 +317,52 @@ def test_bundles_are_found_in_a_pool_in_its_store_or_as_a_file(lost: Context, tm
     with pytest.raises(Invalid) as missing:
         recover.take_over(tmp_path / "other", str(file), None)
     assert missing.value.code == "recovery-key-missing"
+
+
+def drilled(ctx: Context, number: int) -> str:
+    """Let a drill of the plan end with evidence."""
+    with ctx.store.write() as tx:
+        run = ledger.create(tx, "drill", tx.get_one(Plan, "shop"), "me", {"number": number}, workflow=True)
+        ledger.add_machines(tx, run, ["db"])
+        ledger.done(tx, run.run_id, "sweep", "nothing is left")
+        ledger.finish(tx, run, "succeeded")
+        reports.seal(tx, ctx, run)
+        return run.run_id
+
+
+def test_runs_and_their_evidence_are_carried_over_and_the_chain_goes_on(lost: Context, tmp_path: Path) -> None:
+    first, second = drilled(lost, 1), drilled(lost, 2)
+    with lost.store.read() as session:
+        shown = [views.run(session, run_id) for run_id in (second, first)]
+        texts = [orders.rendering(session, second, name) for name in ("html", "junit")]
+    path = tmp_path / "next"
+    takeover.take_over(path, taken(lost))
+    following = open_context(home.initialise(path))
+    with following.store.read() as session:
+        assert views.runs(session) == shown
+        documents = [orders.report(session, run_id) for run_id in (first, second)]
+        assert [orders.rendering(session, second, name) for name in ("html", "junit")] == texts
+    for document in documents:
+        evidence.verify(document, following.evidence_key.public_key())
+    third = drilled(following, 3)
+    with following.store.read() as session:
+        newest = orders.report(session, third)
+    assert (newest["position"], newest["previous"]) == (3, documents[-1]["digest"])
+    # What was carried over is carried on.
+    assert [entry["run"][0]["run_id"] for entry in taken(following).content["past"]] == [third, second, first]
+
+
+def test_a_bundle_tells_of_the_newest_runs_and_of_no_more_than_fits(lost: Context) -> None:
+    runs = [drilled(lost, number) for number in range(3)]
+    with lost.store.read() as session:
+        whole = past.carried(session)
+        size = len(json.dumps(whole[0]))
+        fits = past.carried(session, int(size * 2.5))
+    assert [entry["run"][0]["run_id"] for entry in whole] == runs[::-1]
+    assert [entry["run"][0]["run_id"] for entry in fits] == runs[:0:-1]
+
+
+def test_a_bundle_from_before_runs_were_in_it_is_taken(lost: Context, tmp_path: Path) -> None:
+    bundled = taken(lost)
+    del bundled.content["past"]
+    assert takeover.take_over(tmp_path / "next", bundled).generation == 2
