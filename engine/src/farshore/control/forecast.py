@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from farshore.control import clock, inventory
+from farshore.control.clock import iso
 from farshore.control.direction import direction
 from farshore.control.store.records import Checkpoint, Cycle, Plan, PlanMachine, Run, RunStep
 from farshore.control.views.protection import members, ordered
@@ -21,6 +22,8 @@ from farshore.recovery.readiness import DRILL_SHARE
 
 #: Runs of the plan that are looked at.
 _NEWEST_RUNS = 20
+#: Drills that are looked at: the newest one of each machine counts, and not every drill gets to all of them.
+_NEWEST_DRILLS = 5
 #: A step may have been called otherwise by an earlier version.
 _CALLED = {"power-on": "power on", "probe": "validate"}
 
@@ -34,7 +37,7 @@ def of(
     verb: str,
     planned: bool = False,
 ) -> dict[str, Any]:
-    """Return ``rto``, ``capacity`` and ``risk`` of a run that makes ``orders`` from the checkpoints ``chosen``.
+    """Return ``rto``, ``capacity``, ``risk`` and ``guests`` of a run that makes ``orders`` from checkpoints ``chosen``.
 
     ``verb``: ``drill`` or what changes the primary; ``planned``: the source takes part, and nothing is lost.
     """
@@ -43,7 +46,30 @@ def of(
         "rto": _rto(session, plan, definition, list(orders), planned=planned),
         "capacity": _capacity(session, plan, orders, drill=verb == "drill"),
         "risk": {name: _risk(session, plan, name, point, planned=planned) for name, point in chosen.items()},
+        "guests": _guests(session, plan.name, list(orders)),
     }
+
+
+def _guests(session: Session, plan: str, names: list[str]) -> dict[str, Any]:
+    """Return what each machine's newest drill found in its guest and changed there; None: none has looked into it."""
+    found: dict[str, Any] = dict.fromkeys(names)
+    drills = select(Run.run_id, Run.ended_at).where(Run.plan == plan, Run.kind == "drill", Run.ended_at.is_not(None))
+    for drill in session.execute(drills.order_by(Run.ended_at.desc()).limit(_NEWEST_DRILLS)):
+        steps = select(RunStep.machine, RunStep.evidence).where(
+            RunStep.run_id == drill.run_id, RunStep.name == "prepare", RunStep.ended_at.is_not(None)
+        )
+        for name, evidence in session.execute(steps):
+            if name in found and found[name] is None and evidence and "findings" in evidence:
+                found[name] = {
+                    "run": drill.run_id,
+                    "at": iso(drill.ended_at),
+                    "system": evidence.get("system", ""),
+                    "findings": evidence["findings"],
+                    "changes": evidence.get("changes", []),
+                }
+        if None not in found.values():
+            break
+    return found
 
 
 def _rto(session: Session, plan: Plan, definition: Definition, names: list[str], *, planned: bool) -> dict[str, Any]:

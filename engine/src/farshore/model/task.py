@@ -15,6 +15,7 @@ from farshore.model.checkpoint import CycleStats, Level, Manifest
 from farshore.model.guest import DnsUpdateParams, DnsUpdateResult, MachinePrepareParams, MachinePrepareResult
 from farshore.model.hooks import BundlePath, Digest, SecretName, Variable
 from farshore.model.integrity import Addendum
+from farshore.model.kit import Kit
 from farshore.model.machine import Finding, Inventory, MachineFacts, Power
 from farshore.model.plan import Consistency, Probe, Purpose, Quiesce, Transport
 
@@ -591,7 +592,7 @@ class PollRequest(Report):
     ``recoveries`` is how many tasks of recoveries it works on at once: it is given no more, so that other nodes get the
     rest. ``data_port`` is where its data listener waits. ``standing`` is that of the newest reply that the node has
     obeyed: it holds that reply's shares and no others. ``drafts`` are those that have grown since the last poll that
-    was answered.
+    was answered. ``kit``: what the node has for guests and hooks.
     """
 
     node: str
@@ -621,6 +622,7 @@ class PollReply(Report):
     limits: tuple[RateShare, ...] = ()
     links: tuple[DialOrder, ...] = ()
     standing: str = ""
+    kit: Kit | None = None
 
 
 class TaskReport(Report):

@@ -32,6 +32,7 @@ from farshore.node.config import NodeConfig
 from farshore.node.crew import Crew, processes
 from farshore.node.drafts import Drafts
 from farshore.node.identity import Catalog, load_grant_key, of
+from farshore.node.kit import Kits
 from farshore.node.log import fields
 from farshore.node.marks import Marks
 from farshore.node.spool import Owed, Spool
@@ -108,6 +109,9 @@ class Node:
             grant_key=lambda: self._service.grant_key,
         )
         site.player = self._player()
+        recovers = "recovery" in config.roles
+        guests = self._platform.compute is not None
+        self._kits = Kits(site.player if recovers else None, guests=guests, clock=time.monotonic)
         site.secrets = Secrets(config.secrets_path)
         self._crew = Crew(config, workers, budget_bytes, site.window.limit) if workers else None
         site.elsewhere = self._crew.replicate if self._crew else None
@@ -266,6 +270,7 @@ class Node:
             generation=self._catalog.generation,
             standing=self._standing.name,
             drafts=self._drafts.grown(self._worker.calls()),
+            kit=self._kits.now(),
             wait_s=self.config.poll_wait,
         )
 

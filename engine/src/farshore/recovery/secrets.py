@@ -22,6 +22,21 @@ class Secrets:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the secrets that can be read, sorted."""
+        try:
+            found = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
+        except OSError:
+            return ()
+        return tuple(name for name in found if self._is_readable(name))
+
+    def _is_readable(self, name: str) -> bool:
+        try:
+            self.read(name)
+        except (NotFound, Permanent):
+            return False
+        return True
+
     def read(self, name: str) -> str:
         """Return the secret called ``name`` (a :data:`farshore.model.base.Name`), without line breaks at its end.
 

@@ -58,6 +58,8 @@ def test_a_finding_stops_a_machine_where_the_plan_says_and_a_drill_names_nothing
     found = {"code": "ntfs-dirty", "severity": "warning", "message": "not closed", "remedy": "wait"}
     result = {"findings": [found], "stopped": "not closed [ntfs-dirty]"}
     sites.beta.guests = {"web": result}
+    before = sites.control.ok("POST", "/plans/shop:failover-preview", {"to_site": "beta"})["after"]["guests"]
+    assert before == {"db": None, "web": None}
     run = sites.ended(sites.control.ok("POST", "/plans/shop:drill", {})["run"]["run_id"])
     assert run["state"] == "failed"
     assert run["error"]["code"] == "guest-check-failed"
@@ -65,3 +67,7 @@ def test_a_finding_stops_a_machine_where_the_plan_says_and_a_drill_names_nothing
     assert sites.beta.of("machine-power-on") == []
     assert sites.beta.of("dns-update") == []
     assert sites.beta.tagged == {}
+    seen = sites.control.ok("POST", "/plans/shop:failover-preview", {"to_site": "beta"})["after"]["guests"]
+    assert seen["web"]["run"] == run["run_id"]
+    assert [(one["code"], one["severity"]) for one in seen["web"]["findings"]] == [("ntfs-dirty", "warning")]
+    assert seen["db"]["findings"] == []

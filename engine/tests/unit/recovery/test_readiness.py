@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from farshore.model.kit import Kit
 from farshore.model.machine import DiskFacts, MachineFacts, NetworkFacts, NicFacts, PoolFacts
 from farshore.model.plan import Plan
 from farshore.recovery.readiness import (
@@ -100,6 +101,18 @@ def node(online: bool = True, roles: frozenset[str] = BOTH, certificate_s: float
     return NodeState("beta-1", online, roles, certificate_s)
 
 
+def kitted(**kit: Any) -> tuple[NodeState, ...]:
+    return (replace(node(), kit=Kit(**kit)),)
+
+
+def with_hook(hook: dict[str, Any], target: tuple[NodeState, ...], source: tuple[NodeState, ...] = ()) -> Facts:
+    facts = with_plan(lambda text: text.update(hooks={"pre_failover": hook}, bundle="0" * 64))
+    sites = {"target": replace(facts.target, nodes=target), "source": replace(facts.source, nodes=source)}
+    return replace(facts, **{name: site for name, site in sites.items() if site.nodes})
+
+
+TASKS = {"file": "hooks/a.yml", "secrets": ["array_key"]}
+AWAY = NodeState("alpha-1", True, BOTH, 1e6, Kit(host="here"))
 SECOND = NodeState("beta-2", True, BOTH)
 SMALLER = (DB.disks[0], DiskFacts(disk_id="vdb", size_bytes=GIB // 2))
 
@@ -145,6 +158,18 @@ WRONG: dict[str, Facts] = {
     "bundle-late": beta(bundle="late"),
     "bundle-missing": beta(bundle="missing"),
     "recovery-key-here": good(recovery_key_is_here=True),
+    "hooks-not-playable": with_hook(TASKS, kitted(no_hooks="no user", secrets=("array_key",))),
+    "secret-missing": with_hook(TASKS, kitted(secrets=("other",))),
+    "secret-not-everywhere": replace(
+        with_hook(TASKS, (*kitted(secrets=("array_key",)), replace(SECOND, kit=Kit()))),
+        target=replace(
+            good().target,
+            nodes=(*kitted(secrets=("array_key",)), replace(SECOND, kit=Kit())),
+            pool=full(50 * GIB).model_copy(update={"filesystem": "nfs4"}),
+        ),
+    ),
+    "guest-tools-missing": beta(nodes=kitted(lacks=("ntfs-3g (package ntfs-3g)",))),
+    "control-plane-shares-fate": good(source=replace(good().source, nodes=(AWAY,)), control_host="here"),
 }
 
 
@@ -163,6 +188,45 @@ def test_what_is_wrong_is_named_and_nothing_else(code: str) -> None:
     assert all(finding.remedy and finding.message and finding.subject for finding in found.findings)
     assert found.ready == all(finding.severity != "error" for finding in found.findings)
     assert found.score < 100 or all(finding.severity == "info" for finding in found.findings)
+
+
+def test_secrets_count_where_the_hook_is_played() -> None:
+    at_source = {**TASKS, "at": "source"}
+    here = replace(AWAY, kit=Kit(secrets=("array_key",)))
+    assert evaluate(with_hook(at_source, kitted(), (here,))).findings == ()
+    found = evaluate(with_hook(at_source, kitted(secrets=("array_key",)), (AWAY,))).findings
+    assert [(one.code, one.subject) for one in found] == [("secret-missing", "array_key")]
+    assert "'alpha'" in found[0].message
+    assert "hook pre_failover" in found[0].message
+
+
+def test_what_probes_and_dns_name_is_looked_for_at_the_target() -> None:
+    def edit(text: dict[str, Any]) -> None:
+        text["machines"][0]["probes"] = [{"type": "ssh", "command": "true", "user": "root", "key": "db_key"}]
+        text["dns"] = {"server": "ns1", "zone": "example.org", "key": "tsig"}
+
+    facts = with_plan(edit)
+    found = evaluate(replace(facts, target=replace(facts.target, nodes=kitted()))).findings
+    assert {one.subject for one in found if one.code == "secret-missing"} == {"db_key", "tsig"}
+
+
+def test_a_hook_of_the_other_direction_asks_for_nothing() -> None:
+    facts = with_plan(lambda text: text.update(hooks={"pre_failback": TASKS}, bundle="0" * 64))
+    assert evaluate(replace(facts, target=replace(facts.target, nodes=kitted(no_hooks="no user")))).findings == ()
+
+
+def test_a_node_that_never_said_is_not_judged() -> None:
+    assert evaluate(with_hook(TASKS, (node(),))).findings == ()
+
+
+def test_a_control_plane_on_the_host_of_both_sites_is_no_finding_and_one_in_a_machine_of_the_source_is() -> None:
+    assert evaluate(replace(beta(nodes=kitted(host="here")), control_host="here")).findings == ()
+    both = replace(good(source=replace(good().source, nodes=(AWAY,))), control_host="here")
+    both = replace(both, target=replace(both.target, nodes=kitted(host="here")))
+    assert evaluate(both).findings == ()
+    found = evaluate(good(control_machine="vcenter")).findings
+    assert [one.code for one in found] == ["control-plane-shares-fate"]
+    assert "'vcenter'" in found[0].message
 
 
 def test_some_machines_without_an_address_are_told_of() -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from farshore.cli import formats
 
 #: Parts of a preview that have rows of their own.
-KEYS: Final = frozenset({"rto", "capacity", "risk"})
+KEYS: Final = frozenset({"rto", "capacity", "risk", "guests"})
 
 
 def rows(after: dict[str, Any]) -> list[tuple[str, str]]:
@@ -38,4 +38,18 @@ def rows(after: dict[str, Any]) -> list[tuple[str, str]]:
         longest = max(one["seconds"] for one in risk.values())
         size = f"about {formats.size(sum(known))}" if known else "an unknown number of bytes"
         found.append(("at risk", "nothing" if longest == 0 else f"{formats.duration(longest)}, {size}"))
+    guests = after.get("guests")
+    if isinstance(guests, dict):
+        found += [("guest " + name, _guest(seen)) for name, seen in guests.items()]
     return found
+
+
+def _guest(seen: dict[str, Any] | None) -> str:
+    """Return what the last drill found in a guest, the worst first."""
+    if seen is None:
+        return "never drilled: nothing is known of it"
+    rank = {"error": 0, "warning": 1, "info": 2}
+    findings = sorted(seen["findings"], key=lambda one: rank.get(one["severity"], 3))
+    said = "; ".join(f"{one['severity']}: {one['message']} [{one['code']}]" for one in findings) or "nothing is wrong"
+    repaired = ", ".join(change["what"] for change in seen["changes"])
+    return f"{said}{'; changed: ' + repaired if repaired else ''} (drill {seen['run']})"

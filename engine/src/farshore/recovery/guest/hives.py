@@ -15,8 +15,8 @@ from dissect.regf import RegistryHive
 
 from farshore.errors import Permanent
 from farshore.recovery.guest.broken import BROKEN
+from farshore.recovery.guest.tools import HIVEX, HIVEX_PACKAGE
 
-_LIBRARY: Final = "libhivex.so.0"
 _OPEN_WRITE: Final = 4
 _SZ: Final = 1
 _EXPAND_SZ: Final = 2
@@ -105,12 +105,12 @@ class _Value(ctypes.Structure):
 
 def _library() -> Any:
     try:
-        library = ctypes.CDLL(_LIBRARY, use_errno=True)
+        library = ctypes.CDLL(HIVEX, use_errno=True)
     except OSError as error:
         raise Permanent(
-            f"{_LIBRARY} is not installed on this node",
+            f"{HIVEX} is not installed on this node",
             code="missing-tool",
-            hint="As root: apt-get install libhivex0",
+            hint=f"As root: apt-get install {HIVEX_PACKAGE}",
         ) from error
     handle, node = ctypes.c_void_p, ctypes.c_size_t
     library.hivex_open.restype, library.hivex_open.argtypes = handle, [ctypes.c_char_p, ctypes.c_int]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from farshore.errors import Permanent
+from farshore.recovery.guest.tools import PACKAGES
 from farshore.recovery.guest.trees import Tree, open_volume
 from farshore.recovery.guest.volumes import Volume
 
@@ -31,14 +32,6 @@ _SUPERBLOCK: Final = 1024
 _INCOMPAT: Final = 96
 _NEEDS_RECOVERY: Final = 4
 _KERNEL: Final = ("xfs", "btrfs")
-_PACKAGES: Final = {
-    "debugfs": "e2fsprogs",
-    "e2fsck": "e2fsprogs",
-    "mcopy": "mtools",
-    "mdel": "mtools",
-    "mmd": "mtools",
-    "ntfs-3g": "ntfs-3g",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +249,7 @@ def _run(argv: list[str]) -> subprocess.CompletedProcess[str]:
             env={**os.environ, "LC_ALL": "C", "MTOOLS_SKIP_CHECK": "1"},
         )
     except FileNotFoundError as error:
-        package = _PACKAGES.get(argv[0], "mount")
+        package = PACKAGES.get(argv[0], "mount")
         raise Permanent(
             f"{argv[0]} is not installed on this node",
             code="missing-tool",

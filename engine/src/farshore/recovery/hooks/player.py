@@ -12,7 +12,7 @@ from farshore import durable
 from farshore.errors import Corruption, Unavailable
 from farshore.model.task import HookResult
 from farshore.recovery import bundle
-from farshore.recovery.hooks.run import Job, Settings, clean, run
+from farshore.recovery.hooks.run import Job, Settings, clean, run, why_not
 from farshore.recovery.secrets import Secrets
 
 #: Bundles that a node keeps; those of plans that changed go with time.
@@ -35,6 +35,10 @@ class Player:
         self._kept = kept
         self._turns = threading.BoundedSemaphore(most)
         clean(settings)
+
+    def kit(self) -> tuple[str, tuple[str, ...]]:
+        """Return why this node can play no hooks (empty: it can), and the names of the secrets that it has."""
+        return why_not(self._settings), self._secrets.names()
 
     def play(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pwd
@@ -161,6 +162,21 @@ def _name(uid: int) -> str:
         return str(uid)
 
 
+def why_not(settings: Settings) -> str:
+    """Return why no hook can be played with these settings, as far as that shows beforehand; empty: one can."""
+    try:
+        identity = _identity(settings.user)
+        if identity.uid is not None:
+            _pass(settings.work_dir, identity.name)
+    except Permanent as error:
+        return error.message
+    python = settings.python
+    if python != sys.executable:
+        return "" if os.access(python, os.X_OK) else f"{python} is no program that this node can run"
+    lacks = [name for name in ("ansible", "ansible_runner") if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(lacks)} is not installed: farshore[recovery] brings it" if lacks else ""
+
+
 def clean(settings: Settings) -> None:
     """Remove what hooks have left that ended with their node: their folders hold secrets."""
     for left in settings.work_dir.glob(f"{settings.owner}-*"):
@@ -178,14 +194,20 @@ def _folder(settings: Settings, identity: _Identity) -> Path:
     if identity.uid is not None:
         # The hook's user passes through to its own folder; it sees no other one.
         work_dir.chmod(0o711)
-        closed = next((folder for folder in work_dir.parents if not folder.stat().st_mode & 0o001), None)
-        if closed is not None:
-            raise Permanent(
-                f"user {identity.name!r} cannot get to {work_dir}: {closed} is closed to it",
-                code="hook-folder-closed",
-                hint="Name another folder under hooks.work_dir in the node's file.",
-            )
+        _pass(work_dir, identity.name)
     return Path(tempfile.mkdtemp(prefix=f"{settings.owner}-", dir=work_dir))
+
+
+def _pass(work_dir: Path, user: str) -> None:
+    closed = next(
+        (folder for folder in work_dir.parents if folder.exists() and not folder.stat().st_mode & 0o001), None
+    )
+    if closed is not None:
+        raise Permanent(
+            f"user {user!r} cannot get to {work_dir}: {closed} is closed to it",
+            code="hook-folder-closed",
+            hint="Name another folder under hooks.work_dir in the node's file.",
+        )
 
 
 def _write(folder: Path, job: Job, settings: Settings, identity: _Identity) -> None:
