@@ -57,6 +57,9 @@ class ScriptedSite:
         self.guests: dict[str, dict[str, Any]] = {}
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.leave_behind: tuple[str, ...] = ()
+        #: Whether machines are made on layers, which they can leave; how far each is when it is asked, in order.
+        self.layered = False
+        self.detaching: dict[str, list[dict[str, Any]]] = {}
         #: Whether a drill's network leads somewhere, and how many packets got past its rules.
         self.leaks = False
         self.outside = 0
@@ -217,8 +220,17 @@ class ScriptedSite:
         self.tagged.setdefault(params["tag"], set()).add(f"machine:{machine_id}")
         made = {**params["facts"], "machine_id": machine_id, "name": params["name"], "power": "off"}
         made["nics"] = [{"mac": nic["mac"], "network": nic["network"]} for nic in params["nics"]]
+        made["on_points"] = self.layered
         self.machines.setdefault(machine_id, made)
         return {"machine_id": machine_id, "name": params["name"]}
+
+    def machine_detach(self, task: Task) -> dict[str, Any]:
+        machine = self._machine(task)
+        answers = self.detaching.get(machine["name"])
+        found = answers.pop(0) if answers else {"state": "done"}
+        if found["state"] == "done":
+            machine["on_points"] = False
+        return {"machine_id": machine["machine_id"], **found}
 
     def machine_probe(self, task: Task) -> dict[str, Any]:
         machine = self._machine(task)
@@ -313,6 +325,7 @@ KINDS = (
     "machine-fence",
     "machine-unfence",
     "machine-untrack",
+    "machine-detach",
     "network-create",
     "machine-create",
     "machine-prepare",

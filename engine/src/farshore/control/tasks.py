@@ -41,6 +41,8 @@ _ROLE: Final = {
     "machine-untrack": "replication",
     "network-create": "recovery",
     "machine-create": "recovery",
+    # Where points are taken, for it makes way for them.
+    "machine-detach": "replication",
     "machine-prepare": "recovery",
     "hook": "recovery",
     "dns-update": "recovery",

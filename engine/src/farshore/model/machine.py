@@ -50,7 +50,10 @@ class NicFacts(Report):
 
 
 class MachineFacts(Report):
-    """A machine as its platform reports it. ``machine_id`` is the platform's own stable id (a UUID)."""
+    """A machine as its platform reports it. ``machine_id`` is the platform's own stable id (a UUID).
+
+    ``on_points``: we made it, and its disks are not whole without checkpoints.
+    """
 
     machine_id: str
     name: str
@@ -63,6 +66,7 @@ class MachineFacts(Report):
     nics: tuple[NicFacts, ...] = ()
     tags: dict[str, str] = {}
     findings: tuple[Finding, ...] = ()
+    on_points: bool = False
 
 
 class NetworkFacts(Report):

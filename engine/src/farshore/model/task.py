@@ -30,6 +30,7 @@ TaskKind = Literal[
     "machine-fence",
     "machine-unfence",
     "machine-untrack",
+    "machine-detach",
     "network-create",
     "machine-create",
     "machine-prepare",
@@ -179,6 +180,20 @@ class UntrackResult(Report):
     machine_id: str = ""
     removed: tuple[str, ...] = ()
     remaining: tuple[str, ...] = ()
+
+
+class DetachResult(Report):
+    """How far a machine is from needing no checkpoint: ``copying``, ``waiting`` (``detail`` says for what) or ``done``.
+
+    Bytes are those of the disk that is being copied now.
+    """
+
+    machine_id: str
+    state: Literal["copying", "waiting", "done"]
+    disks_left: int = 0
+    done_bytes: int = 0
+    total_bytes: int = 0
+    detail: str = ""
 
 
 class MachineFenceParams(MachineParams):
@@ -496,6 +511,7 @@ PARAMS: dict[str, type[Report]] = {
     "machine-fence": MachineFenceParams,
     "machine-unfence": MachineParams,
     "machine-untrack": MachineParams,
+    "machine-detach": MachineParams,
     "network-create": NetworkCreateParams,
     "machine-create": MachineCreateParams,
     "machine-prepare": MachinePrepareParams,
@@ -523,6 +539,7 @@ RESULTS: dict[str, type[Report]] = {
     "machine-fence": MachineResult,
     "machine-unfence": MachineResult,
     "machine-untrack": UntrackResult,
+    "machine-detach": DetachResult,
     "network-create": Empty,
     "machine-create": MachineCreateResult,
     "machine-prepare": MachinePrepareResult,

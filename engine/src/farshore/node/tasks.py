@@ -218,6 +218,11 @@ def machine_untrack(site: Site, params: model.MachineParams, _call: Call) -> mod
     return stored.untrack(site.platform, params.machine_id)
 
 
+def machine_detach(site: Site, params: model.MachineParams, _call: Call) -> model.DetachResult:
+    """Let a machine leave the chain of points; what copies is the platform, and it goes on without us."""
+    return site.compute().detach(params.machine_id)
+
+
 def network_create(site: Site, params: model.NetworkCreateParams, call: Call) -> model.Empty:
     """Make an isolated network."""
     with site.locks.hold(call, f"tag:{params.tag}", shared=True):
@@ -364,6 +369,8 @@ HANDLERS: Final[dict[str, Handler]] = {
     "machine-fence": Handler("quick", machine_fence, "machine_id"),
     "machine-unfence": Handler("quick", machine_unfence, "machine_id"),
     "machine-untrack": Handler("quick", machine_untrack, "machine_id"),
+    # Holds nobody up: the platform keeps it apart from points, and a machine may be stopped while it is copied.
+    "machine-detach": Handler("quick", machine_detach),
     "network-create": Handler("machine", network_create, "name"),
     "machine-create": Handler("machine", machine_create, "name"),
     "machine-prepare": Handler("machine", machine_prepare, "machine_id"),

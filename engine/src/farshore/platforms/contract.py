@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 from farshore.model.checkpoint import Level
 from farshore.model.machine import Finding, Inventory, MachineFacts, PoolFacts, Power
 from farshore.model.plan import Consistency, Quiesce
-from farshore.model.task import IsolationResult, MachineCreateParams, NetworkCreateParams
+from farshore.model.task import DetachResult, IsolationResult, MachineCreateParams, NetworkCreateParams
 from farshore.units import LEAF_SIZE, MIB
 
 
@@ -296,6 +296,12 @@ class Compute(Protocol):
 
     def unfence(self, machine_id: str) -> None:
         """Lift the fence."""
+
+    def detach(self, machine_id: str) -> DetachResult:
+        """Let a machine that we made leave the chain of points, in the background; look how far it is.
+
+        Called again until it is ``done``; it may be cut short at any time. Nothing to do where disks are whole copies.
+        """
 
     def addresses(self, machine_id: str) -> list[str]:
         """Return the machine's IP addresses as far as the platform knows them."""

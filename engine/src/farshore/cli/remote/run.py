@@ -45,7 +45,8 @@ def list_runs(
     ctx: typer.Context,
     plan: Annotated[str | None, typer.Option(help="Only of this plan.")] = None,
     kind: Annotated[
-        str | None, typer.Option(help="replicate, drill, failover, migrate, reprotect, checkpoint, scrub or cleanup.")
+        str | None,
+        typer.Option(help="replicate, drill, failover, migrate, reprotect, checkpoint, scrub, cleanup or detach."),
     ] = None,
     state: Annotated[
         str | None,

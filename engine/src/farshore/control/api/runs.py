@@ -23,7 +23,7 @@ router = APIRouter(prefix="/api/v1", tags=["runs"])
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 #: Kinds of runs that operators order; all others change where machines run.
-_ANYBODYS: Final = frozenset({"replicate", "checkpoint", "drill", "cleanup", "scrub"})
+_ANYBODYS: Final = frozenset({"replicate", "checkpoint", "drill", "cleanup", "scrub", "detach"})
 Filter = Annotated[str | None, Query(max_length=128)]
 
 

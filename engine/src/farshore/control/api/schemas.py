@@ -187,7 +187,7 @@ class NodeToken(_Answer):
 
 
 class Machine(_Answer):
-    """A machine with its protection. ``bottleneck``: why its RPO is exceeded."""
+    """A machine with its protection. ``bottleneck``: why its RPO is exceeded. ``on_points``: it needs checkpoints."""
 
     machine_id: str
     name: str
@@ -199,6 +199,7 @@ class Machine(_Answer):
     disks: list[DiskFacts]
     nics: list[NicFacts]
     tags: dict[str, str]
+    on_points: bool
     plan: str | None
     state: str
     conditions: list[str]

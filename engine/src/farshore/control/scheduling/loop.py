@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from farshore.control import bundle, catalog, tasks
 from farshore.control.context import Context
-from farshore.control.scheduling import cycles, drills, fences, rates, retention, untracks, upkeep
+from farshore.control.scheduling import cycles, detaches, drills, fences, rates, retention, untracks, upkeep
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Node, Plan, Site, Task
 from farshore.control.views.places import is_online
@@ -32,7 +32,7 @@ INVENTORY_EVERY_S: Final = 60.0
 CHECK_EVERY_S: Final = 10.0
 #: Rounds in a row that fail with a cycle before it is given up.
 STUCK_AFTER: Final = 20
-#: How often the schedules of drills are looked at.
+#: How often the schedules of drills are looked at, and whether machines can leave the chain of checkpoints.
 DRILLS_EVERY_S: Final = 5.0
 #: How often records that nobody needs any more are removed.
 TIDY_EVERY_S: Final = 600.0
@@ -116,8 +116,11 @@ class Scheduler:
             self._drilled = time.monotonic()
             with self.ctx.store.read() as session:
                 scheduled = drills.plans(session)
+                chained = detaches.plans(session)
             for plan in scheduled:
                 self._each(drills.advance, plan)
+            for plan in chained:
+                self._each(detaches.advance, plan)
         self._conductor.tend()
         self._keep_bundles()
         if time.monotonic() - self._checked > CHECK_EVERY_S:

@@ -25,7 +25,7 @@ def tidy(tx: Transaction) -> None:
     now = time.time()
     tx.execute(
         delete(Task).where(
-            Task.kind.in_(("inventory", "check", "catalog-scan")),
+            Task.kind.in_(("inventory", "check", "catalog-scan", "machine-detach")),
             Task.state.in_(tasks.ENDED),
             Task.ended_at < now - LOOKS_KEPT_S,
         )

@@ -26,10 +26,10 @@ ENDED: Final = frozenset({"succeeded", "partial", "failed", "cancelled"})
 #: What a run is called in a heading, where its kind is no noun.
 KINDS: Final = {"replicate": "replication", "cleanup": "clean-up"}
 #: Kinds of runs that operators order; all others change where machines run.
-ORDINARY: Final = frozenset({"replicate", "checkpoint", "drill", "cleanup", "scrub"})
+ORDINARY: Final = frozenset({"replicate", "checkpoint", "drill", "cleanup", "scrub", "detach"})
 #: Kinds that can be paused, and that can be gone on with when they did not end well.
-PAUSABLE: Final = frozenset({"drill", "failover", "migrate", "reprotect", "rollback", "scrub"})
-RETRYABLE: Final = PAUSABLE | {"replicate"}
+PAUSABLE: Final = frozenset({"drill", "failover", "migrate", "reprotect", "rollback", "scrub", "detach"})
+RETRYABLE: Final = PAUSABLE - {"detach"} | {"replicate"}
 #: How a state is shown; what is not here is neutral.
 TONES: Final[dict[str, str]] = {
     **dict.fromkeys(("online", "protected", "succeeded", "active", "green", "on", "verified"), "good"),

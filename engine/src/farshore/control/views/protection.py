@@ -337,6 +337,7 @@ def bottleneck(session: Session, owner: Plan, member: PlanMachine, age: float | 
         .where(Cycle.group_id == member.group_id, Cycle.stats.is_not(None))
         .order_by(Cycle.created_at.desc())
         .limit(1)
+        "on_points": bool(facts.get("on_points")),
     ).first()
     if last is None or last.stats is None:
         return None

@@ -11,6 +11,9 @@ Settings (``platform:`` in a node's file):
     bytes), its file system local and with room for what guests overwrite while they are read.
 ``accelerator``
     ``auto`` (KVM where a probe guest has shown that it runs), ``tcg`` or ``kvm``.
+``detach_rate``
+    bytes per second that the copying of a disk takes at most when a committed machine leaves the chain of checkpoints;
+    ``64 MiB/s`` by default.
 """
 
 from __future__ import annotations
@@ -24,12 +27,13 @@ from farshore import durable
 from farshore.errors import Invalid
 from farshore.platforms.contract import Platform
 from farshore.platforms.directory import DirectoryManifests
-from farshore.platforms.kvm import accelerator, retiring
+from farshore.platforms.kvm import accelerator, detaching, retiring
 from farshore.platforms.kvm.compute import KvmCompute
 from farshore.platforms.kvm.connection import Hypervisor
 from farshore.platforms.kvm.source import KvmSource
 from farshore.platforms.kvm.target import KvmTarget
 from farshore.platforms.nbd.launcher import Launcher
+from farshore.units import parse_rate
 
 __all__ = ["open_kvm"]
 
@@ -52,8 +56,9 @@ def open_kvm(config: Mapping[str, Any], part: str = "") -> Platform:
     durable.make_dir(scratch, 0o711)
     launcher = Launcher(scratch / f"daemons{part}")
     target = KvmTarget(pool, launcher)
-    compute = KvmCompute(hypervisor, target, scratch, chosen, launcher)
     source = KvmSource(hypervisor, scratch, launcher)
+    rate = _rate(config.get("detach_rate", detaching.RATE))
+    compute = KvmCompute(hypervisor, target, scratch, chosen, launcher, alone=source.alone, detach_rate=rate)
     return Platform(
         type="kvm",
         source=source,
@@ -64,6 +69,15 @@ def open_kvm(config: Mapping[str, Any], part: str = "") -> Platform:
         compute=compute,
         adopt=partial(retiring.adopt, hypervisor, target),
     )
+
+
+def _rate(value: Any) -> int:
+    try:
+        return parse_rate(value)
+    except ValueError as error:
+        raise Invalid(
+            f"platform.detach_rate: {error}", code="platform-setting", field="platform.detach_rate"
+        ) from error
 
 
 def _folder(config: Mapping[str, Any], key: str) -> Path:

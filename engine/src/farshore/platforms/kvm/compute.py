@@ -9,16 +9,27 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from farshore import durable
 from farshore.errors import Conflict, Fenced, Invalid, NotFound
 from farshore.model.machine import Finding, Inventory, MachineFacts, Power
-from farshore.model.task import IsolationResult, MachineCreateParams, NetworkCreateParams, PacketCount
+from farshore.model.task import DetachResult, IsolationResult, MachineCreateParams, NetworkCreateParams, PacketCount
 from farshore.platforms.contract import Caps, OpenDisk
-from farshore.platforms.kvm import checks, domain, firewall, guest_disks, images, isolation, looking, machines, traces
+from farshore.platforms.kvm import (
+    checks,
+    detaching,
+    domain,
+    firewall,
+    guest_disks,
+    images,
+    isolation,
+    looking,
+    machines,
+    traces,
+)
 from farshore.platforms.kvm.accelerator import Accelerator
 from farshore.platforms.kvm.connection import Hypervisor, asking, libvirt
 from farshore.platforms.kvm.networks import Networks, bridge_of
@@ -50,6 +61,9 @@ class KvmCompute:
         scratch: Path,
         accelerator: Accelerator,
         launcher: Launcher | None = None,
+        *,
+        alone: Callable[[Sequence[str]], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+        detach_rate: int = detaching.RATE,
     ) -> None:
         self._hypervisor = hypervisor
         self._launcher = launcher or Launcher(scratch / "daemons")
@@ -57,6 +71,9 @@ class KvmCompute:
         self._scratch = scratch
         self._accelerator = accelerator
         self._networks = Networks(hypervisor)
+        #: Keeps others from taking points of machines.
+        self._alone = alone
+        self._detach_rate = detach_rate
 
     # --- what there is -------------------------------------------------------------------------------------------
 
@@ -65,7 +82,7 @@ class KvmCompute:
         found: list[MachineFacts] = []
         for handle in self._hypervisor.domains():
             with contextlib.suppress(NotFound):  # removed while we looked
-                found.append(machines.facts(handle))
+                found.append(self._facts(handle))
         return Inventory(
             platform="kvm",
             machines=tuple(sorted(found, key=lambda one: one.name)),
@@ -77,7 +94,11 @@ class KvmCompute:
 
     def facts(self, machine_id: str) -> MachineFacts:
         """Return one machine."""
-        return machines.facts(self._hypervisor.domain(machine_id))
+        return self._facts(self._hypervisor.domain(machine_id))
+
+    def _facts(self, handle: Any) -> MachineFacts:
+        standing = detaching.standing(machines.read(handle), self._target.layers.recovered)
+        return machines.facts(handle).model_copy(update={"on_points": bool(standing)})
 
     def check(self) -> list[Finding]:
         """Prove that what is needed works here."""
@@ -287,6 +308,22 @@ class KvmCompute:
             # First the note of what autostart was is used, then it goes.
             handle.setAutostart(int(before.autostart))
             self._hypervisor.connection().defineXML(domain.unfenced(machines.defined_xml(handle)))
+
+    # --- leaving the chain -------------------------------------------------------------------------------------------
+
+    def detach(self, machine_id: str) -> DetachResult:
+        """Copy what a machine's disks have only from points; the last one of a tag gives back the leases.
+
+        See :mod:`farshore.platforms.kvm.detaching`.
+        """
+        recovered = self._target.layers.recovered
+        with self._alone([machine_id]):
+            handle = self._hypervisor.domain(machine_id)
+            result = detaching.advance(handle, recovered, self._detach_rate)
+        owner = machines.defined(handle).owner
+        if result.state == "done" and owner is not None and not detaching.on_points(recovered / owner.tag):
+            self._target.release(owner.tag)
+        return result
 
     # --- looking at a machine ------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from farshore.model.checkpoint import Level
 from farshore.model.machine import MachineFacts, disk_key
 from farshore.model.plan import Consistency, Quiesce
 from farshore.platforms.contract import Caps, Extent, Snapshot
-from farshore.platforms.kvm import backup, freezing, machines, pausing, reading, resting, tracking
+from farshore.platforms.kvm import backup, detaching, freezing, machines, pausing, reading, resting, tracking
 from farshore.platforms.kvm.connection import Hypervisor, asking
 from farshore.platforms.kvm.domain import Domain
 from farshore.platforms.kvm.points import DiskRecord, MachineRecord, PointRecord, Points, short
@@ -85,7 +85,7 @@ class KvmSource:
         """
         if not machine_ids:
             raise Invalid("a point needs at least one machine", field="machine_ids")
-        with self._alone(machine_ids):
+        with self.alone(machine_ids):
             existing = self._find(point_id)
             if existing:
                 return existing
@@ -110,7 +110,7 @@ class KvmSource:
         record = self._points.load(point_id)
         if record is None:
             return None
-        with self._alone([machine.machine_id for machine in record.machines]):
+        with self.alone([machine.machine_id for machine in record.machines]):
             return self._find(point_id)
 
     def _find(self, point_id: str) -> Snapshot | None:
@@ -274,7 +274,7 @@ class KvmSource:
         """End the reading of a point; keep its tracking and no other (``applied``), or all but its own."""
         record = self._points.load(point_id)
         ids = {*machine_ids, *(machine.machine_id for machine in record.machines)} if record else {*machine_ids}
-        with self._alone(sorted(ids)):
+        with self.alone(sorted(ids)):
             for machine_id in sorted(ids):
                 try:
                     handle = self._hypervisor.domain(machine_id)
@@ -291,7 +291,7 @@ class KvmSource:
 
     def untrack(self, machine_id: str) -> None:
         """Remove our jobs, checkpoints and bitmaps of a machine, also those that libvirt does not know any more."""
-        with self._alone([machine_id]):
+        with self.alone([machine_id]):
             handle = self._hypervisor.domain(machine_id)
             self._clear_left_overs({machine_id: handle})
             for checkpoint, targets in tracking.orphans(handle).items():
@@ -305,7 +305,7 @@ class KvmSource:
 
     def traces(self, machine_id: str) -> list[str]:
         """Name what is ours on a machine: jobs, checkpoints, bitmaps, records and files of points, its fence."""
-        with self._alone([machine_id]):
+        with self.alone([machine_id]):
             handle = self._hypervisor.domain(machine_id)
             found = [f"checkpoint {name}" for name in tracking.checkpoints(handle)]
             found += [
@@ -336,7 +336,7 @@ class KvmSource:
         for record in list(self._points.all()):
             if record.point_id in keep or record.point_id in self._beginning:
                 continue
-            with self._alone([machine.machine_id for machine in record.machines]):
+            with self.alone([machine.machine_id for machine in record.machines]):
                 self._close(record)
             removed.append(record.point_id)
         live = {record.point_id for record in self._points.all()} | self._beginning
@@ -393,6 +393,8 @@ class KvmSource:
             if socket.parent != self._jobs:
                 raise Retry(f"another backup of machine {handle.name()} is running", code="machine-busy")
             backup.end(handle)
+        for handle in handles.values():
+            detaching.interrupt(handle)
 
     def _forget_all_but(self, kept: set[str], handle: Any) -> None:
         try:
@@ -421,7 +423,7 @@ class KvmSource:
                     _log.info("machine %s cannot be asked whether it is frozen: %s", machine_id, error)
 
     @contextlib.contextmanager
-    def _alone(self, machine_ids: Sequence[str]) -> Iterator[None]:
+    def alone(self, machine_ids: Sequence[str]) -> Iterator[None]:
         """Hold these machines against our other threads."""
         with self._locks_lock:
             locks = [self._locks.setdefault(machine_id, threading.RLock()) for machine_id in sorted(set(machine_ids))]

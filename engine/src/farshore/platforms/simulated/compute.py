@@ -8,7 +8,7 @@ from typing import Any
 
 from farshore.errors import NotFound, Permanent
 from farshore.model.machine import Finding, Inventory, MachineFacts, NetworkFacts, PoolFacts, Power
-from farshore.model.task import IsolationResult, MachineCreateParams, NetworkCreateParams
+from farshore.model.task import DetachResult, IsolationResult, MachineCreateParams, NetworkCreateParams
 from farshore.platforms.contract import Caps, OpenDisk
 from farshore.platforms.simulated.api import Api
 
@@ -88,6 +88,10 @@ class SimulatedCompute:
     def unfence(self, machine_id: str) -> None:
         """Lift the fence."""
         self._api.call("unfence", machine_id=machine_id)
+
+    def detach(self, machine_id: str) -> DetachResult:
+        """Say that machines here need no checkpoint."""
+        return DetachResult(machine_id=machine_id, state="done")
 
     def addresses(self, machine_id: str) -> list[str]:
         """Return the machine's addresses; nobody answers there."""
