@@ -298,6 +298,7 @@ def _machine(session: Session, row: Machine) -> dict[str, Any]:
         "disks": facts["disks"],
         "nics": facts["nics"],
         "tags": facts["tags"],
+        "on_points": bool(facts.get("on_points")),
         "plan": owner.name if owner else None,
         "state": member.state if member else "unprotected",
         "conditions": _machine_conditions(session, owner, member, age) if owner and member else [],
@@ -337,7 +338,6 @@ def bottleneck(session: Session, owner: Plan, member: PlanMachine, age: float | 
         .where(Cycle.group_id == member.group_id, Cycle.stats.is_not(None))
         .order_by(Cycle.created_at.desc())
         .limit(1)
-        "on_points": bool(facts.get("on_points")),
     ).first()
     if last is None or last.stats is None:
         return None
