@@ -10,13 +10,18 @@ cleaning:
    the other's manifest impossible, by creating a refusal under the other's key; then it goes on as if the claim were
    its own. If the refusal cannot be created, the other was published meanwhile: case 2.
 
-Whoever finds a refusal under its own key is fenced. Crash windows: docs/internals/publication.md.
+Whoever finds a refusal under its own key is fenced.
+
+Nor must a checkpoint of a lower epoch be published after one of a higher. Who has its claim looks at those of other
+epochs: a higher one fences it; where a lower one leads to a place that is free still, it is refused. Of two that claim
+at the same time at least one sees the other. Crash windows: docs/internals/publication.md.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from farshore.checkpoints import addenda, terms, trees
@@ -67,12 +72,14 @@ def publish(store: ManifestStore, manifest: Manifest) -> Manifest:
     found = find(store, manifest)
     if found is not None:
         return found
-    for other in load_group(store, manifest.group_id):
+    published = load_group(store, manifest.group_id)
+    for other in published:
         if other.epoch > manifest.epoch or other.generation > manifest.generation:
             raise _fenced(manifest, f"is of an epoch or generation before that of {other.checkpoint_id}")
         if (other.epoch, other.sequence) == (manifest.epoch, manifest.sequence):
             raise _fenced(manifest, f"has the sequence of {other.checkpoint_id}, which is published")
     _claim(store, manifest)
+    _pass_epochs(store, manifest, published)
     terms.check(store, manifest)
     if store.put_if_absent(key_of(manifest), encode(manifest)):  # the commit point
         return manifest
@@ -83,7 +90,7 @@ def publish(store: ManifestStore, manifest: Manifest) -> Manifest:
 
 
 def _claim(store: ManifestStore, manifest: Manifest) -> None:
-    key = f"claims/{manifest.group_id}/{manifest.epoch:010d}-{manifest.sequence:010d}.json"
+    key = f"{_claims(manifest)}{manifest.epoch:010d}-{manifest.sequence:010d}.json"
     mine = {"checkpoint_id": manifest.checkpoint_id, "ordered_at": manifest.ordered_at}
     depth = 0
     while not store.put_if_absent(key, json.dumps(mine, sort_keys=True).encode()):
@@ -92,23 +99,43 @@ def _claim(store: ManifestStore, manifest: Manifest) -> None:
             return
         if holder["ordered_at"] >= manifest.ordered_at:
             raise _fenced(manifest, f"was ordered before {holder['checkpoint_id']}, which claims its sequence")
-        _refuse(store, manifest, str(holder["checkpoint_id"]))
+        other_id = str(holder["checkpoint_id"])
+        if not _refuse(store, manifest, manifest.sequence, other_id):
+            raise _fenced(manifest, f"has the sequence of {other_id}, which is published")
         # The dead checkpoint's claim stays; ours is the next one in line.
         depth += 1
-        key = f"claims/{manifest.group_id}/{manifest.epoch:010d}-{manifest.sequence:010d}-{depth}.json"
+        key = f"{_claims(manifest)}{manifest.epoch:010d}-{manifest.sequence:010d}-{depth}.json"
 
 
-def _refuse(store: ManifestStore, manifest: Manifest, other_id: str) -> None:
-    """Make the publication of another checkpoint at our place impossible."""
-    key = f"{prefix_of(manifest.group_id)}{manifest.sequence:010d}-{other_id}.json"
+def _claims(manifest: Manifest) -> str:
+    return f"claims/{manifest.group_id}/"
+
+
+def _pass_epochs(store: ManifestStore, manifest: Manifest, published: Sequence[Manifest]) -> None:
+    """End where a higher epoch has a claim; refuse what of lower ones may be on its way still.
+
+    ``published`` was read before: behind the last one of them only claims that nobody has published matter.
+    """
+    last = max(((one.epoch, one.sequence) for one in published if one.epoch < manifest.epoch), default=(0, 0))
+    for key in store.list(_claims(manifest)):
+        epoch, sequence = map(int, key.removeprefix(_claims(manifest)).removesuffix(".json").split("-")[:2])
+        if epoch > manifest.epoch:
+            raise _fenced(manifest, f"is of an epoch before {epoch}, which is being published")
+        if last < (epoch, sequence) and epoch < manifest.epoch:
+            _refuse(store, manifest, sequence, str(_parse_claim(store.get(key), key)["checkpoint_id"]))
+
+
+def _refuse(store: ManifestStore, manifest: Manifest, sequence: int, other_id: str) -> bool:
+    """Make the publication of another checkpoint at a place impossible; False where it is published."""
+    key = f"{prefix_of(manifest.group_id)}{sequence:010d}-{other_id}.json"
     refusal = json.dumps({"refused_for": manifest.checkpoint_id}).encode()
     if not store.put_if_absent(key, refusal):
         try:
             data = store.get(key)
         except NotFound:
-            return  # published and withdrawn since; its place is free
-        if not is_refusal(data):
-            raise _fenced(manifest, f"has the sequence of {other_id}, which is published")
+            return True  # published and withdrawn since; its place is free
+        return is_refusal(data)
+    return True
 
 
 def withdraw(store: ManifestStore, target: Target, group_id: str, checkpoint_id: str) -> None:

@@ -111,6 +111,32 @@ def test_two_at_once_leave_exactly_one(store: DirectoryManifests, moment: str, o
     assert sorted(outcomes) == sorted(["fenced", *published])
 
 
+@pytest.mark.parametrize("moment", ["claims/", "groups/"])
+def test_nothing_of_a_lower_epoch_is_published_after_a_higher_one(store: DirectoryManifests, moment: str) -> None:
+    publish(store, manifest(1))
+    racing: Any = Racing(store, moment, lambda: publish(store, manifest(1, "cp-e2", epoch=2)))
+    with pytest.raises(Fenced):
+        publish(racing, manifest(2, "cp-late"))
+    assert [one.checkpoint_id for one in load_group(store, "grp-a")] == ["cp-1", "cp-e2"]
+
+
+@pytest.mark.parametrize("moment", ["claims/", "groups/"])
+def test_a_higher_epoch_is_published_whatever_a_lower_one_does(store: DirectoryManifests, moment: str) -> None:
+    publish(store, manifest(1))
+    outcomes = []
+
+    def lower() -> None:
+        try:
+            outcomes.append(publish(store, manifest(2, "cp-late")).checkpoint_id)
+        except Fenced:
+            outcomes.append("fenced")
+
+    racing: Any = Racing(store, moment, lower)
+    publish(racing, manifest(1, "cp-e2", epoch=2))
+    assert outcomes == (["cp-late"] if moment == "claims/" else ["fenced"])
+    assert newest(store, "grp-a") == manifest(1, "cp-e2", epoch=2)
+
+
 def test_a_dead_claim_does_not_block_the_sequence(store: DirectoryManifests) -> None:
     store.put_if_absent("claims/grp-a/0000000001-0000000001.json", b'{"checkpoint_id": "cp-dead", "ordered_at": 1.0}')
     for number, one in enumerate((manifest(1, "cp-next", ordered_at=2.0),)):
