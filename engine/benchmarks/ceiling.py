@@ -54,3 +54,29 @@ def jain(values: Sequence[float]) -> float:
     """Return Jain's index of fairness: 1 where all get the same, 1/n where one gets all (Jain, Chiu, Hawe 1984)."""
     squares = sum(value * value for value in values)
     return sum(values) ** 2 / (len(values) * squares) if squares else 1.0
+
+
+def worst_share(samples: Sequence[Sequence[float]], rate: float, span_s: float) -> tuple[float, float]:
+    """Return the least and the greatest share of ``rate`` that was used in any ``span_s`` seconds.
+
+    Args:
+        samples: ``[seconds, bytes so far]``, both growing. A span begins at one and ends at the first that is far
+            enough.
+        rate: bytes per second.
+        span_s: how long is looked at.
+
+    Raises:
+        ValueError: the samples cover no such time.
+    """
+    shares, end = list[float](), 0
+    for begin, first in enumerate(samples):
+        end = max(end, begin)
+        while end < len(samples) and samples[end][0] - first[0] < span_s:
+            end += 1
+        if end == len(samples):
+            break
+        last = samples[end]
+        shares.append((last[1] - first[1]) / (last[0] - first[0]) / rate)
+    if not shares:
+        raise ValueError(f"the samples are too few for {span_s:g} s")
+    return min(shares), max(shares)

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from benchmarks import lost, recovery, rehearsal, wayback
+from benchmarks import limited, lost, recovery, rehearsal, wayback
 from benchmarks.ceiling import jain, steady_rate
 from benchmarks.images import Changed, Disk, Full
-from benchmarks.links import Loopback, Place, Shape, Wan
+from benchmarks.links import ENDS, End, Loopback, Place, Shape, Wan
 from benchmarks.peers.base import Outcome, Peer
 from benchmarks.peers.farshore import Farshore
 from benchmarks.peers.iperf import Iperf, LinkRate
@@ -23,6 +23,7 @@ from benchmarks.peers.nbd import Nbdcopy
 from benchmarks.peers.pipe import Pipe
 from benchmarks.peers.rsync import RsyncDaemon, RsyncSsh
 from benchmarks.results import Check, Figure
+from benchmarks.stalled import Stalled, seconds_of
 from benchmarks.workshop import Workshop
 
 MIB: Final = 1 << 20
@@ -45,13 +46,14 @@ class Size:
     rounds: int
     loopback_rounds: int
     kills: int
+    stall_mib: int
 
 
 SIZES: Final = {
     one.name: one
     for one in (
-        Size("full", 4096, 2048, 48, 4096, 960, 1024, 3, 5, 30),
-        Size("quick", 512, 512, 8, 512, 320, 256, 1, 3, 4),
+        Size("full", 4096, 2048, 48, 4096, 960, 1024, 3, 5, 30, 160),
+        Size("quick", 512, 512, 8, 512, 320, 256, 1, 3, 4, 48),
     )
 }
 
@@ -315,6 +317,32 @@ def memory(shop: Workshop, size: Size) -> Figure:
     return figure
 
 
+def stall(shop: Workshop, size: Size) -> Figure:
+    """Eight disks over a link; the storage of one stops answering, at the target or at the source."""
+    figure = Figure("dp-stall")
+    disks = [shop.disk(Full(size.stall_mib * MIB, seed=300 + number)) for number in range(8)]
+    others, runs, costs = disks[:-1], list[Outcome](), dict[End, list[float]]()
+    outlasted = list[float]()
+    with Wan(Shape(40, 500e6), shop.run) as place:
+        able = _Missing(shop, figure).there(Stalled("target", 0))
+        for _ in range(max(1, size.rounds - 1)):
+            alone = shop.copy(Farshore(), place, others, connections=AUTO)
+            usual = max(seconds_of(alone, others))
+            runs.append(alone)
+            for end in ENDS if able else ():
+                runs.append(shop.copy(peer := Stalled(end, 1.5 * usual), place, disks, connections=AUTO))
+                slowest = max(seconds_of(runs[-1], others))
+                costs.setdefault(end, []).append(slowest / usual)
+                outlasted.append(peer.hold_s / slowest)
+    for end in ENDS:
+        value = statistics.median(costs[end]) if end in costs else None
+        figure.checks.append(Check(f"others, {end} stalls", value, "<=", 1.1, "of their time without that disk"))
+    shortest = min(outlasted, default=None)
+    figure.checks.append(Check("stall", shortest, ">=", 1.0, "of the slowest other's time"))
+    figure.details |= {"costs": costs, "runs": [_told(one) | {"disks": one.detail["disks"]} for one in runs]}
+    return figure
+
+
 def resume(shop: Workshop, size: Size) -> Figure:
     """Processes killed with SIGKILL at random instants: the source's, the target's, both."""
     from farshore.testing.resume import measure_resume
@@ -345,6 +373,8 @@ FIGURES: Final[dict[str, Measured]] = {
     "dp-loopback": loopback,
     "dp-memory": memory,
     "dp-resume": resume,
+    "dp-limit": limited.figure,
+    "dp-stall": stall,
     "rec-1000": lambda shop, size: recovery.many_machines(shop, size.name),
     "rec-kill": lambda shop, size: recovery.killed(shop, size.name),
     "rec-scale": lambda shop, size: recovery.shared(shop, size.name),
