@@ -14,13 +14,13 @@ from farshore.control.store.records import Checkpoint, Group, Lease, Plan
 from farshore.model.plan import Retention
 
 
-def points_of(session: Session, plan: Plan, group_id: str) -> list[Held]:
-    """Return what retention looks at: a group's published points at the site that is copied to now, oldest first."""
+def points_of(session: Session, plan: Plan, group_id: str, site: str | None = None) -> list[Held]:
+    """Return a group's published points at a site, by default the one that is copied to now; oldest first."""
     rows = session.scalars(
         select(Checkpoint)
         .where(
             Checkpoint.group_id == group_id,
-            Checkpoint.target_site == direction(plan)[1],
+            Checkpoint.target_site == (site or direction(plan).target),
             Checkpoint.state == "published",
         )
         .order_by(Checkpoint.epoch, Checkpoint.sequence)
@@ -48,9 +48,22 @@ def rules_of(plan: Plan) -> Retention:
     return Retention.model_validate(plan.definition.get("retention", {}))
 
 
-def decision(session: Session, plan: Plan, group_id: str, rules: Retention | None = None) -> Decision:
-    """Return what stays and what goes of a group now, by the plan's rules or by others."""
-    return decide(points_of(session, plan, group_id), rules or rules_of(plan), clock.now().wall_s)
+def decision(
+    session: Session, plan: Plan, group_id: str, rules: Retention | None = None, site: str | None = None
+) -> Decision:
+    """Return what stays and what goes of a group now, by the plan's rules or by others; ``site``: as for the points."""
+    return decide(points_of(session, plan, group_id, site), rules or rules_of(plan), clock.now().wall_s)
+
+
+def sites_left(session: Session, plan: Plan, group_id: str) -> list[str]:
+    """Return the sites with published points of a group that nothing is copied to any more.
+
+    None before the plan is protected the other way round: until then it may come back to them.
+    """
+    if plan.state != "protected":
+        return []
+    sites = select(Checkpoint.target_site).where(Checkpoint.group_id == group_id, Checkpoint.state == "published")
+    return sorted(set(session.scalars(sites)) - {direction(plan).target})
 
 
 def groups_of(session: Session, plan: str) -> Sequence[str]:

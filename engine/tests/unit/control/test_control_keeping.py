@@ -61,6 +61,21 @@ def test_old_points_go_by_their_age_also_without_a_cycle(store: Store) -> None:
         assert dropping(tx) == ["cp-1", "cp-2", "cp-3"]
 
 
+def test_points_at_a_site_that_was_left_go_by_the_same_rules_once_the_plan_is_protected_again(store: Store) -> None:
+    with store.write() as tx:
+        plan = shop_records.plan(tx, definition={"retention": {"count": 2}})
+        for number in range(1, 6):
+            shop_records.checkpoint(tx, number)
+        tx.get_one(Checkpoint, "cp-1").pinned = True
+        plan.active_site, plan.state = "beta", "failed-over"
+        retention.thin(tx, plan, shop_records.GROUP)
+        assert dropping(tx) == [], "it may still be rolled back"
+        plan.state = "protected"
+        retention.thin(tx, plan, shop_records.GROUP)
+        assert dropping(tx) == ["cp-2", "cp-3"]
+        assert not tx.get_one(Group, shop_records.GROUP).crowded
+
+
 def test_a_full_chain_of_pinned_points_is_told_until_one_may_go(store: Store) -> None:
     with store.write() as tx:
         plan = shop_records.plan(tx, definition={"retention": {"count": 2, "max_chain": 4}})

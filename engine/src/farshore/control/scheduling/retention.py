@@ -33,7 +33,8 @@ def thin(tx: Transaction, plan: Plan, group_id: str) -> None:
     if dropping(tx, group_id):
         return
     found = keeping.decision(tx, plan, group_id)
-    for verdict in found.verdicts:
+    left = [keeping.decision(tx, plan, group_id, site=site) for site in keeping.sites_left(tx, plan, group_id)]
+    for verdict in (verdict for one in (found, *left) for verdict in one.verdicts):
         if not verdict.stays:
             log.info("checkpoint %s of %s goes: %s", verdict.checkpoint_id, group_id, "; ".join(verdict.reasons))
             drop(tx, tx.get_one(Checkpoint, verdict.checkpoint_id))
