@@ -89,6 +89,23 @@ def test_the_units_are_sound(services, tmp_path):
     )
 
 
+def test_packages_that_are_there_are_not_asked_for_again(services, tmp_path):
+    """The tasks that make a node ready to look into guests, with and without something that is missing."""
+    play = """
+    - hosts: localhost
+      gather_facts: false
+      tasks:
+        - ansible.builtin.include_tasks: "{{ repo }}/roles/replication_node/tasks/guests.yml"
+          vars: {replication_node_guest_packages: [bash, coreutils]}
+        - ansible.builtin.include_tasks: "{{ repo }}/roles/replication_node/tasks/guests.yml"
+          vars: {replication_node_guest_packages: []}
+    """
+    done = services.play_text(play, repo=str(ROOT))
+    assert recap(done.stdout)["localhost"] == (0, 0)
+    # Nothing was handed to the package manager.
+    assert done.stdout.count("skipping: [localhost]") == 2
+
+
 def test_an_engine_from_the_wheelhouse_needs_no_index(services, tmp_path):
     """The role engine on this machine as the host: collected once, installed without an index, idempotent."""
     play = """
