@@ -47,6 +47,11 @@ options:
       - Whether a checkpoint may be taken that an audit or a scrub has found wanting. V(latest) and a time pass over such
         ones otherwise, and one that is named is refused.
     type: bool
+  groups:
+    description:
+      - Only the machines of these boot groups of the plan, which must not depend on others. All that were not moved to the other site, where it is not set.
+    type: list
+    elements: str
   max_age:
     description:
       - No drill is run where one succeeded within this time. Such as V(90s), V(15m), V(30d) or seconds.
@@ -158,7 +163,7 @@ def present(module, client):
     answer = client.write(
         "POST",
         path + ":drill",
-        given(params, "checkpoint", "keep", "allow_suspect", "recovery_settings"),
+        given(params, "checkpoint", "keep", "groups", "allow_suspect", "recovery_settings"),
         preview=path + ":drill-preview",
         idempotency_key=params["idempotency_key"],
     )
@@ -190,6 +195,7 @@ def main():
             recovery_settings=dict(type="str", choices=["current", "captured"]),
             keep=dict(type="bool", default=False),
             allow_suspect=dict(type="bool"),
+            groups=dict(type="list", elements="str"),
             max_age=dict(type="str"),
             state=dict(type="str", choices=["present", "absent"], default="present"),
         ),

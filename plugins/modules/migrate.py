@@ -25,6 +25,11 @@ options:
     description:
       - The plan's target site, to be sure that it is the one that is meant.
     type: str
+  groups:
+    description:
+      - Only the machines of these boot groups of the plan. The others stay protected where they are, to follow in a later wave. All, where it is not set.
+    type: list
+    elements: str
 extends_documentation_fragment:
   - farshore.dr.connection
   - farshore.dr.wait
@@ -84,7 +89,7 @@ def ensure(module, client):
     answer = client.write(
         "POST",
         path + ":migrate",
-        given(params, "to_site"),
+        given(params, "to_site", "groups"),
         preview=path + ":migrate-preview",
         idempotency_key=params["idempotency_key"],
     )
@@ -94,7 +99,12 @@ def ensure(module, client):
 def main():
     run(
         ensure,
-        dict(wait_argument_spec(), plan=dict(type="str", required=True), to_site=dict(type="str")),
+        dict(
+            wait_argument_spec(),
+            plan=dict(type="str", required=True),
+            to_site=dict(type="str"),
+            groups=dict(type="list", elements="str"),
+        ),
     )
 
 

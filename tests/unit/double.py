@@ -80,6 +80,7 @@ class State:
             return before
         revision = before["revision"] + 1 if before else 1
         plan = before or {"activity": "inactive", "active_site": "alpha", "state": "unprotected", "conditions": []}
+        plan = {"committed": True, "turned": True, "machines": [], **plan}
         return dict(plan, name=name, revision=revision, definition=definition)
 
     def preview(self, kind, name, body):
@@ -355,7 +356,12 @@ class Double:
             return 200, after, {"X-Farshore-Changed": "true" if before != after else "false"}
         if verb == "drill-end":
             return 202, {"run": shown(state.start("cleanup", name)), "changed": True}, {}
+        if verb == "commit":
+            changed, plan["committed"] = not plan["committed"], True
+            return 200, {"changed": changed, "plan": plan}, {}
         kind, _dash, preview = verb.partition("-")
+        if kind == "rollback" and plan["committed"]:
+            raise Problem(409, "committed", f"the failover of plan {name!r} was committed")
         changed = not (kind == "failover" and plan["active_site"] == body["to_site"])
         if kind == "replicate" and body.get("max_age_s") is not None and state.checkpoints:
             changed = False

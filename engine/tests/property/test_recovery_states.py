@@ -82,7 +82,7 @@ def test_after_the_epoch_nothing_leads_the_source_back_but_a_rollback_or_the_oth
 ) -> None:
     for event, before, after in _walk(events):
         if event == "roll-back":
-            assert before.target in {"absent", "fenced"}
+            assert before.target in {"absent", "fenced", "stale"}
             assert (before.source, after.source, after.raised) == ("fenced", "fenced", False)
         elif event == "reprotect":
             assert (before.source, before.target) == ("fenced", "running")

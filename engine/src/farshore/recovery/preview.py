@@ -6,7 +6,7 @@ addresses, sizes) from the plan as it is now.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,8 +121,10 @@ def address(plan: Plan, name: str, purpose: Purpose) -> str | None:
     return str(chosen) if chosen is not None else None
 
 
-def describe(orders: list[MachineCreateParams], made: list[NetworkCreateParams], plan: Plan) -> dict[str, Any]:
-    """Return what people and ``--diff`` see of it: networks, machines, the order of their start."""
+def describe(
+    orders: list[MachineCreateParams], made: list[NetworkCreateParams], plan: Plan, names: Collection[str]
+) -> dict[str, Any]:
+    """Return what people and ``--diff`` see of it: networks, machines, the order in which those of ``names`` start."""
     return {
         "networks": [{"name": item.name, "subnet": item.subnet, "hosts": item.hosts} for item in made],
         "machines": [
@@ -136,7 +138,7 @@ def describe(orders: list[MachineCreateParams], made: list[NetworkCreateParams],
             }
             for order in orders
         ],
-        "order": Order.of(plan).waves(),
+        "order": Order.of(plan).only(names).waves(),
     }
 
 

@@ -8,7 +8,8 @@ happens to it when it answers again is the fence. Once raised, nothing at the so
 
 Two ways lead on. ``reprotect`` turns the roles: what ran at the target is the source of the other direction, and what
 was the source rests, fenced, as the old primary. ``roll-back`` gives up what was made at the target, which has to be
-fenced first, and makes the source the primary again, in an epoch of its own.
+fenced first, and makes the source the primary again, in an epoch of its own. Where the target is lost, somebody who is
+named gives it up unseen (``forsake``); it is ``stale`` then, as a source is after a force.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from farshore.errors import Conflict
 
 State = Literal["unprotected", "seeding", "protected", "failing-over", "failed-over", "reprotecting", "rolling-back"]
 Source = Literal["running", "stopped", "fenced", "stale"]
-Target = Literal["absent", "created", "running", "fenced"]
+Target = Literal["absent", "created", "running", "fenced", "stale"]
 Event = Literal[
     "protect",
     "unprotect",
@@ -39,6 +40,7 @@ Event = Literal[
     "reprotect",
     "begin-rollback",
     "give-up",
+    "forsake",
     "roll-back",
     "rolled-back",
     "abort-rollback",
@@ -58,7 +60,7 @@ class Machine:
     @property
     def primaries(self) -> int:
         """How many sites may run the machine by our doing. Never more than one."""
-        return (not self.raised) + (self.target not in {"absent", "fenced"})
+        return (not self.raised) + (self.target not in {"absent", "fenced", "stale"})
 
 
 #: Event: the states in which it is allowed.
@@ -80,6 +82,7 @@ _STATES: Final[dict[Event, frozenset[State]]] = {
     "reprotect": frozenset({"failed-over"}),
     "begin-rollback": frozenset({"failing-over", "failed-over"}),
     "give-up": frozenset({"rolling-back"}),
+    "forsake": frozenset({"rolling-back"}),
     "roll-back": frozenset({"rolling-back"}),
     "rolled-back": frozenset({"rolling-back"}),
     "abort-rollback": frozenset({"rolling-back"}),
@@ -145,7 +148,7 @@ def apply(machine: Machine, event: Event) -> Machine:
     return replace(machine, state="failed-over")
 
 
-_ROLLBACK: Final = frozenset({"begin-rollback", "give-up", "roll-back", "rolled-back", "abort-rollback"})
+_ROLLBACK: Final = frozenset({"begin-rollback", "give-up", "forsake", "roll-back", "rolled-back", "abort-rollback"})
 
 
 def _roll_back(machine: Machine, event: Event) -> Machine:
@@ -153,12 +156,14 @@ def _roll_back(machine: Machine, event: Event) -> Machine:
         _need(machine, event, machine.raised, "the epoch was not raised: there is nothing to roll back")
         _need(machine, event, machine.source == "fenced", "the old primary is not fenced: nobody knows how it is")
         return replace(machine, state="rolling-back")
-    if event == "give-up":
+    if event in {"give-up", "forsake"}:
         _need(machine, event, machine.raised, "it was made the primary again")
-        return replace(machine, target="absent" if machine.target == "absent" else "fenced")
+        given_up: Target = "fenced" if event == "give-up" else "stale"
+        return replace(machine, target="absent" if machine.target == "absent" else given_up)
     if event == "roll-back":
         _need(machine, event, machine.raised, "it was made the primary again already")
-        _need(machine, event, machine.target in {"absent", "fenced"}, "the machine at the target is not fenced")
+        over = machine.target in {"absent", "fenced", "stale"}
+        _need(machine, event, over, "the machine at the target is not fenced")
         return replace(machine, epoch=machine.epoch + 1, raised=False)
     if event == "abort-rollback":
         _need(machine, event, machine.raised, "it was made the primary again; only going on leads further")

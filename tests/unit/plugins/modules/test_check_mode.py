@@ -31,6 +31,9 @@ WRITES = [
     ("drill", {"plan": "shop"}),
     ("drill", {"plan": "kept", "state": "absent"}),
     ("failover", {"plan": "shop", "to_site": "beta"}),
+    ("failover", {"plan": "shop", "to_site": "beta", "groups": ["back"]}),
+    ("failover", {"plan": "kept", "state": "committed"}),
+    ("failover", {"plan": "kept", "state": "rolled_back"}),
     ("reprotect", {"plan": "shop", "accept_divergence": True}),
     ("migrate", {"plan": "shop", "to_site": "beta"}),
     ("failover", {"plan": "shop", "to_site": "beta", "mode": "unplanned", "force": True}),
@@ -59,7 +62,7 @@ def world(ok, double):
     ok("site_link", source_site="alpha", target_site="beta")
     for name in ("shop", "kept"):
         ok("protection_plan", name=name, definition={"name": name})
-    double.state.plans["kept"]["conditions"] = ["drilling"]
+    double.state.plans["kept"].update(conditions=["drilling"], committed=False)
     double.state.machines = {}
     ok("checkpoint", plan="shop", label="old", **FAST)
     for state in ("running", "paused", "waiting-approval", "failed"):

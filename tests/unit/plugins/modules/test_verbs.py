@@ -32,6 +32,40 @@ def test_a_run_is_started_and_waited_for(ok, double, module, params):
     assert double.requests().count(("GET", "/api/v1/runs/run-1")) == 4
 
 
+@pytest.mark.parametrize("module", ["drill", "failover", "migrate"])
+def test_groups_are_sent_where_they_are_given(ok, double, module):
+    more = {"to_site": "beta"} if module == "failover" else {}
+    ok(module, plan="shop", groups=["back", "front"], wait=False, **more)
+    assert double.log[-1][2]["groups"] == ["back", "front"]
+    ok(module, plan="shop", wait=False, **more)
+    assert "groups" not in double.log[-1][2]
+
+
+def test_a_failover_is_committed_once(ok, double):
+    assert not ok("failover", plan="shop", state="committed")["changed"]
+    double.state.plans["shop"]["committed"] = False
+    assert ok("failover", plan="shop", state="committed", check=True)["changed"]
+    made = ok("failover", plan="shop", state="committed", diff=True)
+    assert (made["changed"], made["run"]) == (True, None)
+    assert made["diff"]["after"] == {"committed": True}
+    assert not ok("failover", plan="shop", state="committed")["changed"]
+
+
+def test_a_failover_is_rolled_back_where_one_waits_for_it(ok, bad, double):
+    before = len(double.log)
+    assert not ok("failover", plan="shop", state="rolled_back", **FAST)["changed"]
+    assert [method for method, unused in double.requests()[before:]] == ["GET"]
+    double.state.plans["shop"]["turned"] = False  # moved for good: that is no way back
+    assert bad("failover", plan="shop", state="rolled_back", **FAST)["code"] == "committed"
+    double.state.plans["shop"]["committed"] = False
+    made = ok("failover", plan="shop", state="rolled_back", **FAST)
+    assert (made["run"]["kind"], made["run"]["state"]) == ("rollback", "succeeded")
+
+
+def test_a_failover_needs_a_site(bad):
+    assert "to_site" in bad("failover", plan="shop")["msg"]
+
+
 def test_without_wait_the_run_is_only_named(ok, double):
     result = ok("drill", plan="shop", wait=False)
     assert result["run"]["run_id"] == "run-1"

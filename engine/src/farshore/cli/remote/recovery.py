@@ -30,6 +30,10 @@ Settings = Annotated[
     str | None,
     typer.Option("--settings", help="current, or captured: those that the checkpoint carries.", metavar="WHICH"),
 ]
+Groups = Annotated[
+    list[str] | None,
+    typer.Option("--group", help="Only this boot group's machines; may be given again.", metavar="GROUP"),
+]
 AllowSuspect = Annotated[
     bool, typer.Option("--allow-suspect", help="Take a checkpoint too that an audit or a scrub has found wanting.")
 ]
@@ -168,12 +172,15 @@ def drill_start(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the machines up until 'drill end'.")] = False,
     allow_suspect: AllowSuspect = False,
     settings: Settings = None,
+    group: Groups = None,
     wait: Wait = True,
     check: Check = False,
 ) -> None:
     """Boot the plan's machines from a checkpoint, isolated; probe them; clean up. Replication goes on."""
     here = shell(ctx)
     body: dict[str, Any] = {"checkpoint": checkpoint or "latest", "keep": keep}
+    if group:
+        body["groups"] = group
     if allow_suspect:
         body["allow_suspect"] = True
     if settings is not None:
@@ -203,6 +210,7 @@ def failover(
     force: Annotated[bool, typer.Option("--force", help="Go on where a check would stop it; audited.")] = False,
     allow_suspect: AllowSuspect = False,
     settings: Settings = None,
+    group: Groups = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask on a terminal.")] = False,
     wait: Wait = True,
     check: Check = False,
@@ -210,6 +218,8 @@ def failover(
     """Make the plan's machines active at another site. Already there: nothing changes."""
     here = shell(ctx)
     body: dict[str, Any] = {"to_site": to, "mode": mode.value}
+    if group:
+        body["groups"] = group
     if checkpoint is not None:
         body["checkpoint"] = checkpoint
     if force:
@@ -257,14 +267,23 @@ def reprotect(
     _started(here, answer, wait=wait, unchanged=f"plan {plan} is replicated from where it runs; nothing to do")
 
 
-def rollback(ctx: typer.Context, plan: PlanName, wait: Wait = True, check: Check = False) -> None:
+def rollback(
+    ctx: typer.Context,
+    plan: PlanName,
+    force: Annotated[
+        bool, typer.Option("--force", help="The site that is given up is lost: fence what runs there at first contact.")
+    ] = False,
+    wait: Wait = True,
+    check: Check = False,
+) -> None:
     """Give up a failover that was not committed: stop what it made, start the old primary again."""
     here = shell(ctx)
+    body = {"force": True} if force else {}
     if check:
-        preview = _verb(here, plan, "rollback-preview", {})
+        preview = _verb(here, plan, "rollback-preview", body)
         here.out.show(preview, lambda: preview_table(preview))
         return
-    _started(here, _verb(here, plan, "rollback", {}), wait=wait, unchanged=f"plan {plan}: nothing to roll back")
+    _started(here, _verb(here, plan, "rollback", body), wait=wait, unchanged=f"plan {plan}: nothing to roll back")
 
 
 def commit(ctx: typer.Context, plan: PlanName) -> None:
@@ -279,6 +298,7 @@ def migrate(
     ctx: typer.Context,
     plan: PlanName,
     to: Annotated[str | None, typer.Option("--to", help="The plan's target site, to be sure.", metavar="SITE")] = None,
+    group: Groups = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask on a terminal.")] = False,
     wait: Wait = True,
     check: Check = False,
@@ -286,6 +306,8 @@ def migrate(
     """Move the plan's machines to its target site for good; the source is retired, nothing is replicated back."""
     here = shell(ctx)
     body: dict[str, Any] = {"to_site": to} if to else {}
+    if group:
+        body["groups"] = group
     asks = not yes and not here.out.as_json and sys.stdin.isatty() and sys.stdout.isatty()
     if check or asks:
         preview = _verb(here, plan, "migrate-preview", body)

@@ -16,6 +16,7 @@ from farshore.control.runs.drill import DrillWish
 from farshore.control.runs.failover import FailoverWish
 from farshore.control.runs.migrate import MigrateWish
 from farshore.control.runs.reprotect import ReprotectWish
+from farshore.control.runs.rollback import RollbackWish
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Run
 from farshore.model.base import Model
@@ -122,16 +123,16 @@ def commit_plan(call: Call, name: str) -> Response:
     responses=schemas.answers(schemas.Ran, 202),
     status_code=202,
 )
-def rollback_plan(call: Call, name: str) -> Response:
+def rollback_plan(call: Call, name: str, body: RollbackWish | None = None) -> Response:
     """Give up what a failover has made, and run at the site that it left again; before it is committed only."""
-    return call.change("rollback_plan", name, lambda tx: _ran(tx, rollback.request(tx, name, call.actor)))
+    return _ordered(call, "rollback_plan", name, body or RollbackWish(), rollback.request)
 
 
 @router.post("/plans/{name}:rollback-preview", operation_id="preview_rollback_plan", response_model=schemas.Preview)
-def preview_rollback(call: Call, name: str) -> dict[str, Any]:
+def preview_rollback(call: Call, name: str, body: RollbackWish | None = None) -> dict[str, Any]:
     """Return what ``rollback_plan`` would do: what it stops and starts, and what is not taken along."""
     with call.ctx.store.read() as session:
-        return rollback.preview_of(session, name)
+        return rollback.preview_of(session, name, body or RollbackWish())
 
 
 @router.post(

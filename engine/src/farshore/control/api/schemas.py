@@ -219,6 +219,7 @@ class PlanMachine(_Answer):
     machine_id: str | None
     state: str
     activity: str
+    active_site: str
     rpo_s: float | None
     newest_checkpoint: str | None
 
@@ -429,10 +430,11 @@ class RunCycle(_Answer):
 
 
 class RunProgress(_Answer):
-    """How far a run is."""
+    """How far a run is. ``wire_bytes_per_s``: what crosses the links now; null where nothing is copied."""
 
     done_bytes: int
     total_bytes: int
+    wire_bytes_per_s: float | None = None
     note: str
 
 

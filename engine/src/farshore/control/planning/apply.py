@@ -26,7 +26,10 @@ from farshore.model.plan import Plan as Definition
 from farshore.model.plan import Purpose
 from farshore.units import format_size
 
-_MOVES: Final = "A plan keeps its sites. Make a new plan for the new site and remove this one."
+_MOVES: Final = (
+    "A plan keeps its sites, until a failover of all its machines is committed and not replicated back yet: then it may"
+    " name the site where they run as its source and any other as its target. Else make a new plan and remove this one."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +104,13 @@ def outcome(session: Session, name: str, wanted: Wanted) -> Outcome:
         before = Definition.model_validate(record.definition)
         if (before.source_site, before.target_site) != (definition.source_site, definition.target_site):
             ledger.refuse_kept_drill(session, name)
-        if (before.source_site, before.target_site) != (definition.source_site, definition.target_site) and (
-            record.activity != "inactive" or record.epoch > 1 or record.state != "unprotected"
-        ):
-            raise Conflict(
-                f"plan {name!r} replicates from {before.source_site!r} to {before.target_site!r} and cannot move",
-                code="plan-cannot-move",
-                field="target_site" if before.source_site == definition.source_site else "source_site",
-                hint=_MOVES,
-            )
+            if not _may_move(session, record, definition):
+                raise Conflict(
+                    f"plan {name!r} replicates from {before.source_site!r} to {before.target_site!r} and cannot move",
+                    code="plan-cannot-move",
+                    field="target_site" if before.source_site == definition.source_site else "source_site",
+                    hint=_MOVES,
+                )
         _refuse_while_recovering(session, record, before, definition)
     warnings: list[str] = []
     _check_files(wanted, missing, warnings)
@@ -178,6 +179,20 @@ def apply(tx: Transaction, name: str, wanted: Wanted, actor: str) -> Outcome:
     return result
 
 
+def _may_move(session: Session, record: Plan, definition: Definition) -> bool:
+    """Say whether a plan may get other sites: before it protects anything, or from where a failover has brought it."""
+    if record.activity == "inactive" and record.epoch == 1 and record.state == "unprotected":
+        return True
+    rows = session.scalars(select(PlanMachine).where(PlanMachine.plan == record.name)).all()
+    return (
+        record.state == "failed-over"
+        and record.committed
+        and definition.source_site == record.active_site
+        and all(row.raised and row.state == "failed-over" for row in rows if row.activity != "inactive")
+        and ledger.open_run(session, record.name, ledger.RECOVERIES) is None
+    )
+
+
 def _refuse_while_recovering(session: Session, record: Plan, before: Definition, after: Definition) -> None:
     """Refuse what would take the ground from under a drill or a failover."""
     running = session.scalars(
@@ -196,7 +211,18 @@ def _refuse_while_recovering(session: Session, record: Plan, before: Definition,
             field="machines",
             hint=f"Fail back to {before.source_site!r} first, or give it a plan of its own.",
         )
-    if before != after and (record.state in {"failing-over", "rolling-back"} or (running is not None and gone)):
+    rows = session.scalars(select(PlanMachine).where(PlanMachine.plan == record.name)).all()
+    moving = any(row.state in {"failing-over", "rolling-back"} for row in rows)
+    if before.consistency != after.consistency and len({row.raised for row in rows if row.activity != "inactive"}) > 1:
+        raise Conflict(
+            f"some machines of plan {record.name!r} run at the other site: they cannot be copied in other groups now",
+            code="partly-failed-over",
+            field="consistency",
+            hint="Fail the rest over, or roll back, before consistency is changed.",
+        )
+    if before != after and (
+        moving or record.state in {"failing-over", "rolling-back"} or (running is not None and gone)
+    ):
         what = f"{running.kind} {running.run_id} of" if running is not None else "the failover of"
         raise Conflict(
             f"{what} plan {record.name!r} has not ended",

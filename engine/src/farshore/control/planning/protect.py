@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -58,9 +59,18 @@ def outcome(session: Session, name: str, wish: ProtectWish) -> Outcome:
     activity = _ACTIVITY[wish.state]
     before = {row.name: row.activity for row in rows}
     after = {row.name: activity if row.name in chosen else row.activity for row in rows}
-    if plan.state == "failing-over" and before != after:
+    changing = [row for row in rows if before[row.name] != after[row.name]]
+    if any(plan.state == "failing-over" or row.state in {"failing-over", "rolling-back"} for row in changing):
         raise Conflict(
             f"plan {name!r} is failing over", code="plan-failing-over", hint="Wait for its end, or order it again."
+        )
+    moved = next((row for row in changing if row.raised and row.activity == "inactive"), None)
+    if moved is not None and is_turned(session, plan):
+        raise Conflict(
+            f"machine {moved.name!r} of plan {name!r} was moved to the other site for good",
+            code="machine-moved",
+            field="machines",
+            hint="To protect it where it is now, give it a plan of its own.",
         )
     if not is_turned(session, plan) and wish.state != "unprotected" and before != after:
         raise Conflict(
@@ -132,7 +142,7 @@ def apply(tx: Transaction, name: str, wish: ProtectWish) -> Outcome:
         if group is not None and activity == "active":
             group.failures, group.not_before = 0, 0.0
         if activity != "active":
-            stop_cycles(tx, name, row.group_id)
+            stop_cycles(tx, name, [row.group_id])
     for checkpoint_id in result.dropped:
         drop(tx, tx.get_one(Checkpoint, checkpoint_id))
     settle(tx, plan)
@@ -150,6 +160,8 @@ def settle(tx: Transaction, plan: Plan) -> None:
         states = {row.state for row in rows if row.activity != "inactive"}
         plan.state = next((state for state in ("reprotecting", "seeding") if state in states), "protected")
         plan.state = plan.state if states else "unprotected"
+        if states == {"failed-over"}:  # what had not been moved is protected no more
+            plan.state, plan.active_site = "failed-over", direction(plan).target
     if plan.activity == "inactive":
         plan.last_error = None
         if plan.state == "failed-over":
@@ -158,11 +170,9 @@ def settle(tx: Transaction, plan: Plan) -> None:
     tx.changed("plan", plan.name)
 
 
-def stop_cycles(tx: Transaction, plan: str, group_id: str | None = None, *, abandon: bool = False) -> None:
-    """Ask all cycles of a plan, or of one of its groups, to end; ``abandon``: without a word to the source site."""
-    query = select(Cycle).where(Cycle.plan == plan, Cycle.ended_at.is_(None))
-    if group_id is not None:
-        query = query.where(Cycle.group_id == group_id)
+def stop_cycles(tx: Transaction, plan: str, groups: Collection[str], *, abandon: bool = False) -> None:
+    """Ask the cycles of some of a plan's groups to end; ``abandon``: without a word to the source site."""
+    query = select(Cycle).where(Cycle.plan == plan, Cycle.group_id.in_(groups), Cycle.ended_at.is_(None))
     for cycle in tx.scalars(query):
         cycle.cancel = True
         cycle.abandon = cycle.abandon or abandon

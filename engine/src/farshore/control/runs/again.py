@@ -48,7 +48,7 @@ def _reprotect(tx: Transaction, run: Run, actor: str) -> Run | None:
 
 
 def _rollback(tx: Transaction, run: Run, actor: str) -> Run | None:
-    return rollback.request(tx, run.plan, actor)
+    return rollback.request(tx, run.plan, rollback.RollbackWish.model_validate(run.params), actor)
 
 
 def _scrub(tx: Transaction, run: Run, actor: str) -> Run | None:

@@ -17,7 +17,7 @@ from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Cycle, Plan, PlanMachine, Run
 from farshore.control.views.places import site_state
 from farshore.control.views.points import newest
-from farshore.control.views.protection import direction, is_turned, members, ordered, record
+from farshore.control.views.protection import direction, is_turned, members, ordered, record, runs_at
 from farshore.errors import Conflict, Invalid, Unavailable
 from farshore.model.base import Duration, Model, Name
 from farshore.model.checkpoint import LEVELS, Level
@@ -108,7 +108,7 @@ def needed_for_checkpoint(session: Session, name: str, label: str, wish: Checkpo
     least = _least_level(definition, wish)
     now = clock.now()
     groups, mark, present = [], [], []
-    for group_id in sorted({row.group_id for row in members(session, name)}):
+    for group_id in sorted({row.group_id for row in _here(session, plan)}):
         rows = session.scalars(
             select(Checkpoint)
             .where(Checkpoint.group_id == group_id, Checkpoint.state == "published", Checkpoint.integrity != "suspect")
@@ -183,6 +183,12 @@ def cancel(tx: Transaction, run: Run) -> None:
     tx.changed("run", run.run_id)
 
 
+def _here(session: Session, plan: Plan) -> list[PlanMachine]:
+    """Return the machines that run where the plan is active: all, or those that were not moved elsewhere."""
+    rows = [row for row in members(session, plan.name) if runs_at(plan, row) == plan.active_site]
+    return [row for row in rows if row.state not in {"failing-over", "rolling-back"}]
+
+
 def _chosen(session: Session, plan: Plan, names: tuple[str, ...] | None) -> list[PlanMachine]:
     rows = members(session, plan.name)
     if plan.state in {"failing-over", "rolling-back"} or not is_turned(session, plan):
@@ -191,17 +197,29 @@ def _chosen(session: Session, plan: Plan, names: tuple[str, ...] | None) -> list
             code=f"plan-{plan.state}" if plan.state in {"failing-over", "rolling-back"} else "plan-failed-over",
             hint=f"Nothing replicates from there yet. Begin with: `farshore reprotect {plan.name}`.",
         )
+    name = plan.name
     if names is not None:
         known = {row.name for row in rows}
-        for index, name in enumerate(names):
-            if name not in known:
+        for index, wanted in enumerate(names):
+            if wanted not in known:
                 raise Invalid(
-                    f"plan {plan.name!r} has no machine {name!r}",
+                    f"plan {name!r} has no machine {wanted!r}",
                     code="machine-unknown",
                     field=f"machines[{index}]",
-                    hint=suggestion(name, known, " in the plan"),
+                    hint=suggestion(wanted, known, " in the plan"),
                 )
         rows = [row for row in rows if row.name in names]
+        here = {row.name for row in _here(session, plan)}
+        moved = next((row.name for row in rows if row.name not in here), None)
+        if moved is not None:
+            raise Conflict(
+                f"machine {moved!r} of plan {name!r} was moved to the other site, or is on its way there",
+                code="machine-moved",
+                field="machines",
+                hint=f"Leave it out. Look at it: `farshore plan show {name}`.",
+            )
+    else:
+        rows = _here(session, plan)
     inactive = [row for row in rows if row.activity != "active"]
     if inactive:
         raise Conflict(

@@ -17,12 +17,12 @@ from sqlalchemy.orm import Session
 
 from farshore.control import clock, forecast, ids, tasks
 from farshore.control.planning import definitions
-from farshore.control.runs import boot, ledger, selection, sights, story
+from farshore.control.runs import boot, ledger, selection, sights, story, subset
 from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Cycle, Group, Plan, PlanMachine, Run
 from farshore.control.views.places import site_state
-from farshore.control.views.protection import direction, members, ordered, record
+from farshore.control.views.protection import direction, members, ordered, record, runs_at
 from farshore.errors import Conflict, Permanent, Unavailable
 from farshore.model.base import Model
 from farshore.model.plan import Plan as Definition
@@ -50,13 +50,15 @@ class DrillWish(Model):
     """``checkpoint``: ``latest``, ``latest_clean``, an id, a label, or a time. ``keep``: leave it running.
 
     ``allow_suspect``: take a checkpoint too that an audit or a scrub has found wanting. ``recovery_settings``: those of
-    the plan now, or those that the checkpoint carries; default: as the plan says.
+    the plan now, or those that the checkpoint carries; default: as the plan says. ``groups``: only the machines of
+    these boot groups; default: all that were not moved to the other site.
     """
 
     checkpoint: str = selection.LATEST
     keep: bool = False
     allow_suspect: bool = False
     recovery_settings: RecoverySource | None = None
+    groups: subset.Groups = None
 
 
 def preview_of(session: Session, name: str, wish: DrillWish) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def preview_of(session: Session, name: str, wish: DrillWish) -> dict[str, Any]:
     """
     plan = record(session, name)
     require_free(session, plan, "drill")
-    chosen = selection.choose(session, plan, wish.checkpoint, allow_suspect=wish.allow_suspect)
+    chosen = _chosen(session, plan, wish)
     picks = _choices(session, plan, chosen)
     used = selection.settings(plan, picks, wish.recovery_settings)
     definition = used.definition
@@ -88,7 +90,8 @@ def preview_of(session: Session, name: str, wish: DrillWish) -> dict[str, Any]:
         "changed": True,
         "before": {"machines": [], "networks": []},
         "after": {
-            **preview.describe(orders, preview.networks(definition, picks, networks, "run"), definition),
+            **preview.describe(orders, preview.networks(definition, picks, networks, "run"), definition, chosen),
+            **_left_out(session, plan, chosen),
             **used.told(),
             "checkpoints": {machine: point.checkpoint_id for machine, point in chosen.items()},
             "rpo_s": {machine: round(now.age_s(ordered(point)), 3) for machine, point in chosen.items()},
@@ -110,7 +113,7 @@ def request(tx: Transaction, name: str, wish: DrillWish, actor: str) -> Run:
             hint="Start it: `farshore node start --config FILE`.",
             site=target,
         )
-    chosen = selection.choose(tx, plan, wish.checkpoint, allow_suspect=wish.allow_suspect)
+    chosen = _chosen(tx, plan, wish)
     used = selection.settings(plan, _choices(tx, plan, chosen), wish.recovery_settings)
     definition = used.definition
     run = ledger.create(tx, "drill", plan, actor, wish.model_dump(), workflow=True)
@@ -122,6 +125,7 @@ def request(tx: Transaction, name: str, wish: DrillWish, actor: str) -> Run:
         networks={item.source: f"farshore-drill-{ids.short(8)}" for item in definition.networks},
         definition=plan.definition if used.origin == "current" else definition.model_dump(mode="json"),
         **used.told(),
+        **_left_out(tx, plan, chosen),
     )
     ledger.add_machines(tx, run, chosen)
     now = clock.now()
@@ -186,6 +190,17 @@ def require_free(session: Session, plan: Plan, wanted: str) -> None:
         )
     if wanted == "drill":
         ledger.refuse_kept_drill(session, plan.name)
+
+
+def _chosen(session: Session, plan: Plan, wish: DrillWish) -> dict[str, Checkpoint]:
+    names = [row.name for row in subset.rows(session, plan, wish.groups) if runs_at(plan, row) == plan.active_site]
+    return selection.choose(session, plan, wish.checkpoint, names=names, allow_suspect=wish.allow_suspect)
+
+
+def _left_out(session: Session, plan: Plan, chosen: dict[str, Checkpoint]) -> dict[str, list[str]]:
+    """Return the protected machines that are not rehearsed, where that is not all of them."""
+    left = subset.left_out(session, plan, chosen)
+    return {"left_out": left} if left else {}
 
 
 def _choices(session: Session, plan: Plan, chosen: dict[str, Checkpoint]) -> list[Choice]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Literal
 
 from sqlalchemy.orm import Session
@@ -11,6 +12,7 @@ from farshore.control import audit, tasks
 from farshore.control.runs import ledger
 from farshore.control.runs.story import Scene
 from farshore.control.scheduling import fences
+from farshore.control.store.database import Transaction
 from farshore.control.store.records import Fence, Machine, OldPrimary, Plan, PlanMachine, Run, Task
 from farshore.control.views.protection import members
 from farshore.model.task import MachineFenceParams, MachineResult
@@ -38,7 +40,30 @@ def happen(plan: Plan, row: PlanMachine, event: Event) -> None:
 
 def is_raised(session: Session, plan: Plan) -> bool:
     """Say whether a failover of the plan is past its epoch and not at its end."""
-    return any(row.raised and row.state == "failing-over" for row in members(session, plan.name))
+    return bool(unfinished(session, plan))
+
+
+def moves_all(session: Session, run: Run) -> bool:
+    """Say whether a run takes along all machines of the plan that are where it begins; else the rest is replicated."""
+    names = ledger.states(session, run.run_id)
+    return all(row.raised or row.activity == "inactive" or row.name in names for row in members(session, run.plan))
+
+
+def leaves_some(session: Session, plan: Plan) -> bool:
+    """Say whether some of the plan's protected machines were not moved: the plan is active where they are."""
+    return any(row.activity != "inactive" and not row.raised for row in members(session, plan.name))
+
+
+def unfinished(session: Session, plan: Plan) -> list[str]:
+    """Return the machines of the plan that a change of sites has taken past its epoch, and not to its end."""
+    return [row.name for row in members(session, plan.name) if row.raised and row.state == "failing-over"]
+
+
+def commit(tx: Transaction, plan: Plan, moved: Iterable[PlanMachine], *, committed: bool = True) -> None:
+    """Say of machines whether they may still be rolled back; the plan is committed when that holds of all."""
+    for row in moved:
+        row.committed = committed
+    plan.committed = all(row.committed for row in members(tx, plan.name))
 
 
 def to_come(session: Session, plan: Plan) -> int:
@@ -77,13 +102,17 @@ def change_primary(scene: Scene, event: Literal["raise-epoch", "force-epoch"]) -
     for member in moved:
         happen(plan, member, event)
         member.recovered_from = chosen[member.name]
+        member.committed = False
     before, plan.epoch = plan.epoch, plan.epoch + 1
-    plan.active_site, plan.committed = scene.site(), False
+    tx.flush()
+    plan.committed = False
+    if not leaves_some(tx, plan):
+        plan.active_site = scene.site()
     forced = event == "force-epoch"
     for member in moved:
         _record_old(scene, member, divergent=forced)
         if forced:
-            _order_fence(scene, member)
+            order_fence(scene, member, member.site, str(member.machine_id))
     audit.record(
         tx,
         run.actor,
@@ -92,12 +121,13 @@ def change_primary(scene: Scene, event: Literal["raise-epoch", "force-epoch"]) -
         run=run.run_id,
         epoch_seen=run.facts["epoch_seen"],
         epoch=plan.epoch,
-        to_site=plan.active_site,
+        to_site=scene.site(),
+        machines=list(chosen),
         force=forced or bool(run.params.get("force")),
         checkpoints=chosen,
     )
     ledger.note(tx, run, raised=True, epoch=plan.epoch)
-    ledger.end(tx, row, "succeeded", f"{before} to {plan.epoch}; active at {plan.active_site}")
+    ledger.end(tx, row, "succeeded", f"{before} to {plan.epoch}; active at {scene.site()}")
     tx.changed("plan", plan.name)
     return True
 
@@ -119,10 +149,10 @@ def _record_old(scene: Scene, member: PlanMachine, *, divergent: bool) -> None:
     )
 
 
-def _order_fence(scene: Scene, member: PlanMachine) -> None:
-    machine_id = str(member.machine_id)
+def order_fence(scene: Scene, member: PlanMachine, site: str, machine_id: str) -> None:
+    """Have a machine fenced that nobody has stopped: the first thing that its node is told when it answers again."""
     fence = Fence(
-        site=member.site,
+        site=site,
         machine_id=machine_id,
         plan=scene.plan.name,
         machine=member.name,
@@ -137,7 +167,7 @@ def _order_fence(scene: Scene, member: PlanMachine) -> None:
         scene.tx,
         fences.key(fence),
         "machine-fence",
-        member.site,
+        site,
         # It may still run: nobody has stopped it.
         MachineFenceParams(machine_id=machine_id, epoch=scene.plan.epoch, power_off=True),
         plan=scene.plan.name,

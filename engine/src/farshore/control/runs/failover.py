@@ -21,12 +21,12 @@ from farshore.control import clock, forecast, tasks
 from farshore.control.clock import Stamp
 from farshore.control.nearby import suggestion
 from farshore.control.planning import definitions, protect
-from farshore.control.runs import boot, drill, epoch, ledger, selection, stopping, story
+from farshore.control.runs import boot, drill, epoch, ledger, selection, stopping, story, subset
 from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Cycle, Plan, PlanMachine, Run, RunMachine, Task
 from farshore.control.views.places import site_state
-from farshore.control.views.protection import direction, is_turned, members, ordered, record
+from farshore.control.views.protection import direction, is_parted, members, ordered, record, runs_at
 from farshore.errors import Conflict, Invalid, Unavailable
 from farshore.model.base import Model, Name
 from farshore.model.plan import Plan as Definition
@@ -35,13 +35,17 @@ from farshore.model.task import MachineCreateParams
 from farshore.recovery import preview
 from farshore.recovery.plan import Order
 
+#: States of machines on their way from one site to the other.
+_UNFINISHED: Final = ("failing-over", "rolling-back")
+
 
 class FailoverWish(Model):
     """Active at ``to_site``. ``force`` is recorded; an unplanned failover always says that the source is lost.
 
     ``allow_suspect``: take a checkpoint too that an audit or a scrub has found wanting. ``commit``: ``manual`` leaves
     the way back open until somebody commits the failover; default: as the plan says. ``recovery_settings`` of an
-    unplanned one: those of the plan now, or those that the checkpoint carries; default: as the plan says.
+    unplanned one: those of the plan now, or those that the checkpoint carries; default: as the plan says. ``groups``:
+    only the machines of these boot groups; the others run on where they are, and are replicated; default: all.
     """
 
     to_site: Name
@@ -51,6 +55,7 @@ class FailoverWish(Model):
     allow_suspect: bool = False
     commit: Literal["auto", "manual"] | None = None
     recovery_settings: RecoverySource | None = None
+    groups: subset.Groups = None
 
 
 def purpose_of(definition: Definition, kind: str, to_site: str) -> Purpose:
@@ -61,11 +66,11 @@ def purpose_of(definition: Definition, kind: str, to_site: str) -> Purpose:
 
 
 def is_done(session: Session, name: str, wish: FailoverWish) -> bool:
-    """Say whether the plan is active at the wanted site, with all machines up.
+    """Say whether the wanted machines are up at the wanted site.
 
     Raises:
         NotFound: no such plan.
-        Invalid: the plan has no such site.
+        Invalid: the plan has no such site or group, or cannot be parted like that.
         Conflict: it cannot fail over to there now.
     """
     plan = record(session, name)
@@ -78,19 +83,34 @@ def is_done(session: Session, name: str, wish: FailoverWish) -> bool:
             field="to_site",
             hint=suggestion(wish.to_site, both, " in the plan"),
         )
-    rows = members(session, name)
-    if plan.active_site == wish.to_site and all(row.state not in {"failing-over", "rolling-back"} for row in rows):
-        return True
-    if plan.active_site != wish.to_site and not is_turned(session, plan):
+    rows = _meant(session, plan, wish)
+    elsewhere = [row for row in rows if runs_at(plan, row) != wish.to_site]
+    if any(row.raised for row in elsewhere):
         raise Conflict(
-            f"plan {name!r} is active at {plan.active_site!r}, and nothing replicates back to {wish.to_site!r} yet",
+            f"plan {name!r} is active at {runs_at(plan, elsewhere[0])!r}, and nothing replicates back to"
+            f" {wish.to_site!r} yet",
             code="failback-unavailable",
             field="to_site",
-            hint=f"Have it replicated back first: `farshore reprotect {name}`."
-            if plan.committed
-            else f"To give up what ran there since: `farshore rollback {name}`; else: `farshore commit {name}`.",
+            hint=_way_back(session, plan),
+            machines=[row.name for row in elsewhere if row.raised],
         )
-    return False
+    if elsewhere or any(row.state in _UNFINISHED for row in rows):
+        return False
+    return bool(rows) or plan.active_site == wish.to_site
+
+
+def _meant(session: Session, plan: Plan, wish: FailoverWish) -> list[PlanMachine]:
+    """Return the machines that a wish is about; those that were moved for good only where it is about no others."""
+    rows = subset.rows(session, plan, wish.groups, moves=True)
+    return [row for row in rows if row.activity != "inactive"] or [row for row in rows if row.raised]
+
+
+def _way_back(session: Session, plan: Plan) -> str:
+    if not plan.committed:
+        return f"To give up what ran there since: `farshore rollback {plan.name}`; else: `farshore commit {plan.name}`."
+    if is_parted(session, plan.name):
+        return f"Fail the rest over as well; then have all of it replicated back: `farshore reprotect {plan.name}`."
+    return f"Have it replicated back first: `farshore reprotect {plan.name}`."
 
 
 def preview_of(session: Session, name: str, wish: FailoverWish, kind: str = "failover") -> dict[str, Any]:
@@ -101,13 +121,16 @@ def preview_of(session: Session, name: str, wish: FailoverWish, kind: str = "fai
         return {"changed": False, "before": before, "after": before, "warnings": []}
     chosen, warnings = _admit(session, plan, wish)
     warnings += selection.doubts(chosen)
+    left = subset.left_out(session, plan, chosen) if wish.groups is not None else []
+    warnings += subset.stranded(plan, chosen, left)
     used = _settings(session, plan, chosen, wish)
     definition = used.definition
     after = epoch.to_come(session, plan)
     orders = _orders(session, plan, definition, chosen, after, purpose_of(definition, kind, wish.to_site))
     now = clock.now()
     planned = wish.mode == "planned"
-    waves = Order.of(definition).waves()
+    waves = Order.of(definition).only(chosen).waves()
+    parted = any(row.name in left and not row.raised for row in members(session, name))
     source = _left(plan, wish)
     if not planned and site_state(session, source) == "online":
         warnings.append(
@@ -118,10 +141,11 @@ def preview_of(session: Session, name: str, wish: FailoverWish, kind: str = "fai
         "changed": True,
         "before": before,
         "after": {
-            "active_site": wish.to_site,
+            "active_site": plan.active_site if parted else wish.to_site,
             "epoch": after,
             "purpose": purpose_of(definition, kind, wish.to_site),
-            **preview.describe(list(orders.values()), [], definition),
+            **preview.describe(list(orders.values()), [], definition, chosen),
+            **({"left_out": left} if wish.groups is not None else {}),
             **used.told(),
             "stop": list(reversed(waves)) if planned else [],
             "checkpoints": {machine: point.checkpoint_id for machine, point in chosen.items()},
@@ -173,6 +197,7 @@ def request(tx: Transaction, name: str, wish: FailoverWish, actor: str, kind: st
         purpose=purpose,
         stamp=[now.wall_s, now.boot_s, now.boot_id],
         tag=_tag(plan, after),
+        **({"left_out": subset.left_out(tx, plan, chosen)} if wish.groups is not None else {}),
     )
     ledger.add_machines(tx, run, chosen)
     for machine_name, point in chosen.items():
@@ -191,16 +216,17 @@ def request(tx: Transaction, name: str, wish: FailoverWish, actor: str, kind: st
 
 
 def begin(tx: Transaction, run: Run) -> None:
-    """Take the plan's machines out of replication, as a failover does when it is ordered, or approved.
+    """Take the run's machines out of replication, as a failover does when it is ordered, or approved.
 
     Raises:
         Conflict: their state does not allow it any more.
     """
     plan = tx.get_one(Plan, run.plan)
     now = clock.now()
-    powers = {row.name: epoch.power(tx, row.site, row.machine_id) for row in members(tx, plan.name)}
+    powers = {row.name: epoch.power(tx, row.site, row.machine_id) for row in epoch.rows(tx, run)}
     ledger.note(tx, run, stamp=[now.wall_s, now.boot_s, now.boot_id], powers=powers)
-    plan.state = "failing-over"
+    if epoch.moves_all(tx, run):
+        plan.state = "failing-over"
     for row in epoch.rows(tx, run):
         epoch.remember_home(tx, plan, row)
         if row.state != "failing-over":
@@ -219,7 +245,7 @@ def _supersede(tx: Transaction, plan: Plan, actor: str) -> None:
     now = time.time()
     for task in tx.scalars(select(Task).where(Task.run_id == stuck.run_id, Task.state.not_in(tasks.ENDED))):
         task.cancel, task.state, task.ended_at = True, "cancelled", now
-    protect.stop_cycles(tx, plan.name, abandon=True)
+    protect.stop_cycles(tx, plan.name, {row.group_id for row in epoch.rows(tx, stuck)}, abandon=True)
     ledger.finish(tx, stuck, "failed", Conflict(f"superseded by a forced failover of {actor}", code="superseded"))
 
 
@@ -289,7 +315,9 @@ def _admit(session: Session, plan: Plan, wish: FailoverWish) -> tuple[dict[str, 
                 else "Start it: `farshore node start --config FILE`.",
                 site=site,
             )
+    meant = _meant(session, plan, wish)
     if raised:
+        _refuse_others(session, plan, meant, wish)
         chosen = {
             row.name: session.get_one(Checkpoint, row.recovered_from)
             for row in members(session, plan.name)
@@ -297,11 +325,32 @@ def _admit(session: Session, plan: Plan, wish: FailoverWish) -> tuple[dict[str, 
         }
         return chosen, [f"the epoch is {plan.epoch} already; the run goes on from there"]
     # A planned one comes back from what it syncs last, whatever was published so far.
-    chosen = selection.choose(session, plan, wish.checkpoint, allow_suspect=planned or wish.allow_suspect)
-    for row in members(session, plan.name):
+    chosen = selection.choose(
+        session,
+        plan,
+        wish.checkpoint,
+        names={row.name for row in meant if runs_at(plan, row) != wish.to_site},
+        allow_suspect=planned or wish.allow_suspect,
+    )
+    for row in meant:
         if row.name in chosen and row.machine_id is None:
             raise Conflict(f"machine {row.name!r} was not found at its site", code="machine-unresolved")
     return chosen, []
+
+
+def _refuse_others(session: Session, plan: Plan, meant: list[PlanMachine], wish: FailoverWish) -> None:
+    """Refuse a wish for other machines than those that an earlier failover has begun with and not brought up."""
+    begun = epoch.unfinished(session, plan)
+    if begun != [row.name for row in meant if runs_at(plan, row) != wish.to_site or row.state in _UNFINISHED]:
+        groups = [group.name for group in definitions.of_plan(plan).groups() if set(group.machines) & set(begun)]
+        raise Conflict(
+            f"{', '.join(begun)} of plan {plan.name!r} began to move and did not come up yet",
+            code="failover-unfinished",
+            field="groups",
+            hint="Go on with that first: `farshore failover "
+            f"{plan.name} --to {wish.to_site} {' '.join(f'--group {name}' for name in groups)}`.",
+            machines=begun,
+        )
 
 
 def _orders(
@@ -352,12 +401,17 @@ def _quiet(scene: Scene) -> bool:
     """
     tx, run = scene.tx, scene.run
     row = ledger.begin(tx, run.run_id, "quiet")
-    running = tx.scalars(select(Cycle).where(Cycle.plan == scene.plan.name, Cycle.ended_at.is_(None))).all()
-    if running:
-        protect.stop_cycles(tx, scene.plan.name, abandon=True)
+    groups = {row.group_id for row in epoch.rows(tx, run)}
+    open_cycles = select(Cycle.cycle_id).where(Cycle.group_id.in_(groups), Cycle.ended_at.is_(None))
+    if tx.scalars(open_cycles).first() is not None:
+        protect.stop_cycles(tx, scene.plan.name, groups, abandon=True)
         return False
     chosen = selection.choose(
-        tx, scene.plan, str(run.params["checkpoint"]), allow_suspect=bool(run.params.get("allow_suspect"))
+        tx,
+        scene.plan,
+        str(run.params["checkpoint"]),
+        names=ledger.states(tx, run.run_id),
+        allow_suspect=bool(run.params.get("allow_suspect")),
     )
     requested = Stamp(*run.facts["stamp"])
     ledger.release(tx, run.run_id)
@@ -423,10 +477,12 @@ def finish(scene: Scene) -> bool:
     if run.facts.get("raised") or run.facts.get("resumed"):
         state = boot.end_state(scene) if error is None else "failed"
         if state != "failed":
-            plan.state = "failed-over"
-            plan.last_error = None
+            if epoch.leaves_some(tx, plan):
+                protect.settle(tx, plan)
+            else:
+                plan.state, plan.last_error = "failed-over", None
             wanted = run.params.get("commit") or scene.definition.commit
-            plan.committed = wanted == "auto"
+            epoch.commit(tx, plan, epoch.rows(tx, run), committed=wanted == "auto")
         if state == "succeeded":  # of one that is partial, machines are still to be made
             for earlier in tx.scalars(select(Run).where(Run.plan == plan.name, Run.kind == run.kind)):
                 ledger.release(tx, earlier.run_id)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from farshore.control import audit
 from farshore.control.planning import protect
 from farshore.control.planning.apply import untrack
-from farshore.control.runs import boot, failover, ledger, story
+from farshore.control.runs import boot, epoch, failover, ledger, story, subset
 from farshore.control.runs.failover import FailoverWish
 from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.store.database import Transaction
@@ -23,14 +23,18 @@ from farshore.model.base import Model, Name
 
 
 class MigrateWish(Model):
-    """Run at the plan's target site from now on. ``to_site``: to be sure that it is the one that is meant."""
+    """Run at the plan's target site from now on. ``to_site``: to be sure that it is the one that is meant.
+
+    ``groups``: only the machines of these boot groups; the others stay protected, to follow later; default: all.
+    """
 
     to_site: Name | None = None
+    groups: subset.Groups = None
 
 
 def _as_failover(session: Session, name: str, wish: MigrateWish) -> FailoverWish:
     target = str(record(session, name).definition["target_site"])
-    return FailoverWish(to_site=wish.to_site or target, commit="auto")
+    return FailoverWish(to_site=wish.to_site or target, commit="auto", groups=wish.groups)
 
 
 def preview_of(session: Session, name: str, wish: MigrateWish) -> dict[str, Any]:
@@ -72,23 +76,23 @@ def _refuse_else(session: Session, name: str, meant: FailoverWish) -> None:
 def _retire(scene: Scene) -> bool:
     """Have every trace of ours taken from the machines at the source, which stay fenced; end their protection."""
     tx, plan = scene.tx, scene.plan
-    for row in members(tx, plan.name):
+    for row in epoch.rows(tx, scene.run):
         if row.state == "failed-over":
             untrack(tx, plan, row)
             row.activity = "inactive"
-    plan.state = "migrated"
+    ledger.note(tx, scene.run, retired=True)
     return True
 
 
 def _finish(scene: Scene) -> bool:
-    retired = scene.plan.state == "migrated"
     failover.finish(scene)
-    if retired and story.error_of(scene.run) is None:
+    if scene.run.facts.get("retired") and story.error_of(scene.run) is None:
         run, plan = scene.run, scene.plan
-        plan.state = "migrated"
+        if all(row.activity == "inactive" for row in members(scene.tx, plan.name)):
+            plan.state = "migrated"
         protect.settle(scene.tx, plan)
         ledger.done(scene.tx, run.run_id, "retire", f"fenced and kept at {run.from_site}, not tracked any more")
-        audit.record(scene.tx, run.actor, "migrated", plan.name, run=run.run_id, to_site=plan.active_site)
+        audit.record(scene.tx, run.actor, "migrated", plan.name, run=run.run_id, to_site=scene.site())
     return True
 
 

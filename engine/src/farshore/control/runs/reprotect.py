@@ -3,6 +3,9 @@
 The old primaries are fenced first, and that is read back. Then the roles turn, in one transaction: what runs now is the
 source, and the old primary rests at the target. Its disks are never written; the first copy the other way begins with
 what they hold, so that only what differs crosses the link.
+
+A plan that was given another target site after its failover is replicated there instead: from the disks of an earlier
+primary where one rests there, else whole. The old primary stays fenced where it is.
 """
 
 from __future__ import annotations
@@ -20,9 +23,10 @@ from farshore.control.runs import drill, epoch, hooks, ledger, stopping, story
 from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.scheduling import cycles
 from farshore.control.store.database import Transaction
-from farshore.control.store.records import Cycle, Group, OldPrimary, Plan, PlanMachine, Run
+from farshore.control.store.records import Cycle, Group, OldPrimary, Plan, PlanMachine, Run, Site
 from farshore.control.views.places import site_state
-from farshore.control.views.protection import direction, is_turned, members, record
+from farshore.control.views.protection import direction, is_parted, is_turned, members, record
+from farshore.control.views.protection import divergent as forced
 from farshore.errors import Conflict, Invalid, NotFound, Unavailable
 from farshore.model.base import Model, Name
 from farshore.model.task import MachineFenceParams
@@ -46,7 +50,7 @@ def is_done(session: Session, name: str, wish: ReprotectWish) -> bool:
     Raises:
         NotFound: no such plan.
         Invalid: the plan cannot be replicated to the wanted site.
-        Conflict: it is not protected.
+        Conflict: it is not protected, or only some of its machines were moved.
     """
     plan = record(session, name)
     target = direction(plan).target
@@ -56,13 +60,22 @@ def is_done(session: Session, name: str, wish: ReprotectWish) -> bool:
             f" {wish.to_site!r}",
             code="site-unknown",
             field="to_site",
-            hint=suggestion(wish.to_site, [target], " to replicate to"),
+            hint=f"For another site apply the plan with `source_site: {plan.active_site}` and `target_site:"
+            f" {wish.to_site}` first, with the networks of both."
+            if session.get(Site, wish.to_site) is not None
+            else suggestion(wish.to_site, [target], " to replicate to"),
         )
     if plan.state == "unprotected":
         raise Conflict(
             f"plan {name!r} is not protected",
             code="not-protected",
             hint=f"Begin with: `farshore plan protect {name}`.",
+        )
+    if is_parted(session, name):
+        raise Conflict(
+            f"some machines of plan {name!r} run at {plan.active_site!r} still, and are replicated from there",
+            code="partly-failed-over",
+            hint=f"Fail the rest over as well (`farshore failover {name} --to {target}`); then all of it can turn.",
         )
     return plan.state in {"seeding", "protected", "reprotecting"} and is_turned(session, plan)
 
@@ -77,7 +90,7 @@ def preview_of(session: Session, name: str, wish: ReprotectWish) -> dict[str, An
     rows, warnings = _admit(session, plan, wish)
     return {
         "changed": True,
-        "before": {"source_site": target, "target_site": source, "epoch": plan.epoch},
+        "before": {"source_site": rows[0].site if rows else target, "target_site": source, "epoch": plan.epoch},
         "after": {
             **after,
             "old_primaries": [
@@ -133,6 +146,14 @@ def _admit(session: Session, plan: Plan, wish: ReprotectWish) -> tuple[list[Plan
                 machine=row.name,
             )
         _refuse_taken(session, plan, row)
+        if row.site != direction(plan).target and row.source_state != "fenced":
+            raise Conflict(
+                f"the old primary of machine {row.name!r} at site {row.site!r} was not seen fenced and off yet",
+                code="old-primary-not-fenced",
+                hint="Its site has to answer once. If it is lost for good, unprotect the plan and protect the machines"
+                " with a new one, from where they run.",
+                machine=row.name,
+            )
     for site in direction(plan):
         state = site_state(session, site)
         if state != "online":
@@ -142,14 +163,10 @@ def _admit(session: Session, plan: Plan, wish: ReprotectWish) -> tuple[list[Plan
                 hint="The old primary has to be fenced before anything is replicated to its site.",
                 site=site,
             )
-    divergent = [
-        row.name
-        for row in rows
-        if (old := session.get(OldPrimary, (plan.name, row.name, plan.epoch))) is not None and old.divergent
-    ]
+    divergent = [name for name in forced(session, plan.name) if name in {row.name for row in rows}]
     if divergent and not wish.accept_divergence:
         raise Conflict(
-            f"the failover was forced: at site {direction(plan).target!r} {', '.join(divergent)} may hold what was"
+            f"the failover was forced: at site {rows[0].site!r} {', '.join(divergent)} may hold what was"
             " written after the checkpoint and is nowhere else",
             code="divergent",
             field="accept_divergence",
@@ -157,7 +174,20 @@ def _admit(session: Session, plan: Plan, wish: ReprotectWish) -> tuple[list[Plan
             f" `farshore reprotect {plan.name} --accept-divergence`.",
             machines=divergent,
         )
-    return rows, [f"machine {name!r} is divergent at site {direction(plan).target!r}: kept" for name in divergent]
+    return rows, [f"machine {name!r} is divergent at site {rows[0].site!r}: kept" for name in divergent]
+
+
+def _resting(session: Session, plan: Plan, row: PlanMachine) -> str | None:
+    """Return the id of the newest old primary of a machine that rests where the plan is replicated to."""
+    target = direction(plan).target
+    if row.site == target:
+        return row.machine_id
+    earlier = (
+        select(OldPrimary.machine_id)
+        .where(OldPrimary.plan == plan.name, OldPrimary.machine == row.name, OldPrimary.site == target)
+        .order_by(OldPrimary.epoch.desc())
+    )
+    return session.scalars(earlier.limit(1)).first()
 
 
 def _refuse_taken(session: Session, plan: Plan, row: PlanMachine) -> None:
@@ -178,18 +208,23 @@ def _refuse_taken(session: Session, plan: Plan, row: PlanMachine) -> None:
 
 
 def _fence(scene: Scene) -> bool:
-    """Fence the old primaries once more, whatever was known of them, and read back that they are off."""
+    """Fence once more what rests at the target, whatever was known of it, and read back that it is off."""
     through = True
     for row in epoch.rows(scene.tx, scene.run):
-        params = MachineFenceParams(machine_id=str(row.machine_id), epoch=scene.plan.epoch, power_off=True)
+        resting = _resting(scene.tx, scene.plan, row)
+        if resting is None and row.site != scene.site():
+            continue  # nothing of it was ever there; where it was before, it is fenced
+        params = MachineFenceParams(machine_id=str(resting), epoch=scene.plan.epoch, power_off=True)
         try:
-            if not stopping.fence_machine(scene, row.name, params, row.site):
+            if not stopping.fence_machine(scene, row.name, params, scene.site()):
                 through = False
                 continue
         except NotFound:
             story.detail(scene, "fence", "it is not there any more: everything is copied", row.name)
-            row.machine_id = None
-        epoch.happen(scene.plan, row, "fenced")
+            if row.site == scene.site():
+                row.machine_id = None
+        if row.site == scene.site():
+            epoch.happen(scene.plan, row, "fenced")
     return through
 
 
@@ -201,7 +236,9 @@ def _turn(scene: Scene) -> bool:
     turned = epoch.rows(tx, run)
     for row in turned:
         epoch.happen(plan, row, "reprotect")
-        row.old_machine_id, row.machine_id = row.machine_id, row.target_machine_id
+        row.old_machine_id, row.machine_id = _resting(tx, plan, row), row.target_machine_id
+        if row.home is not None and row.home["site"] != plan.definition["source_site"]:
+            row.home = None  # the plan has moved: that is a site like any other now
         row.site, row.target_machine_id, row.recovered_from = plan.active_site, None, None
         group = tx.get(Group, row.group_id)
         if group is not None:

@@ -4,6 +4,9 @@ Until a failover is committed it can be rolled back: what was made at the target
 the epoch is raised once more, and the old primary, which nobody has written to, is unfenced and started. What was
 written at the target meanwhile stays there, with the fenced machine. A failure before the epoch starts the target's
 machines again.
+
+Where the target's site is lost, what runs there cannot be stopped first: by force, which is audited, it is given up
+without a word, and fenced at first contact. The site of the old primary has to answer in any case.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from farshore.control import audit, tasks
 from farshore.control.planning import definitions, protect
-from farshore.control.runs import drill, epoch, ledger, selection, stopping, story
+from farshore.control.runs import drill, epoch, ledger, selection, stopping, story, subset
 from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import OldPrimary, Plan, PlanMachine, Run
@@ -24,8 +27,15 @@ from farshore.control.views.places import site_state
 from farshore.control.views.points import newest
 from farshore.control.views.protection import direction, is_turned, members, record
 from farshore.errors import Conflict, Unavailable
+from farshore.model.base import Model
 from farshore.model.task import MachineFenceParams, MachineParams
 from farshore.recovery.plan import Order
+
+
+class RollbackWish(Model):
+    """``force``: the site that is given up is lost, and what runs there is fenced when it answers again."""
+
+    force: bool = False
 
 
 def commit(tx: Transaction, name: str, actor: str) -> bool:
@@ -38,61 +48,75 @@ def commit(tx: Transaction, name: str, actor: str) -> bool:
     plan = record(tx, name)
     if plan.committed:
         return False
-    if plan.state != "failed-over":
+    moved = [row for row in members(tx, name) if not row.committed]
+    running = ledger.open_run(tx, name, ("failover", "migrate", "rollback"))
+    if plan.state in {"failing-over", "rolling-back"} or running or all(row.state != "failed-over" for row in moved):
+        state = plan.state if plan.state in {"failing-over", "rolling-back"} else "failing-over"
         raise Conflict(
-            f"plan {name!r} is {plan.state}",
-            code=f"plan-{plan.state}",
+            f"plan {name!r} is {state}",
+            code=f"plan-{state}",
             hint="Let the failover come to its end first.",
         )
-    plan.committed = True
-    audit.record(tx, actor, "commit-failover", name, epoch=plan.epoch, active_site=plan.active_site)
+    epoch.commit(tx, plan, moved)
+    audit.record(
+        tx,
+        actor,
+        "commit-failover",
+        name,
+        epoch=plan.epoch,
+        active_site=plan.active_site,
+        machines=[row.name for row in moved],
+    )
     tx.changed("plan", name)
     return True
 
 
-def preview_of(session: Session, name: str) -> dict[str, Any]:
+def preview_of(session: Session, name: str, wish: RollbackWish) -> dict[str, Any]:
     """Return what a rollback would do. Errors: as :func:`request`."""
     plan = record(session, name)
-    rows = _admit(session, plan)
-    source, target = direction(plan)
-    definition = definitions.of_plan(plan)
-    waves = [[name for name in wave if name in rows] for wave in Order.of(definition).waves()]
+    rows, forced = _admit(session, plan, wish)
+    source, target = _way(plan, rows)
+    waves = Order.of(definitions.of_plan(plan)).only(rows).waves()
+    left = subset.left_out(session, plan, rows)
     return {
         "changed": True,
-        "before": {"active_site": source, "epoch": plan.epoch},
+        "before": {"active_site": plan.active_site, "epoch": plan.epoch},
         "after": {
             "active_site": target,
+            "left_out": left,
             "epoch": plan.epoch + any(row.raised for row in rows.values()),
-            "stop": list(reversed(waves)),
+            "stop": [] if forced else list(reversed(waves)),
             "order": waves,
         },
         "warnings": [
-            f"what was written at {source!r} since epoch {plan.epoch} began stays there and is not taken along"
+            f"what was written at {source!r} since the failover stays there and is not taken along",
+            *([f"site {source!r} does not answer: what runs there is fenced at first contact"] if forced else []),
+            *subset.stranded(plan, rows, left),
         ],
     }
 
 
-def request(tx: Transaction, name: str, actor: str) -> Run:
+def request(tx: Transaction, name: str, wish: RollbackWish, actor: str) -> Run:
     """Insert a rollback, or one that goes on with a rollback that failed.
 
     Raises:
         NotFound, Conflict, Unavailable: why it cannot run; nothing is changed then.
     """
     plan = record(tx, name)
-    rows = _admit(tx, plan)
-    run = ledger.create(tx, "rollback", plan, actor, {}, workflow=True)
+    rows, forced = _admit(tx, plan, wish)
+    run = ledger.create(tx, "rollback", plan, actor, wish.model_dump(), workflow=True)
     back = not any(row.raised for row in rows.values())
-    if back:  # the epoch was raised by a rollback that did not come to its end
-        run.from_site, run.to_site = run.to_site, run.from_site
-    failed = tx.scalars(
-        select(Run)
-        .where(Run.plan == name, Run.kind.in_(("failover", "migrate")), Run.run_id != run.run_id)
-        .order_by(Run.created_at.desc())
+    run.from_site, run.to_site = _way(plan, rows)
+    moved = tx.scalars(
+        select(Run).where(Run.plan == name, Run.kind.in_(("failover", "migrate"))).order_by(Run.created_at)
     )
-    powers: dict[str, str] = next((one.facts["powers"] for one in failed if one.facts.get("raised")), {})
-    ledger.note(tx, run, definition=plan.definition, epoch_seen=plan.epoch, powers=powers, raised=back)
+    powers: dict[str, str] = {}
+    for one in moved:
+        powers |= one.facts["powers"] if one.facts.get("raised") else {}
+    ledger.note(tx, run, definition=plan.definition, epoch_seen=plan.epoch, powers=powers, raised=back, forced=forced)
     ledger.add_machines(tx, run, rows)
-    plan.state = "rolling-back"
+    if plan.active_site == run.from_site:
+        plan.state = "rolling-back"  # else the others run where these come back to, and are replicated
     for row in rows.values():
         if row.state != "rolling-back":
             epoch.happen(plan, row, "begin-rollback")
@@ -101,10 +125,12 @@ def request(tx: Transaction, name: str, actor: str) -> Run:
     return run
 
 
-def _admit(session: Session, plan: Plan) -> dict[str, PlanMachine]:
+def _admit(session: Session, plan: Plan, wish: RollbackWish) -> tuple[dict[str, PlanMachine], bool]:
+    """Return the machines that go back, and whether that has to be by force."""
     drill.require_free(session, plan, "rollback")
-    rows = {row.name: row for row in members(session, plan.name) if row.raised or row.state == "rolling-back"}
-    if not rows or plan.state not in {"failing-over", "failed-over", "rolling-back"}:
+    moved = {row.name: row for row in members(session, plan.name) if row.raised or row.state == "rolling-back"}
+    rows = {name: row for name, row in moved.items() if not row.committed or row.state == "rolling-back"}
+    if not moved or plan.state == "migrated":
         raise Conflict(
             f"plan {plan.name!r} is {plan.state} at {plan.active_site!r}: there is no failover to roll back",
             code="nothing-to-roll-back",
@@ -112,22 +138,50 @@ def _admit(session: Session, plan: Plan) -> dict[str, PlanMachine]:
             if is_turned(session, plan)
             else f"Look at it: `farshore plan show {plan.name}`.",
         )
-    if plan.committed and plan.state == "failed-over":
+    source, target = _way(plan, moved)
+    if not rows:
         raise Conflict(
-            f"the failover of plan {plan.name!r} to {plan.active_site!r} was committed",
+            f"the failover of plan {plan.name!r} to {source!r} was committed",
             code="committed",
-            hint=f"The way back is: `farshore reprotect {plan.name}`, then a failover to {direction(plan).target}.",
+            hint=f"The way back is: `farshore reprotect {plan.name}`, then a failover to {target}.",
         )
-    for site in direction(plan):
-        state = site_state(session, site)
-        if state != "online":
-            raise Unavailable(
-                f"no node of site {site!r} answers",
-                code=f"site-{state}",
-                hint="What runs at one site has to be seen to be off before it is started at the other.",
-                site=site,
-            )
-    return rows
+    state = site_state(session, target)
+    if state != "online":
+        raise Unavailable(
+            f"no node of site {target!r} answers, where the old machines would start",
+            code=f"site-{state}",
+            hint=f"What runs at {source} goes on meanwhile. Wait for the site, or decide to stay:"
+            f" `farshore commit {plan.name}`.",
+            site=target,
+        )
+    unknown = [row.name for row in rows.values() if row.raised and row.source_state != "fenced"]
+    if unknown:
+        raise Conflict(
+            f"at site {target!r} nobody knows yet how {', '.join(unknown)} of plan {plan.name!r} was left",
+            code="old-primary-not-fenced",
+            hint="The failover was forced, and the site has only just come back: the old machines are fenced first."
+            f" Try again when `farshore plan show {plan.name}` does not say old-primary-not-fenced any more.",
+            machines=unknown,
+        )
+    state = site_state(session, source)
+    forced = state != "online" and any(row.raised and row.target_machine_id for row in rows.values())
+    if forced and not wish.force:
+        raise Unavailable(
+            f"no node of site {source!r} answers: what runs there cannot be seen to be off",
+            code=f"site-{state}",
+            field="force",
+            hint="If it cannot go on there in any case, say that the site is lost:"
+            f" `farshore rollback {plan.name} --force`. What was written there is not taken along.",
+            site=source,
+        )
+    return rows, forced
+
+
+def _way(plan: Plan, rows: dict[str, PlanMachine]) -> tuple[str, str]:
+    """Return the site that machines are taken back from, and the one that they are replicated from, where they go."""
+    there = next(iter(rows.values())).site
+    source, target = direction(plan)
+    return (target if source == there else source), there
 
 
 def first_phase(run: Run) -> str:
@@ -143,6 +197,8 @@ def _made(scene: Scene) -> dict[str, PlanMachine]:
 
 
 def _stop(scene: Scene) -> bool:
+    if scene.run.facts.get("forced"):
+        return True
     rows = _made(scene)
     for wave in reversed(Order.of(scene.definition).waves()):
         through = True
@@ -158,12 +214,12 @@ def _fence(scene: Scene) -> bool:
     through = True
     made = _made(scene)
     for row in epoch.rows(scene.tx, scene.run):
-        if row.name in made:
+        if row.name in made and not scene.run.facts.get("forced"):
             params = MachineFenceParams(machine_id=str(row.target_machine_id), epoch=scene.plan.epoch + 1)
             if not stopping.fence_machine(scene, row.name, params, scene.site("source")):
                 through = False
                 continue
-        epoch.happen(scene.plan, row, "give-up")
+        epoch.happen(scene.plan, row, "forsake" if scene.run.facts.get("forced") else "give-up")
     return through
 
 
@@ -175,11 +231,14 @@ def _raise(scene: Scene) -> bool:
     rows = epoch.rows(tx, run)
     for row in rows:
         epoch.happen(plan, row, "roll-back")
-        forsaken = tx.get(OldPrimary, (plan.name, row.name, plan.epoch))
-        if forsaken is not None:
-            tx.delete(forsaken)
+        forsaken = select(OldPrimary).where(
+            OldPrimary.plan == plan.name, OldPrimary.machine == row.name, OldPrimary.machine_id == row.machine_id
+        )
+        for old in tx.scalars(forsaken):
+            tx.delete(old)
     before, plan.epoch = plan.epoch, plan.epoch + 1
-    plan.active_site, plan.committed = scene.site(), True
+    plan.active_site = scene.site()
+    epoch.commit(tx, plan, rows)
     for row in rows:
         if row.target_machine_id is None:
             continue
@@ -194,9 +253,20 @@ def _raise(scene: Scene) -> bool:
                 created_at=time.time(),
             )
         )
+        if run.facts.get("forced"):
+            epoch.order_fence(scene, row, scene.site("source"), row.target_machine_id)
         # It rests where the next failover will want its name.
         row.old_machine_id, row.target_machine_id, row.recovered_from = row.target_machine_id, None, None
-    audit.record(tx, run.actor, "roll-back", plan.name, run=run.run_id, epoch=plan.epoch, to_site=plan.active_site)
+    audit.record(
+        tx,
+        run.actor,
+        "roll-back",
+        plan.name,
+        run=run.run_id,
+        epoch=plan.epoch,
+        to_site=plan.active_site,
+        force=run.facts.get("forced"),
+    )
     ledger.note(tx, run, raised=True, epoch=plan.epoch)
     ledger.done(tx, run.run_id, "raise epoch", f"{before} to {plan.epoch}; active at {plan.active_site}")
     tx.changed("plan", plan.name)
@@ -274,7 +344,8 @@ def _forward(scene: Scene) -> bool:
     for row in epoch.rows(scene.tx, scene.run):
         epoch.happen(scene.plan, row, "abort-rollback")
     states = {row.state for row in epoch.rows(scene.tx, scene.run)}
-    scene.plan.state = "failing-over" if "failing-over" in states else "failed-over"
+    if scene.plan.state == "rolling-back":
+        scene.plan.state = "failing-over" if "failing-over" in states else "failed-over"
     return True
 
 
@@ -287,7 +358,7 @@ def _finish(scene: Scene) -> bool:
             ledger.release(tx, earlier.run_id)
     story.conclude(scene)
     tx.changed("plan", plan.name)
-    story.look_around(scene, "source", "target")
+    story.look_around(scene, *(("target",) if run.facts.get("forced") else ("source", "target")))
     return True
 
 

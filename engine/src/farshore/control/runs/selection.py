@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -31,8 +31,10 @@ LATEST_CLEAN: Final = "latest_clean"
 _LEAST_OF_AN_ID: Final = 6
 
 
-def choose(session: Session, plan: Plan, selector: str, *, allow_suspect: bool = False) -> dict[str, Checkpoint]:
-    """Return a checkpoint for each protected machine, by machine name in the plan's order.
+def choose(
+    session: Session, plan: Plan, selector: str, *, names: Collection[str] | None = None, allow_suspect: bool = False
+) -> dict[str, Checkpoint]:
+    """Return a checkpoint for each protected machine, or each of ``names``, by machine name in the plan's order.
 
     ``selector``: ``latest``, ``latest_clean``, an id or its beginning, a label, or a time. A plan of several groups has
     one checkpoint per group: an id names one of them, the others come from the time that is nearest to its own: groups
@@ -46,6 +48,7 @@ def choose(session: Session, plan: Plan, selector: str, *, allow_suspect: bool =
             suspect.
     """
     rows = [row for row in members(session, plan.name) if row.activity != "inactive"]
+    rows = [row for row in rows if names is None or row.name in names]
     if not rows:
         raise Conflict(
             f"no machine of plan {plan.name!r} is protected",

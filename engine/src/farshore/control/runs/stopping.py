@@ -53,8 +53,9 @@ def _cycles(scene: Scene, purpose: str) -> bool:
     if not found:
         if run.pause:
             return False
-        protect.stop_cycles(tx, scene.plan.name)
-        for group_id in sorted({member.group_id for member in epoch.rows(tx, run)}):
+        groups = sorted({member.group_id for member in epoch.rows(tx, run)})
+        protect.stop_cycles(tx, scene.plan.name, groups)
+        for group_id in groups:
             cycles.create(tx, scene.plan, group_id, purpose, run_id=run.run_id)
         return False
     if any(cycle.ended_at is None for cycle in found):

@@ -134,11 +134,14 @@ def begin_due(tx: Transaction, plan_name: str) -> None:
 
 def _chosen(session: Session, plan: Plan, group_id: str, purpose: str = "schedule") -> list[PlanMachine]:
     """Return the machines that a cycle of the group copies now; a failover takes paused ones along."""
-    wanted = {"active", "paused"} if purpose in {"sync", "final"} else {"active"}
+    moving = purpose in {"sync", "final"}
+    wanted = {"active", "paused"} if moving else {"active"}
     query = select(PlanMachine).where(
         PlanMachine.plan == plan.name,
         PlanMachine.group_id == group_id,
         PlanMachine.activity.in_(wanted),
+        PlanMachine.state.in_(("failing-over",) if moving else PROTECTING),
+        ~PlanMachine.raised,
         PlanMachine.machine_id.is_not(None),
     )
     return list(session.scalars(query.order_by(PlanMachine.position)))

@@ -72,7 +72,7 @@ def _holds(result: MachineResult) -> bool:
 def _held(tx: Transaction, fence: Fence, how: str) -> None:
     fence.done_at, fence.error = time.time(), None
     row = tx.get(PlanMachine, (fence.plan, fence.machine))
-    if row is not None and row.source_state == "stale":
+    if row is not None and row.machine_id == fence.machine_id and row.source_state == "stale":
         row.source_state = "fenced"
     audit.record(
         tx,

@@ -83,7 +83,8 @@ class SiteBundle(Base):
 class Node(Base):
     """A worker of one site.
 
-    ``standing`` names the rates and links that it was told last. ``thumbprint`` is that of the certificate in use;
+    ``standing`` names the rates and links that it was told last, ``kit`` is what it has for guests and hooks.
+    ``thumbprint`` is that of the certificate in use;
     ``next_thumbprint`` of a renewed one that was not used yet, for the answer that carried it may have been lost.
     """
 
@@ -106,6 +107,7 @@ class Node(Base):
     data_port: Mapped[int | None]
     generation: Mapped[int] = mapped_column(default=0)
     standing: Mapped[str] = mapped_column(default="")
+    kit: Mapped[Json | None]
 
 
 class Share(Base):
@@ -157,7 +159,8 @@ class Machine(Base):
 class Plan(Base):
     """A protection plan as it is now; ``epoch`` grows with each change of the active site.
 
-    ``committed``: the last change of sites is not to be rolled back any more.
+    ``active_site`` is where all machines run, or where those run that were not moved yet. ``committed``: no change of
+    sites is to be rolled back any more.
     """
 
     __tablename__ = "plan"
@@ -191,9 +194,10 @@ class PlanMachine(Base):
     """A machine's part in a plan. ``machine_id`` is None until an inventory has shown the machine.
 
     ``source_state``, ``target_state`` and ``raised`` are those of ``farshore.recovery.states``; ``recovered_from`` is
-    the checkpoint that the machine at the target grew from. ``site`` and ``machine_id`` are where the machine is
-    replicated from; they change with the direction. ``old_machine_id`` is the old primary that then rests at the other
-    site, ``home`` a dump of the facts of the machine that ran at the plan's source site first.
+    the checkpoint that the machine at the target grew from; ``committed``: it is not to be rolled back any more.
+    ``site`` and ``machine_id`` are where the machine is replicated from; they change with the direction.
+    ``old_machine_id`` is the old primary that then rests at the other site, ``home`` a dump of the facts of the machine
+    that ran at the plan's source site first.
     """
 
     __tablename__ = "plan_machine"
@@ -211,6 +215,7 @@ class PlanMachine(Base):
     target_state: Mapped[str] = mapped_column(default="absent")
     raised: Mapped[bool] = mapped_column(default=False)
     recovered_from: Mapped[str | None]
+    committed: Mapped[bool] = mapped_column(default=True)
     old_machine_id: Mapped[str | None]
     home: Mapped[Json | None]
 

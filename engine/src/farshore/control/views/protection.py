@@ -68,7 +68,25 @@ def members(session: Session, name: str) -> list[PlanMachine]:
 
 def is_turned(session: Session, row: Plan) -> bool:
     """Say whether the plan's machines are taken from where it is active: after a failover, once it was reprotected."""
-    return all(member.site == row.active_site for member in members(session, row.name))
+    elsewhere = select(PlanMachine.name).where(PlanMachine.plan == row.name, PlanMachine.site != row.active_site)
+    if row.activity != "inactive":  # what was migrated is done with; the others may go on
+        elsewhere = elsewhere.where(~PlanMachine.raised | (PlanMachine.activity != "inactive"))
+    return session.scalars(elsewhere.limit(1)).first() is None
+
+
+def runs_at(row: Plan, member: PlanMachine) -> str:
+    """Return the site where a machine of a plan is the primary."""
+    if not member.raised:
+        return member.site
+    if row.active_site != member.site:  # all have moved; the site that they left may be none of the plan's any more
+        return row.active_site
+    return min({str(row.definition["source_site"]), str(row.definition["target_site"])} - {member.site})
+
+
+def is_parted(session: Session, plan: str) -> bool:
+    """Say whether some of the plan's machines were moved to the other site, and some not."""
+    query = select(PlanMachine.raised).where(PlanMachine.plan == plan, PlanMachine.activity != "inactive")
+    return len(session.scalars(query.distinct()).all()) > 1
 
 
 def ordered(row: Checkpoint) -> Stamp:
@@ -92,10 +110,17 @@ def _plan(session: Session, row: Plan) -> dict[str, Any]:
     ages = {member.name: rpo_s(session, row, member) for member in machines_of}
     known = [age for age in ages.values() if age is not None]
     # Of a machine that has no copy yet a disaster would cost all: no number says that.
-    whole = all(ages[member.name] is not None for member in machines_of if member.activity != "inactive")
+    whole = all(
+        ages[member.name] is not None for member in machines_of if member.activity != "inactive" and not member.raised
+    )
     points = {member.name: newest(session, row, member.group_id) for member in machines_of}
     groups = session.scalars(select(Group).where(Group.plan == row.name).order_by(Group.group_id)).all()
-    nexts = [moment for group in groups if (moment := next_cycle_at(session, row, definition, group)) is not None]
+    here = {member.group_id for member in machines_of if not member.raised}
+    nexts = [
+        moment
+        for group in groups
+        if group.group_id in here and (moment := next_cycle_at(session, row, definition, group)) is not None
+    ]
     return {
         "name": row.name,
         "revision": row.revision,
@@ -106,7 +131,7 @@ def _plan(session: Session, row: Plan) -> dict[str, Any]:
         "activity": row.activity,
         "active_site": row.active_site,
         "direction": direction(row)._asdict(),
-        "turned": all(member.site == row.active_site for member in machines_of),
+        "turned": is_turned(session, row),
         "committed": row.committed,
         "old_primaries": _old_primaries(session, row.name),
         "state": row.state,
@@ -120,6 +145,7 @@ def _plan(session: Session, row: Plan) -> dict[str, Any]:
                 "machine_id": member.machine_id,
                 "state": member.state,
                 "activity": member.activity,
+                "active_site": runs_at(row, member),
                 "rpo_s": ages[member.name],
                 "newest_checkpoint": point.checkpoint_id if (point := points[member.name]) else None,
             }
@@ -196,13 +222,13 @@ def conditions(session: Session, row: Plan, definition: Definition, ages: list[f
         found.append("paused")
     if row.last_error is not None:
         found.append("replication-failing")
-    if row.state == "failed-over" and not row.committed:
+    if not row.committed and row.state not in {"failing-over", "rolling-back"}:
         found.append("not-committed")
-    divergent = select(OldPrimary.machine).where(
-        OldPrimary.plan == row.name, OldPrimary.epoch == row.epoch, OldPrimary.divergent
-    )
-    if row.epoch > 1 and row.state in {"failing-over", "failed-over"} and session.scalars(divergent).first():
-        found.append("divergent")
+    if row.epoch > 1:
+        if is_parted(session, row.name):
+            found.append("partly-failed-over")
+        if divergent(session, row.name):
+            found.append("divergent")
     if integrity.any_suspect(session, row.name):
         found.append("suspect")
     marks = session.execute(select(Group.tainted_by, Group.crowded).where(Group.plan == row.name)).all()
@@ -227,6 +253,23 @@ def conditions(session: Session, row: Plan, definition: Definition, ages: list[f
     ).first():
         found.append("untrack-pending")
     return found
+
+
+def divergent(session: Session, plan: str) -> list[str]:
+    """Return the machines of a plan that were moved by force: their old primaries may hold what nobody else has."""
+    query = (
+        select(PlanMachine.name)
+        .join(OldPrimary, (OldPrimary.plan == PlanMachine.plan) & (OldPrimary.machine == PlanMachine.name))
+        .where(
+            PlanMachine.plan == plan,
+            PlanMachine.raised,
+            PlanMachine.activity != "inactive",
+            OldPrimary.site == PlanMachine.site,
+            OldPrimary.machine_id == PlanMachine.machine_id,
+            OldPrimary.divergent,
+        )
+    )
+    return list(dict.fromkeys(session.scalars(query.order_by(PlanMachine.position))))
 
 
 def machines(
@@ -278,11 +321,10 @@ def _machine(session: Session, row: Machine) -> dict[str, Any]:
         select(PlanMachine).where(PlanMachine.site == row.site, PlanMachine.machine_id == row.machine_id)
     ).first()
     if member is None:  # a machine that a failover made belongs to the plan too
-        member = session.scalars(
-            select(PlanMachine)
-            .join(Plan, Plan.name == PlanMachine.plan)
-            .where(Plan.active_site == row.site, PlanMachine.target_machine_id == row.machine_id)
-        ).first()
+        moved = session.scalars(
+            select(PlanMachine).where(PlanMachine.raised, PlanMachine.target_machine_id == row.machine_id)
+        )
+        member = next((one for one in moved if runs_at(session.get_one(Plan, one.plan), one) == row.site), None)
     owner = session.get(Plan, member.plan) if member else None
     age = rpo_s(session, owner, member) if owner and member else None
     point = newest(session, owner, member.group_id) if owner and member else None
@@ -303,7 +345,7 @@ def _machine(session: Session, row: Machine) -> dict[str, Any]:
         "state": member.state if member else "unprotected",
         "conditions": _machine_conditions(session, owner, member, age) if owner and member else [],
         "epoch": owner.epoch if owner else None,
-        "active_site": owner.active_site if owner else None,
+        "active_site": runs_at(owner, member) if owner and member else None,
         "rpo_s": age,
         "newest_checkpoint": point.checkpoint_id if point else None,
         "findings": facts["findings"],
