@@ -62,7 +62,7 @@ class KvmCompute:
         accelerator: Accelerator,
         launcher: Launcher | None = None,
         *,
-        alone: Callable[[Sequence[str]], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+        alone: Callable[[Sequence[str]], contextlib.AbstractContextManager[None]] | None = None,
         detach_rate: int = detaching.RATE,
     ) -> None:
         self._hypervisor = hypervisor
@@ -72,7 +72,7 @@ class KvmCompute:
         self._accelerator = accelerator
         self._networks = Networks(hypervisor)
         #: Keeps others from taking points of machines.
-        self._alone = alone
+        self._alone = alone or (lambda _machine_ids: contextlib.nullcontext())
         self._detach_rate = detach_rate
 
     # --- what there is -------------------------------------------------------------------------------------------
