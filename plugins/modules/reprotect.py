@@ -14,6 +14,9 @@ description:
     already, nothing is done.
   - The old primaries are fenced first, and that is read back. Their disks are kept as they are; the first copy begins with what they hold, and only what
     differs is sent.
+  - To go on to a third site, apply the plan with M(farshore.dr.protection_plan) before, with the site where its machines run as C(source_site) and the
+    third one as C(target_site). There the machines are copied whole, unless an earlier primary of theirs rests there. This is possible once a failover of
+    all of them is committed and as long as it was not replicated back.
   - What follows is a M(farshore.dr.failover) to the other site whenever it is wanted, and a reprotect again.
 author:
   - Farshore contributors (@farshore)
@@ -25,7 +28,8 @@ options:
     required: true
   to_site:
     description:
-      - Site that the machines are to be copied to, to be sure. It has to be the one that the plan left, which is meant where this is not set.
+      - Site that the machines are to be copied to, to be sure. It has to be the one that the plan left, or that it names as its target since, which is meant
+        where this is not set.
     type: str
   accept_divergence:
     description:
@@ -53,6 +57,16 @@ EXAMPLES = r"""
 - name: Copy the shop back to the site that it left
   farshore.dr.reprotect:
     plan: shop
+
+- name: Replicate the shop from where it runs to a third site instead
+  farshore.dr.protection_plan:
+    name: shop
+    src: plans/shop-beta-gamma.yml
+
+- name: Copy it there
+  farshore.dr.reprotect:
+    plan: shop
+    to_site: gamma
 
 - name: Do it after a failover that was forced, the old side being of no interest
   farshore.dr.reprotect:
