@@ -52,7 +52,9 @@ def text(source: str, target: str, source_network: str, target_network: str) -> 
     )
 
 
-def apply(sites: ThreeSites, source: str) -> dict[str, Any]:
+def apply(sites: ThreeSites, source: str, *, at: str) -> dict[str, Any]:
+    """Apply a plan once it is known what its machines are like where they run."""
+    until(lambda: len(sites.control.ok("GET", f"/machines?site={at}")["items"]) == 2, f"an inventory of {at}")
     return dict(sites.control.ok("PUT", "/plans/shop", {"source": source}))
 
 
@@ -77,7 +79,7 @@ def test_on_to_a_third_site_and_back_to_the_first(sites: ThreeSites) -> None:
         409, "plan-cannot-move", "PUT", "/plans/shop", {"source": text("alpha", "gamma", "lan", "edge")}
     )
     at_beta = {point["checkpoint_id"] for point in sites.checkpoints()}
-    apply(sites, onward)
+    apply(sites, onward, at="beta")
     assert len(sites.alpha.of("replicate")) == 0
     fences = len(sites.alpha.of("machine-fence"))
 
@@ -108,7 +110,7 @@ def test_on_to_a_third_site_and_back_to_the_first(sites: ThreeSites) -> None:
     assert (after["state"], after["active_site"]) == ("failed-over", "gamma")
 
     # Back at the first site the old primaries rest, and only what differs from their disks is copied.
-    apply(sites, text("gamma", "alpha", "edge", "lan"))
+    apply(sites, text("gamma", "alpha", "edge", "lan"), at="gamma")
     run(sites, "reprotect")
     assert {params["machine_id"] for params in sites.alpha.of("machine-fence")[fences:]} == {"id-db", "id-web"}
     orders = [disk for params in sites.alpha.of("replicate") for disk in params["disks"]]
@@ -124,7 +126,7 @@ def test_on_to_a_third_site_and_back_to_the_first(sites: ThreeSites) -> None:
 def test_not_while_the_old_primary_of_a_forced_failover_is_not_fenced(sites: ThreeSites) -> None:
     sites.alpha_node.stop()
     run(sites, "failover", to_site="beta", mode="unplanned")
-    apply(sites, text("beta", "gamma", "dmz", "edge"))
+    apply(sites, text("beta", "gamma", "dmz", "edge"), at="beta")
     wish = {"accept_divergence": True}
     sites.control.refused(409, "old-primary-not-fenced", "POST", "/plans/shop:reprotect", wish)
     sites.alpha_node.start()
