@@ -236,6 +236,7 @@ def _write_records(database: Path, taken: Taken, generation: int, epochs: dict[s
             for fence in tx.query(Fence).filter_by(done_at=None):
                 fence.created_at = now  # another order than the one that the lost control plane gave
             for plan in tx.query(Plan):
+                plan.approval = plan.approval or plan.definition.get("approval")  # a bundle from before that counted
                 if epochs.get(plan.name, 0) > plan.epoch:
                     plan.epoch, plan.activity, plan.state = epochs[plan.name], "inactive", "unprotected"
             sites = [str(site.name) for site in tx.query(Site)]

@@ -135,6 +135,9 @@ class Approval(Model):
 
     verbs: tuple[Verb, ...] = Field(min_length=1)
     people: Literal[1, 2] = Field(1, description="so many, each with a token of their own")
+    within: Duration = Field(
+        86400.0, ge=60, description="a run that was not approved by then has failed, and is ordered again"
+    )
 
 
 class Shutdown(Model):
@@ -236,7 +239,9 @@ class Plan(Model):
     networks: tuple[NetworkMapping, ...] = ()
     shutdown: Shutdown = Shutdown()
     limits: Limits = Limits()
-    approval: Approval | None = None
+    approval: Approval | None = Field(
+        None, description="one that is weaker than before counts once it was approved as the one before asks"
+    )
     commit: Literal["auto", "manual"] = Field(
         "auto", description="manual: a failover can be rolled back until somebody commits it"
     )

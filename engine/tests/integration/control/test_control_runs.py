@@ -257,3 +257,30 @@ def test_a_control_plane_that_is_killed_anywhere_ends_a_failover_of_many_right(
         plan = control.ok("GET", "/plans/shop")
         assert (plan["state"], plan["epoch"]) == ("failed-over", 2)
         assert "Traceback" not in control.log()
+
+
+def test_a_policy_of_approval_is_made_weaker_only_with_approval(sites: TwoSites) -> None:
+    planned(sites, retention="approval: {verbs: [failover, drill], people: 1}\nretention")
+    control, other = sites.control, sites.control.role("recovery-admin")
+    weaker = {"retention": "approval: {verbs: [drill], people: 1}\nretention"}
+    answer = sites.plan(**weaker)
+    asked = next(one for one in control.ok("GET", "/runs?plan=shop&kind=approval")["items"])
+    assert any(asked["run_id"] in warning for warning in answer["warnings"])
+    assert asked["state"] == "waiting-approval"
+    assert "approval-to-approve" in control.ok("GET", "/plans/shop")["conditions"]
+    run_id = failover(sites)
+    assert control.ok("GET", f"/runs/{run_id}")["state"] == "waiting-approval"  # as before
+    control.refused(403, "own-run", "POST", f"/runs/{asked['run_id']}:approve")
+    control.ok("POST", f"/runs/{run_id}:cancel")
+    assert sites.ended(run_id)["state"] == "cancelled"
+
+    # None at all is another wish, which takes the place of the first one.
+    sites.plan()
+    assert sites.ended(asked["run_id"])["state"] == "cancelled"
+    again_asked = next(one for one in control.ok("GET", "/runs?plan=shop&kind=approval&state=open")["items"])
+    control.ok("POST", f"/runs/{again_asked['run_id']}:approve", token=other)
+    ended = sites.ended(again_asked["run_id"])
+    assert (ended["state"], [one["actor"] for one in ended["approval"]["by"]]) == ("succeeded", ["a-recovery-admin"])
+    assert "approval-to-approve" not in control.ok("GET", "/plans/shop")["conditions"]
+    assert "weaken-approval" in [item["action"] for item in control.ok("GET", "/audit")["items"]]
+    assert sites.ended(failover(sites))["state"] == "succeeded"

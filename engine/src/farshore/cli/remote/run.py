@@ -46,7 +46,9 @@ def list_runs(
     plan: Annotated[str | None, typer.Option(help="Only of this plan.")] = None,
     kind: Annotated[
         str | None,
-        typer.Option(help="replicate, drill, failover, migrate, reprotect, checkpoint, scrub, cleanup or detach."),
+        typer.Option(
+            help="drill, failover, migrate, reprotect, rollback, replicate, checkpoint, scrub, cleanup, detach, approval."
+        ),
     ] = None,
     state: Annotated[
         str | None,

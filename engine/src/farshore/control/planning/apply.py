@@ -16,7 +16,7 @@ from farshore.control.direction import direction
 from farshore.control.nearby import suggestion
 from farshore.control.planning import bundles
 from farshore.control.planning.source import Document, dotted
-from farshore.control.runs import ledger
+from farshore.control.runs import approving, ledger
 from farshore.control.scheduling import untracks
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Cycle, Group, Node, Plan, PlanMachine, PlanRevision, Run, Site
@@ -120,6 +120,12 @@ def outcome(session: Session, name: str, wanted: Wanted) -> Outcome:
     _check_pool(session, wanted, warnings)
     _check_seeds(session, wanted)
     _foresee_retention(session, record, definition, warnings)
+    if (
+        record is not None
+        and record.approval is not None
+        and approving.is_weaker(record.approval, wanted.dumped["approval"])
+    ):
+        warnings.append(_asks(record.approval))
     return Outcome(
         record is None or record.definition != wanted.dumped or record.source != wanted.source,
         record.definition if record else None,
@@ -175,8 +181,17 @@ def apply(tx: Transaction, name: str, wanted: Wanted, actor: str) -> Outcome:
     record.source, record.definition, record.changed_at = wanted.source, result.after, now
     tx.flush()
     _members(tx, record, definition, result.machine_ids)
+    asked = approving.settle(tx, record, actor)
+    if asked is not None and asked.approval is not None:
+        result.warnings[:] = [one for one in result.warnings if one != _asks(asked.approval)]
+        result.warnings.append(_asks(asked.approval, f": `farshore run approve {asked.run_id}`"))
     tx.changed("plan", name)
     return result
+
+
+def _asks(approval: dict[str, Any], how: str = "") -> str:
+    who = "another person has" if approval["people"] == 1 else f"{approval['people']} others have"
+    return f"the plan asks for less approval than before: that counts once {who} approved it{how}"
 
 
 def _may_move(session: Session, record: Plan, definition: Definition) -> bool:

@@ -19,6 +19,8 @@ from farshore.errors import Conflict, FarshoreError
 __all__ = ["OPEN", "PAUSED", "WAITING_APPROVAL"]
 
 LONGEST_DETAIL: Final = 2000
+#: How long a run waits for approval by a policy from before there was a limit.
+APPROVED_WITHIN_S: Final = 86400.0
 
 
 #: Kinds of runs of which a plan has one at a time.
@@ -35,14 +37,16 @@ def create(
     workflow: bool = False,
     verb: str | None = None,
     approved: bool = False,
+    asked: dict[str, Any] | None = None,
 ) -> Run:
     """Insert a run. One with a workflow is begun by the conductor once this is durable.
 
     ``verb`` is what the plan's policy calls it, where that is not its kind. It waits for approval where the plan asks
-    for that, unless it goes on with what was ``approved``.
+    for that, unless it goes on with what was ``approved``; by the policy ``asked`` whatever the verb.
     """
-    asked = plan.definition.get("approval") if workflow and not approved else None
-    waits = asked is not None and (verb or kind) in asked["verbs"]
+    policy = plan.approval if workflow and not approved else None
+    if asked is None and policy is not None and (verb or kind) in policy["verbs"]:
+        asked = policy
     run = Run(
         run_id=ids.new("run"),
         from_site=direction(plan)[0],
@@ -50,8 +54,8 @@ def create(
         kind=kind,
         plan=plan.name,
         plan_revision=plan.revision,
-        state=WAITING_APPROVAL if waits else "pending",
-        approval={"people": asked["people"], "by": []} if asked is not None and waits else None,
+        state=WAITING_APPROVAL if asked is not None else "pending",
+        approval={"people": asked["people"], "by": []} if asked is not None else None,
         actor=actor,
         params=params,
         created_at=time.time(),
@@ -61,7 +65,7 @@ def create(
         told=0,
         pause=False,
         phase="",
-        facts={},
+        facts={"approve_by": time.time() + asked.get("within", APPROVED_WITHIN_S)} if asked is not None else {},
     )
     tx.add(run)
     tx.flush()

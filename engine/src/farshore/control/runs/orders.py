@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sqlalchemy.orm import Session
 
 from farshore.control.clock import iso
-from farshore.control.runs import again, copies, failover, ledger, stories
+from farshore.control.runs import again, copies, failover, ledger, stories, story
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Report, Run
 from farshore.control.views.history import record
@@ -97,6 +97,12 @@ def approve(tx: Transaction, run: Run, actor: str) -> bool:
             f"{run.kind} {run.run_id} does not wait for approval: it is {run.state}",
             code="not-waiting",
             hint=f"Look at it: `farshore run show {run.run_id}`.",
+        )
+    if story.is_too_late(run):
+        raise Conflict(
+            f"{run.kind} {run.run_id} was to be approved earlier: it is over",
+            code="approval-expired",
+            hint="Let it be ordered again.",
         )
     if actor == run.actor:
         raise Forbidden(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, cast, get_args
 
-from farshore.control.runs import detach, drill, failover, hooks, migrate, reprotect, rollback, scrub
+from farshore.control.runs import approving, detach, drill, failover, hooks, migrate, reprotect, rollback, scrub
 from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.store.records import Run
 from farshore.model.hooks import Verb
@@ -39,6 +39,7 @@ STORIES: Final[dict[str, Story]] = {
     "reprotect": _hooked(reprotect.STORY),
     "migrate": _hooked(migrate.STORY),
     "rollback": rollback.STORY,
+    approving.KIND: approving.STORY,
     "scrub": scrub.STORY,
     detach.KIND: detach.STORY,
 }

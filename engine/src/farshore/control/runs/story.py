@@ -89,10 +89,9 @@ def advance(ctx: Context, story: Story, run_id: str, phase_name: str) -> str | N
         plan = tx.get_one(Plan, run.plan, options=[defer(Plan.definition), defer(Plan.source)])
         scene = Scene(tx, ctx, run, plan, definitions.of_plan(plan))
         if run.state == ledger.WAITING_APPROVAL:
-            if not run.cancel:
-                return phase_name
-            _refuse(scene)
-            return None
+            if _ends_unapproved(scene):
+                return None
+            return phase_name
         ledger.start(tx, run)
         names = [phase.name for phase in story]
         index = names.index(phase_name)
@@ -126,11 +125,28 @@ def _act(scene: Scene, phase: Phase, after: str | None) -> str | None:
     return after if through else phase.name
 
 
-def _refuse(scene: Scene) -> None:
-    """End a run that was cancelled before it was approved: nothing of it has begun."""
-    error = Conflict("the run was cancelled before it was approved", code="cancelled")
-    ledger.finish(scene.tx, scene.run, "cancelled", error)
+def _ends_unapproved(scene: Scene) -> bool:
+    """End a run that was cancelled before it was approved, or not approved in time: nothing of it has begun."""
+    if scene.run.cancel:
+        error = Conflict("the run was cancelled before it was approved", code="cancelled")
+        ledger.finish(scene.tx, scene.run, "cancelled", error)
+    elif is_too_late(scene.run):
+        error = Conflict(
+            "the run was not approved in time",
+            code="approval-expired",
+            hint="Order it again. How long it waits stands in the plan: `approval: {within: 24h}`.",
+        )
+        ledger.finish(scene.tx, scene.run, "failed", error)
+    else:
+        return False
     reports.seal(scene.tx, scene.ctx, scene.run)
+    return True
+
+
+def is_too_late(run: Run) -> bool:
+    """Say whether a run has waited for approval for as long as its plan gives it."""
+    until = run.facts.get("approve_by")
+    return until is not None and time.time() >= float(until)
 
 
 def _rest(scene: Scene) -> None:

@@ -160,7 +160,8 @@ class Plan(Base):
     """A protection plan as it is now; ``epoch`` grows with each change of the active site.
 
     ``active_site`` is where all machines run, or where those run that were not moved yet. ``committed``: no change of
-    sites is to be rolled back any more.
+    sites is to be rolled back any more. ``approval`` is the policy that counts: one that the definition makes weaker
+    counts until others have approved that.
     """
 
     __tablename__ = "plan"
@@ -176,6 +177,7 @@ class Plan(Base):
     changed_at: Mapped[float]
     last_error: Mapped[Json | None]
     committed: Mapped[bool] = mapped_column(default=True)
+    approval: Mapped[Json | None]
 
 
 class PlanRevision(Base):

@@ -229,6 +229,8 @@ def conditions(session: Session, row: Plan, definition: Definition, ages: list[f
             found.append("partly-failed-over")
         if divergent(session, row.name):
             found.append("divergent")
+    if row.approval != row.definition.get("approval"):
+        found.append("approval-to-approve")
     if integrity.any_suspect(session, row.name):
         found.append("suspect")
     marks = session.execute(select(Group.tainted_by, Group.crowded).where(Group.plan == row.name)).all()
