@@ -10,6 +10,14 @@ Noise counts in full where its bytes are spread as evenly as a cipher's, and a l
 and pictures. A copy of a large archive therefore shows, and is not taken for an attack. What a full copy wrote says
 nothing: there is nothing to compare it with.
 
+Who encrypts a little in each cycle stays within what varies, and is what is usual before long. Therefore the noise of
+many cycles is looked at too: what is usual for it is taken from the oldest third of a long history, and what is above
+it, in cycles whose noise is a cipher's, is added up from now backwards for as long as at least every other cycle shows
+it. What the disk has grown by meanwhile is taken off: new files that are encrypted destroy nothing. So a few archives,
+and a disk that was always written like that, do not add up.
+
+    creep = sum of excesses of a stretch of 8 cycles or more - growth
+
 Nothing else is known than what is in the manifests, so a catalogue that was rebuilt comes to the same results.
 """
 
@@ -27,6 +35,12 @@ from farshore.units import MIB, format_size
 FLAGGED_FROM: Final = 60
 #: Earlier cycles of a disk that say what is usual.
 BASELINE_MAX: Final = 24
+#: Earlier cycles that are looked at for an encryption that creeps: a day of cycles of 15 minutes, in which a quarter
+#: of a percent of the disk in each adds up to a flag.
+HISTORY_MAX: Final = 96
+#: Fewer cycles than this in the oldest third say nothing of what is usual, fewer in a stretch are no stretch.
+REFERENCE_LEAST: Final = 12
+STRETCH_LEAST: Final = 8
 #: This much more noise than usual, as a share of what the disk holds, gives all of the points for noise.
 NOISE_FULL: Final = 0.2
 NOISE_POINTS: Final = 70.0
@@ -90,7 +104,8 @@ def _called(disk_key: str, names: Mapping[str, str]) -> str:
 
 def _disk(name: str, now: DiskContent, earlier: Sequence[DiskContent]) -> tuple[float, str]:
     """Return a disk's points, 0 to 100, and a sentence about them."""
-    usual = [one for one in earlier if one.mode != "full"][-BASELINE_MAX:]
+    history = [one for one in earlier if one.mode != "full"][-HISTORY_MAX:]
+    usual = history[-BASELINE_MAX:]
     noise, change = _noise_share(now), _change_share(now)
     noise_excess = _excess(noise, [_noise_share(one) for one in usual])
     change_excess = _excess(change, [_change_share(one) for one in usual])
@@ -99,6 +114,13 @@ def _disk(name: str, now: DiskContent, earlier: Sequence[DiskContent]) -> tuple[
     if noise * _held(now) >= NOISE_LEAST:
         weight = 1.0 if cipher else COMPRESSED_WEIGHT
         points += weight * NOISE_POINTS * min(1.0, noise_excess / NOISE_FULL)
+    creep, cycles = _creep([*history, now])
+    creeping = NOISE_POINTS * min(1.0, creep / NOISE_FULL)
+    if creeping > max(points, 1.0):
+        return creeping, (
+            f"{name}: {creep:.0%} of what the disk holds was overwritten with noise, as even as encrypted data,"
+            f" a little in each of {cycles} cycles; it began before this checkpoint"
+        )
     if points < 1:
         return 0.0, ""
     kind = "noise, spread as evenly as encrypted data" if cipher else "noise, uneven as compressed data"
@@ -111,6 +133,28 @@ def _disk(name: str, now: DiskContent, earlier: Sequence[DiskContent]) -> tuple[
         f"{name}: {format_size(now.written_bytes)} were written, {change:.0%} of what the disk holds ({usually});"
         f" {share:.0%} of it {kind}"
     )
+
+
+def _creep(cycles: Sequence[DiskContent]) -> tuple[float, int]:
+    """Return how much was encrypted little by little, as a share of the disk, and in how many of the newest cycles.
+
+    ``cycles``: oldest first, this one last.
+    """
+    cut = len(cycles) // 3
+    if cut < REFERENCE_LEAST:
+        return 0.0, 0
+    reference = [_noise_share(one) for one in cycles[:cut]]
+    held = _held(cycles[-1])
+    best, stretch = 0.0, 0
+    encrypted_bytes, above = 0.0, 0
+    for seen, one in enumerate(reversed(cycles[cut:]), 1):
+        excess = _excess(_noise_share(one), reference) if 0 < one.uniformity <= CIPHER_UNTIL else 0.0
+        encrypted_bytes += excess * _held(one)
+        above += excess > 0
+        creep = min(1.0, (encrypted_bytes - max(0, held - _held(one))) / held)
+        if above >= STRETCH_LEAST and 2 * above >= seen and creep > best:
+            best, stretch = creep, seen
+    return best, stretch
 
 
 def _held(content: DiskContent) -> int:

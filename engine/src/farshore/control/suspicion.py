@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from farshore.checkpoints.score import BASELINE_MAX, Score, score
+from farshore.checkpoints.score import HISTORY_MAX, Score, score
 from farshore.control import audit
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Group
@@ -33,7 +33,7 @@ def rate(tx: Transaction, manifest: Manifest) -> dict[str, Any]:
             Checkpoint.sequence < manifest.sequence,
         )
         .order_by(Checkpoint.sequence.desc())
-        .limit(BASELINE_MAX + 1)
+        .limit(HISTORY_MAX + 1)
     ).all()
     earlier: dict[str, list[DiskContent]] = {}
     for row in reversed(before):

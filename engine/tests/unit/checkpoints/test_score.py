@@ -124,3 +124,54 @@ def test_scores_are_percentages_and_more_noise_never_scores_less(
     assert bool(found.reasons) or found.value < 2
     more = rated(content(written, min(1.0, noisy + 0.2), uniformity=uniformity), *earlier)
     assert more.value >= found.value or not round(noisy * 1000)
+
+
+def creeping(ordinary: list[DiskContent], rate: float, cycles: int, *, grows: bool = False) -> list[DiskContent]:
+    """Return a history that goes on with ``cycles`` in each of which ``rate`` of the disk becomes noise."""
+    step = int(rate * HELD)
+    return [
+        *ordinary,
+        *(
+            content(step + 200 * MIB, step / (step + 200 * MIB), held=HELD + grows * number * step)
+            for number in range(cycles)
+        ),
+    ]
+
+
+@given(st.floats(0.006, 0.05), st.integers(36, 60), st.integers(0, 1000))
+def test_an_encryption_of_a_little_in_each_cycle_is_flagged_before_a_third_of_the_disk_is_gone(
+    rate: float, ordinary: int, seed: int
+) -> None:
+    chance = random.Random(seed)
+    usual = [content(chance.randint(100, 300) * MIB, 0.02) for _ in range(ordinary)]
+    cycles = max(8, int(0.33 / rate) + 1)
+    *earlier, now = creeping(usual, rate, cycles)
+    found = rated(now, *earlier)
+    assert found.flagged
+    assert "a little in each of" in found.reasons[0]
+
+
+@given(st.floats(0.0, 0.5), st.floats(0.0, 1.0), st.floats(1.0, 3.0), st.integers(1, 120), st.integers(0, 1000))
+def test_a_disk_that_was_always_written_like_that_never_adds_up(
+    mean: float, spread: float, uniformity: float, number: int, seed: int
+) -> None:
+    chance = random.Random(seed)
+    sizes = [int(HELD * mean * chance.uniform(1 - spread, 1 + spread)) for _ in range(number + 25)]
+    *earlier, now = [content(size, 0.98, uniformity=uniformity) for size in sizes]
+    assert not any("a little in each" in reason for reason in rated(now, *earlier).reasons)
+
+
+@given(st.floats(0.004, 0.05), st.sampled_from(["compressed", "growing", "now and then"]), st.integers(8, 60))
+def test_media_new_files_and_backups_now_and_then_are_not_taken_for_a_creeping_encryption(
+    rate: float, kind: str, cycles: int
+) -> None:
+    history = creeping(days(32), rate, cycles, grows=kind == "growing")
+    if kind == "compressed":
+        history = [*history[:32], *(one.model_copy(update={"uniformity": 2.5}) for one in history[32:])]
+    if kind == "now and then":
+        history = [
+            *history[:32],
+            *(one if not at % 3 else content(200 * MIB, 0.02) for at, one in enumerate(history[32:])),
+        ]
+    *earlier, now = history
+    assert not rated(now, *earlier).flagged
