@@ -47,7 +47,7 @@ def list_runs(
     kind: Annotated[
         str | None,
         typer.Option(
-            help="drill, failover, migrate, reprotect, rollback, replicate, checkpoint, scrub, cleanup, detach, approval."
+            help="drill, failover, migrate, reprotect, rollback, replicate, checkpoint, scrub, detach or approval."
         ),
     ] = None,
     state: Annotated[
