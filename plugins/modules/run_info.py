@@ -27,7 +27,7 @@ options:
     description:
       - Only runs of this kind.
     type: str
-    choices: [replicate, checkpoint, drill, failover, migrate, reprotect, scrub, cleanup, detach]
+    choices: [replicate, checkpoint, drill, failover, migrate, reprotect, rollback, scrub, cleanup, detach, approval]
   state:
     description:
       - Only runs in this state. V(open) stands for all that have not ended.
@@ -145,7 +145,19 @@ from ansible_collections.farshore.dr.plugins.module_utils.runs import news, prog
 from ansible_collections.farshore.dr.plugins.module_utils.waiting import ENDED, Waiter
 
 
-KINDS = ["replicate", "checkpoint", "drill", "failover", "migrate", "reprotect", "scrub", "cleanup", "detach"]
+KINDS = [
+    "replicate",
+    "checkpoint",
+    "drill",
+    "failover",
+    "migrate",
+    "reprotect",
+    "rollback",
+    "scrub",
+    "cleanup",
+    "detach",
+    "approval",
+]
 STATES = ["open", "pending", "waiting-approval", "running", "paused", "succeeded", "partial", "failed", "cancelled"]
 
 
