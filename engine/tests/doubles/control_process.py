@@ -43,7 +43,7 @@ class Control:
             stdout=self.home.log.open("ab"),
             stderr=subprocess.STDOUT,
         )
-        until(self._answers, "control plane starts", 60)
+        until(self._answers, "control plane starts", 120)
         return self
 
     def _answers(self) -> bool:
@@ -63,10 +63,10 @@ class Control:
         assert self.process is not None
         self.process.terminate()
         try:
-            return self.process.wait(timeout=20)
+            return self.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
+            self.kill()
+            raise AssertionError(f"the control plane did not stop:\n{self.log()[-8000:]}") from None
 
     def call(self, method: str, path: str, body: Any = None, *, token: str | None = None, **more: Any) -> Any:
         headers = more.pop("headers", {})

@@ -35,7 +35,7 @@ def inside(site: Site, folder: Path, settings: dict[str, Any]) -> Iterator[Any]:
     path = folder / "compute"
     child = subprocess.Popen(site.argv(sys.executable, __file__, str(path), json.dumps(settings)), cwd="/")
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         _Manager.register("compute")
         manager = _Manager(address=str(path), authkey=b"test")
         while True:

@@ -181,7 +181,7 @@ def same(first: Path, second: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def wait_for(condition: Any, limit_s: float = 30) -> None:
+def wait_for(condition: Any, limit_s: float = 90) -> None:
 
     deadline = time.monotonic() + limit_s
     while not condition():

@@ -29,6 +29,8 @@ class ScriptedNode:
         self.incarnation = secrets.token_hex(4)
         self.generation = 0
         self.standing = ""
+        #: What it says that it has for guests and hooks.
+        self.kit: dict[str, Any] | None = None
         #: Every control plane gives its sites the bundle, whenever it likes.
         self.handlers: dict[str, Handler] = {"bundle-put": lambda task: {"keys": [task.params["key"]]}}
         self.seen: list[Task] = []
@@ -43,7 +45,7 @@ class ScriptedNode:
     def certificate(self) -> tuple[str, str]:
         return str(self.folder / "node.pem"), str(self.folder / "node.key")
 
-    def post(self, path: str, body: Any, *, certificate: bool = True, timeout_s: float = 30.0) -> requests.Response:
+    def post(self, path: str, body: Any, *, certificate: bool = True, timeout_s: float = 60.0) -> requests.Response:
         return requests.post(
             self.url + path,
             json=body,
@@ -81,6 +83,7 @@ class ScriptedNode:
             "generation": self.generation,
             "standing": self.standing,
             "wait_s": wait_s,
+            "kit": self.kit,
             **changes,
         }
 
@@ -121,7 +124,7 @@ class ScriptedNode:
     def stop(self) -> None:
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(timeout=30)
+            self._thread.join(timeout=60)
             self._thread = None
 
     def _work(self) -> None:
@@ -145,11 +148,12 @@ class ScriptedNode:
         report = self.execute(task)
         while not self._stop.is_set():
             try:
-                self.report(task, **report)
-            except requests.ConnectionError:
-                self._stop.wait(0.2)  # the control plane is away: the report waits
-            else:
-                return
+                if self.report(task, **report).status_code < 500:
+                    self.running.pop(task.task_id, None)  # also where it is not wanted any more
+                    return
+            except requests.RequestException as error:
+                self.failures.append(str(error))
+            self._stop.wait(0.2)  # the control plane is away: the report waits
 
     def kinds(self) -> list[str]:
         return [task.kind for task in self.seen]

@@ -129,7 +129,7 @@ class TestUpAndDown:
         assert str(home.env) in said
         assert stat.S_IMODE(home.env.stat().st_mode) == 0o600
         assert home.environment()["FARSHORE_TOKEN"] not in said + home.log.read_text()
-        assert requests.get(f"{home.url}/api/v1/health", verify=str(home.ca), timeout=10).json()["status"] == "ok"
+        assert requests.get(f"{home.url}/api/v1/health", verify=str(home.ca), timeout=60).json()["status"] == "ok"
         pid = home.running_pid()
 
         again = fresh.document("up")
@@ -179,7 +179,7 @@ class TestUpAndDown:
         found = fresh.document("up")
         assert (found["changed"], found["pid"]) == (False, process.pid)
         process.terminate()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=60) == 0
 
     def test_a_home_that_cannot_be_made_is_named(self, fresh: Shell, tmp_path: Path):
         (tmp_path / "file").write_text("")

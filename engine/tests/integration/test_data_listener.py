@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from doubles.control_process import until
 from doubles.source_here import raising
-from farshore.errors import FarshoreError
+from farshore.errors import FarshoreError, Reconnect
 from farshore.testing.pki import TestAuthority
 from farshore.transport import frames
 from farshore.transport.listener import GREETING_MAX, DataListener
@@ -29,7 +30,7 @@ Arrivals = queue.Queue[tuple[ssl.SSLSocket, Peer]]
 class Port:
     """A data port, and the connections that came through it."""
 
-    def __init__(self, folder: Path, *, serves: bool = True, adopts: bool = True, timeout_s: float = 10.0) -> None:
+    def __init__(self, folder: Path, *, serves: bool = True, adopts: bool = True, timeout_s: float = 90.0) -> None:
         self.authority = TestAuthority(folder)
         self.ours = self.authority.load("alpha", "alpha-1")
         self.theirs = self.authority.load("beta", "beta-1")
@@ -49,7 +50,7 @@ class Port:
             pass
 
     def plain(self) -> socket.socket:
-        client = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        client = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         self._clients.append(client)
         return client
 
@@ -85,7 +86,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixt
 
 def await_codes(log: pytest.LogCaptureFixture, *codes: str) -> None:
     """Wait until refusals with these codes were logged, and nothing but these, each once."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(log.messages) < len(codes) and time.monotonic() < deadline:
         time.sleep(0.01)
     found = [message.rpartition("[")[2].partition("]")[0] for message in log.messages]
@@ -103,7 +104,7 @@ def test_a_peer_comes_to_the_side_that_it_is_for_whoever_dialed(tmp_path: Path) 
         reply = answer(source)
         assert isinstance(reply, frames.Hello)
         assert not reply.answers
-        assert port.served.get(timeout=20)[1] == port.adopted.get(timeout=20)[1] == port.theirs.peer
+        assert port.served.get(timeout=60)[1] == port.adopted.get(timeout=60)[1] == port.theirs.peer
 
 
 def test_an_adopted_connection_outlives_the_listener(tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_an_adopted_connection_outlives_the_listener(tmp_path: Path) -> None:
         source = port.dial()
         source.sendall(frames.Hello(features=frames.ROLE_SOURCE).encode())
         answer(source)
-        adopted, _ = port.adopted.get(timeout=20)
+        adopted, _ = port.adopted.get(timeout=60)
         port.listener.stop()
         adopted.sendall(b"still here")
         assert source.recv(100) == b"still here"
@@ -133,21 +134,28 @@ def test_a_node_without_the_side_that_a_peer_needs_says_so(
         await_codes(warnings, "role-not-served")
 
 
+def greeted(port: Port) -> bool:
+    try:
+        client = port.dial()
+        client.sendall(frames.Hello().encode())
+        return isinstance(answer(client), frames.Hello)
+    except (OSError, Reconnect):
+        return False  # too slow this time
+
+
 def test_silence_is_not_waited_for_and_logged_once(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
     with port_of(tmp_path, timeout_s=0.5) as port:
-        for client in (port.plain(), port.plain(), port.dial(), port.dial()):
-            with contextlib.suppress(ConnectionError):
-                assert client.recv(1) == b""
+        for connect in (port.plain, port.plain, port.dial, port.dial):
+            with contextlib.suppress(OSError):  # on a busy machine the handshake alone may take too long
+                assert connect().recv(1) == b""
         await_codes(warnings, "greeting-timeout")
-        greeted = port.dial()
-        greeted.sendall(frames.Hello().encode())
-        assert isinstance(answer(greeted), frames.Hello)
+        until(lambda: greeted(port), "who greets is answered")
 
 
 def test_drops_that_come_one_by_one_do_not_win_time(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
     with port_of(tmp_path, timeout_s=0.5) as port:
-        client = port.dial()
         with contextlib.suppress(OSError):  # the port hangs up long before the greeting is whole
+            client = port.dial()
             for byte in frames.Hello().encode():
                 client.sendall(bytes((byte,)))
                 time.sleep(0.1)
@@ -221,8 +229,11 @@ def test_a_crowd_that_says_nothing_does_not_keep_others_out(tmp_path: Path) -> N
             with contextlib.suppress(ConnectionError):
                 gone += client.recv(1) == b""
         assert gone
-        waiting = sum(thread.name == "data-connection" for thread in threading.enumerate())
-        assert waiting <= GREETING_MAX + 2
+
+        def waiting() -> int:
+            return sum(thread.name == "data-connection" for thread in threading.enumerate())
+
+        until(lambda: waiting() <= GREETING_MAX + 2, "those who were dropped are gone")
 
 
 def test_an_error_of_our_own_costs_one_connection(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
@@ -237,4 +248,4 @@ def test_an_error_of_our_own_costs_one_connection(tmp_path: Path, warnings: pyte
         second = port.dial()
         second.sendall(frames.Hello().encode())
         assert isinstance(answer(second), frames.Hello)
-        assert port.served.get(timeout=20)[1] == port.theirs.peer
+        assert port.served.get(timeout=60)[1] == port.theirs.peer

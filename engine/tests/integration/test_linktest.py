@@ -36,12 +36,12 @@ def serving(*words: object) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=60)
         assert process.returncode == 0, output
 
 
 def wait_for(port: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -151,7 +151,7 @@ def test_a_killed_pull_goes_on_where_it_was(keys: Path, tmp_path: Path) -> None:
     with serving("--keys", keys, "--disk", source, "--listen", f"127.0.0.1:{port}"):
         wait_for(port)
         first = subprocess.Popen([*FARSHORE, "linktest", "pull", *map(str, words)], stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not target.exists() or target.stat().st_blocks * 512 < 144 * MIB:  # a mark is made at 125
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -12,14 +12,14 @@ from farshore.errors import Conflict, Permanent
 from farshore.node import process
 
 HOLDER = """
-import signal, sys, threading
+import signal, sys
 from pathlib import Path
 from farshore.node import process
-ended = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: ended.set())
+end = process.Ending()
+signal.signal(signal.SIGTERM, lambda *_: end.ask())
 with process.only_one(Path(sys.argv[1]), Path(sys.argv[2])):
     print("holds", flush=True)
-    ended.wait()
+    end.wait()
 """
 
 
@@ -32,7 +32,7 @@ def command(lock: Path, pid: Path) -> list[str]:
 
 
 def await_end(pid: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             os.kill(pid, 0)
@@ -146,7 +146,7 @@ print(first, flush=True)
         timeout=60,
     )
     assert int(done.stdout) < 20
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while process.is_running(lock) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not process.is_running(lock)

@@ -129,9 +129,9 @@ def test_a_callback_with_a_bug_ends_no_connection(here: SourceHere) -> None:
         return frames.Open(params.grant, 4096).encode(number)
 
     link.submit(connection.Request(build, buggy, buggy))
-    assert called.wait(30)
+    assert called.wait(60)
     link.submit(connection.Request(build, lambda *_: answered.set(), lambda _: None))
-    assert answered.wait(30)
+    assert answered.wait(60)
     link.unuse()
 
 

@@ -20,7 +20,7 @@ def test_close_waits_for_what_an_abort_still_tells(tmp_path: Path) -> None:
 
         def on_error(_error: FarshoreError) -> None:
             telling.set()
-            assert go_on.wait(30)
+            assert go_on.wait(60)
             order.append("told")
 
         def close() -> None:
@@ -30,7 +30,7 @@ def test_close_waits_for_what_an_abort_still_tells(tmp_path: Path) -> None:
         session.read(0, [(0, 4096)], 4096, lambda *_: None, on_error)  # nobody answers
         aborting = threading.Thread(target=session.abort, args=(Retry("another disk failed"),))
         aborting.start()
-        assert telling.wait(30)
+        assert telling.wait(60)
         closing = threading.Thread(target=close)
         closing.start()
         closing.join(0.5)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 from doubles.ui_stand import Stand, build, seeded
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = (
@@ -24,6 +24,8 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+# What a page shows soon on a quiet machine takes its time on a busy one.
+expect.set_options(timeout=60_000)
 
 
 @dataclass
@@ -67,6 +69,7 @@ def chromium() -> Iterator[Browser]:
 def tab(chromium: Browser) -> Iterator[Page]:
     """A tab whose scripts must not fail, whose policy must not be broken, and that stays on this machine."""
     context = chromium.new_context(ignore_https_errors=True, viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(60_000)
     page = context.new_page()
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(f"script: {error}"))

@@ -95,7 +95,7 @@ def test_a_cycle_is_ordered_followed_and_found_again(house: House, tab: Page):
     house.write(2)
     tab.get_by_role("button", name="Replicate now").click()
     expect(tab.get_by_role("heading", name="Replication of shop")).to_be_visible()
-    expect(tab.locator(".title .badge")).to_have_text("succeeded", timeout=60_000)
+    expect(tab.locator(".title .badge")).to_have_text("succeeded")
     expect(tab.get_by_text("incremental").first).to_be_visible()
     tab.get_by_role("navigation", name="Breadcrumb").get_by_role("link", name="shop").click()
     expect(rows).to_have_count(before + 2)
@@ -141,10 +141,10 @@ def test_a_control_plane_that_stops_is_told_and_its_return_noticed(house: House,
     house.sign_in(tab, "/")
     lost = tab.get_by_text("The control plane does not answer")
     assert house.control.stop() == 0
-    expect(lost).to_be_visible(timeout=15_000)
+    expect(lost).to_be_visible()
     tab.screenshot(path=tmp_path / "lost.png")
     house.control.start()
-    expect(lost).to_be_hidden(timeout=30_000)
+    expect(lost).to_be_hidden()
     expect(tab.locator("[data-plan=shop]")).to_be_visible()
 
 

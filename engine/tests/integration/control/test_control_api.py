@@ -199,9 +199,9 @@ def test_changes_are_streamed(sites: TwoSites) -> None:
 
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()
-    assert ready.wait(30)
+    assert ready.wait(60)
     sites.control.ok("PUT", "/sites/streamed", {"platform": "file"})
-    thread.join(30)
+    thread.join(60)
     assert {"kind": "site", "name": "streamed"} in seen
     assert all(item.get("kind") != "task" for item in seen)
 
@@ -229,7 +229,7 @@ def test_a_second_server_on_one_home_is_refused(sites: TwoSites) -> None:
 
     path = str(sites.control.home.path)
     command = [sys.executable, "-m", "farshore.control.server", "--home", path]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert second.returncode == 73
     assert "already-running" in second.stderr
     assert sites.control.home.running_pid() == sites.control.process.pid  # type: ignore[union-attr]
@@ -241,7 +241,7 @@ def test_a_taken_port_is_named(sites: TwoSites, tmp_path: Path) -> None:
 
     port = str(sites.control.home.port)
     command = [sys.executable, "-m", "farshore.control.server", "--home", str(tmp_path / "h"), "--port", port]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert second.returncode == 69
     assert port in second.stderr
     until(lambda: sites.control.ok("GET", "/health"), "the first one is not disturbed")

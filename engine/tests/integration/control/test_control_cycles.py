@@ -144,7 +144,7 @@ def test_retention_keeps_the_count_and_the_pinned(sites: TwoSites) -> None:
 def test_the_schedule_keeps_the_rpo(sites: TwoSites) -> None:
     sites.plan(rpo="10s")
     sites.protect()
-    until(lambda: max(item["sequence"] for item in sites.checkpoints("db")) >= 3, "two more cycles by schedule", 40)
+    until(lambda: max(item["sequence"] for item in sites.checkpoints("db")) >= 3, "two more cycles by schedule", 90)
     ordered = sorted(item["ordered_at"] for item in sites.checkpoints("db"))
     assert len(ordered) >= 3
 
@@ -223,10 +223,10 @@ def test_replication_goes_on_after_the_newest_checkpoints_were_dropped(sites: Tw
     assert sites.replicate()["state"] == "succeeded"
     newest = sites.checkpoints("db")[0]
     assert sites.control.call("DELETE", f"/checkpoints/{newest['checkpoint_id']}").ok
-    run = sites.ended(sites.control.ok("POST", "/plans/shop:replicate", {})["run"]["run_id"], 30)
+    run = sites.ended(sites.control.ok("POST", "/plans/shop:replicate", {})["run"]["run_id"])
     assert run["state"] == "succeeded", run["error"]
     assert sites.checkpoints("db")[0]["sequence"] == newest["sequence"] + 1
     sites.control.ok("POST", "/plans/shop:protect", {"state": "unprotected", "keep_copies": False})
     until(lambda: not sites.checkpoints(), "all copies are gone")
     sites.control.ok("POST", "/plans/shop:protect", {"state": "protected"})
-    until(lambda: len(sites.checkpoints()) == 2, "both are copied anew", 30)
+    until(lambda: len(sites.checkpoints()) == 2, "both are copied anew")
