@@ -23,7 +23,7 @@ from farshore.control.store.records import (
 )
 from farshore.control.views.places import is_online
 from farshore.control.views.points import newest
-from farshore.control.views.protection import members, ordered, record
+from farshore.control.views.protection import members, ordered, record, runs_at
 from farshore.model.machine import MachineFacts
 from farshore.model.plan import Plan as Definition
 from farshore.model.plan import Purpose
@@ -63,7 +63,8 @@ def facts(session: Session, name: str, *, key_is_here: bool = False) -> Facts:
         purpose=purpose,
         source=_site(session, source, ours),
         target=_site(session, target, ours),
-        machines=tuple(_machine(session, plan, row) for row in rows),
+        # Of those that were moved alone nothing is to be said until the rest has followed.
+        machines=tuple(_machine(session, plan, row) for row in rows if runs_at(plan, row) == plan.active_site),
         drill=Rehearsal(last.run_id, now - last.ended_at, last.state) if last and last.ended_at else None,
         drilled_s=now - good if good is not None else None,
         taken=_taken(session, plan, target),
