@@ -53,7 +53,14 @@ def plan(**more: Any) -> dict[str, Any]:
         "rpo_s": 42.0,
         "rpo_target_s": 900.0,
         "machines": [
-            {"name": "db", "machine_id": "id-db", "state": "protected", "rpo_s": 42.0, "newest_checkpoint": "cp-1"}
+            {
+                "name": "db",
+                "machine_id": "id-db",
+                "state": "protected",
+                "active_site": "alpha",
+                "rpo_s": 42.0,
+                "newest_checkpoint": "cp-1",
+            }
         ],
         "groups": ["grp-shop-db"],
         "next_cycle_at": "2026-01-31T08:15:00Z",

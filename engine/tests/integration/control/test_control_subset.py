@@ -102,19 +102,10 @@ def test_what_is_left_out_goes_on_and_follows_later(sites: TwoSites) -> None:
     assert places(sites) == {"db": ("alpha", "failed-over"), "web": ("beta", "protected")}
 
 
-def test_both_are_rolled_back_together_when_neither_was_committed(sites: TwoSites) -> None:
-    failover(sites, "back", commit="manual")
-    failover(sites, "front", commit="manual")
-    assert order(sites, "rollback")["state"] == "succeeded"
-    assert places(sites) == {"db": ("alpha", "protected"), "web": ("alpha", "protected")}
-    assert {machine["power"] for machine in sites.alpha.machines.values()} == {"on"}
-    assert sites.alpha.fenced == {}
-    assert (plan(sites)["state"], plan(sites)["committed"]) == ("protected", True)
-
-
-def test_what_did_not_come_up_is_gone_on_with_before_others_move(sites: TwoSites) -> None:
+def test_what_did_not_come_up_is_gone_on_with_before_others_move_and_all_go_back(sites: TwoSites) -> None:
     gate = sites.beta.hold("machine-create")
-    run_id = sites.control.ok("POST", "/plans/shop:failover", {"to_site": "beta", "groups": ["back"]})["run"]["run_id"]
+    wish = {"to_site": "beta", "groups": ["back"], "commit": "manual"}
+    run_id = sites.control.ok("POST", "/plans/shop:failover", wish)["run"]["run_id"]
     until(lambda: sites.beta.asked()["machine-create"], "a machine is made")
     # While it moves, the other one is copied; nobody ends the protection of the one that moves.
     assert places(sites) == {"db": ("beta", "failing-over"), "web": ("alpha", "protected")}
@@ -127,8 +118,15 @@ def test_what_did_not_come_up_is_gone_on_with_before_others_move(sites: TwoSites
     assert "--group back" in problem["hint"]
     retried = sites.control.ok("POST", f"/runs/{run_id}:retry", {})["run"]
     assert sites.ended(retried["run_id"])["state"] == "succeeded"
-    failover(sites)
+    failover(sites, commit="manual")
     assert plan(sites)["active_site"] == "beta"
+
+    # Neither was committed: both go back together.
+    assert order(sites, "rollback")["state"] == "succeeded"
+    assert places(sites) == {"db": ("alpha", "protected"), "web": ("alpha", "protected")}
+    assert {machine["power"] for machine in sites.alpha.machines.values()} == {"on"}
+    assert sites.alpha.fenced == {}
+    assert (plan(sites)["state"], plan(sites)["committed"]) == ("protected", True)
 
 
 def test_what_was_forced_stays_divergent_when_the_rest_follows_in_order(sites: TwoSites) -> None:

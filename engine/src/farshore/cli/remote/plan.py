@@ -133,11 +133,12 @@ def _details(plan: dict[str, Any]) -> list[RenderableType]:
             )
         ),
         grid(
-            ("machine", "state", ">RPO", "newest checkpoint"),
+            ("machine", "state", "runs at", ">RPO", "newest checkpoint"),
             (
                 (
                     machine["name"],
                     formats.state(machine["state"]),
+                    machine["active_site"],
                     formats.rpo(machine["rpo_s"], plan["rpo_target_s"]),
                     checkpoint_id(machine["newest_checkpoint"]),
                 )
