@@ -22,7 +22,15 @@ PREVIEW = {"changed": True, "before": {"active_site": "beta"}, "after": {"active
             {"to_site": "alpha", "accept_divergence": True},
         ),
         (("rollback", "shop"), "rollback", {}),
+        (("rollback", "shop", "--force"), "rollback", {"force": True}),
         (("migrate", "shop", "--to", "beta", "--yes"), "migrate", {"to_site": "beta"}),
+        (("migrate", "shop", "--group", "back", "--yes"), "migrate", {"groups": ["back"]}),
+        (
+            ("failover", "shop", "--to", "beta", "--group", "back", "--group", "front", "--yes"),
+            "failover",
+            {"to_site": "beta", "mode": "planned", "groups": ["back", "front"]},
+        ),
+        (("drill", "start", "shop", "--group", "back"), "drill", {"checkpoint": "latest", "keep": False, "groups": ["back"]}),
     ],
 )
 def test_they_start_runs_and_follow_them(
