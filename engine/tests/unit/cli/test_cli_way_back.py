@@ -30,7 +30,11 @@ PREVIEW = {"changed": True, "before": {"active_site": "beta"}, "after": {"active
             "failover",
             {"to_site": "beta", "mode": "planned", "groups": ["back", "front"]},
         ),
-        (("drill", "start", "shop", "--group", "back"), "drill", {"checkpoint": "latest", "keep": False, "groups": ["back"]}),
+        (
+            ("drill", "start", "shop", "--group", "back"),
+            "drill",
+            {"checkpoint": "latest", "keep": False, "groups": ["back"]},
+        ),
     ],
 )
 def test_they_start_runs_and_follow_them(
