@@ -76,6 +76,7 @@ if body.objectives else none %}
 {% endfor %}
 </table>
 {% set facts = body.run.facts | default({}) %}
+{% if facts.left_out %}<p>Left out, and gone on with as before: {{ facts.left_out | join(", ") }}.</p>{% endif %}
 {% if facts.isolation %}
 <h2>Isolation</h2>
 <p class="{{ "green" if facts.isolation.proven else "red" }}">\
