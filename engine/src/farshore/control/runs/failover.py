@@ -285,8 +285,12 @@ def _tag(plan: Plan, number: int) -> str:
 def _admit(session: Session, plan: Plan, wish: FailoverWish) -> tuple[dict[str, Checkpoint], list[str]]:
     """Return the checkpoints to come back from (of a planned one: those so far), and warnings."""
     raised = epoch.is_raised(session, plan)
+    meant = _meant(session, plan, wish)
     stuck = ledger.open_run(session, plan.name, ("failover", "migrate"))
-    if stuck is None or not (wish.mode == "unplanned" and wish.force) or raised:
+    begun = set(ledger.states(session, stuck.run_id)) if stuck is not None else set()
+    # One that got stuck is taken over as a whole: what it has begun with is not left halfway.
+    taken = stuck is not None and wish.mode == "unplanned" and wish.force and begun <= {row.name for row in meant}
+    if not taken or raised:
         drill.require_free(session, plan, "failover")
     if plan.state == "unprotected":
         raise Conflict(
@@ -315,7 +319,6 @@ def _admit(session: Session, plan: Plan, wish: FailoverWish) -> tuple[dict[str, 
                 else "Start it: `farshore node start --config FILE`.",
                 site=site,
             )
-    meant = _meant(session, plan, wish)
     if raised:
         _refuse_others(session, plan, meant, wish)
         chosen = {
