@@ -27,8 +27,8 @@ from farshore.units import KIB, MIB
 pytestmark = pytest.mark.lab
 SIZE = 8 * MIB
 TAG = "failover-shop-1"
-#: So slow that no test waits for its end: a disk would take over a minute.
-SLOW = "100 KiB/s"
+#: So slow that no test sees its end: a disk would take a quarter of an hour.
+SLOW = "10 KiB/s"
 FAST = "1 GiB/s"
 LIMIT_S = 120.0
 
