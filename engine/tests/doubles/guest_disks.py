@@ -77,6 +77,46 @@ def ext4_disk(path: Path, files: Mapping[str, bytes], *, size: int = 48 * MIB, b
     return path
 
 
+def btrfs_disk(path: Path, files: Mapping[str, bytes], size: int = 128 * MIB) -> Path:
+    """Make a disk with one btrfs partition that holds ``files``."""
+    _table(path, size)
+    with tempfile.TemporaryDirectory() as folder:
+        _spread(Path(folder) / "files", files)
+        image = Path(folder) / "image"
+        with image.open("wb") as disk:
+            disk.truncate(size - START)
+        tool("mkfs.btrfs", "-q", "-U", ROOT_UUID, "--rootdir", Path(folder) / "files", image)
+        tool("dd", f"if={image}", f"of={path}", "bs=1M", "seek=1", "conv=notrunc,sparse", "status=none")
+    return path
+
+
+def xfs_disk(path: Path, files: Mapping[str, bytes], size: int = 320 * MIB) -> Path:
+    """Make a disk with one XFS partition that holds ``files``."""
+    _table(path, size)
+    with tempfile.TemporaryDirectory() as folder:
+        spread = Path(folder) / "files"
+        _spread(spread, files)
+        prototype = Path(folder) / "prototype"
+        prototype.write_text("/\n0 0\nd--755 0 0\n" + _prototype(spread) + "$\n")
+        image = Path(folder) / "image"
+        with image.open("wb") as disk:
+            disk.truncate(size - START)
+        tool("mkfs.xfs", "-q", "-m", f"uuid={ROOT_UUID}", "-p", prototype, image)
+        tool("dd", f"if={image}", f"of={path}", "bs=1M", "seek=1", "conv=notrunc,sparse", "status=none")
+    return path
+
+
+def _prototype(folder: Path) -> str:
+    """Return what ``mkfs.xfs -p`` makes of a folder (mkfs.xfs(8))."""
+    lines = ""
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir():
+            lines += f"{entry.name} d--755 0 0\n{_prototype(entry)}$\n"
+        else:
+            lines += f"{entry.name} ---644 0 0 {entry}\n"
+    return lines
+
+
 def fat_disk(path: Path, files: Mapping[str, bytes], size: int = 34 * MIB) -> Path:
     """Make a disk with one FAT partition that holds ``files``."""
     _table(path, size, kind=0x0C)

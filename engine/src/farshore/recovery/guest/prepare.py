@@ -9,8 +9,11 @@ from farshore.model.guest import MachinePrepareParams, MachinePrepareResult, sto
 from farshore.model.machine import Finding
 from farshore.recovery.guest import linux, network, windows, windows_network, writing
 from farshore.recovery.guest.guest import Guest
+from farshore.recovery.guest.trees import open_volume
 from farshore.recovery.guest.volumes import Content, RawDisk, look
 
+#: File systems that are read here.
+_READ = frozenset({"ext", "xfs", "btrfs", "fat", "ntfs"})
 _ENCRYPTED: dict[Content, tuple[str, str, str]] = {
     "luks": ("encrypted-luks", "LUKS", "See that the key can be given when it starts (console, Tang server)."),
     "bitlocker": (
@@ -75,6 +78,24 @@ def _disks(guest: Guest) -> None:
                 "warning",
                 f"volume {volume.name} is encrypted ({name}): what is in it is not seen",
                 remedy,
+                volume.name,
+            )
+        if volume.content in _READ and open_volume(volume) is None:
+            guest.find(
+                "filesystem-unread",
+                "warning",
+                f"volume {volume.name} ({volume.content}) cannot be read: what is in it was not checked",
+                "See whether the machine at the source mounts it; scrub the checkpoint: `farshore checkpoint scrub`.",
+                volume.name,
+            )
+        if volume.content == "lvm" and not any(
+            other.partition_id == "" and "/" in other.name for other in guest.layout.volumes
+        ):
+            guest.find(
+                "lvm-unread",
+                "warning",
+                f"the volume group on {volume.name} cannot be read: what is in it was not checked",
+                "See that all disks of the group are in the plan, and none is excluded.",
                 volume.name,
             )
         if volume.content == "raid":
