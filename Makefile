@@ -40,9 +40,9 @@ demo: ## two private sites on this machine, protected, rehearsed, failed over (r
 demo-down: ## stop the demo and leave nothing of it
 	@scripts/demo_down.sh
 
-bench: ## measure the data path beside other tools: SIZE=quick to try it, SCRATCH=folder (root)
+bench: ## measure the data path beside other tools: SIZE=standard|quick, ONLY=piece, SCRATCH=folder (root)
 	@scripts/setup.sh bench
-	@SIZE='$(SIZE)' ROUNDS='$(ROUNDS)' SCRATCH='$(SCRATCH)' scripts/bench.sh
+	@ONLY='$(ONLY)' SIZE='$(SIZE)' ROUNDS='$(ROUNDS)' SCRATCH='$(SCRATCH)' scripts/bench.sh
 
 figures: ## measure what the data path is held to: ONLY=ID for one, ONLY=demo prints the last demo's (root)
 	@scripts/setup.sh $(if $(filter demo,$(ONLY)),venv,bench)

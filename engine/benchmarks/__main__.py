@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +18,7 @@ from benchmarks.figures import FIGURES, SIZES, Size
 from benchmarks.links import ROOT
 from benchmarks.peers.farshore import warm_up
 from benchmarks.processes import ProgramFailed
-from benchmarks.results import Figure, machine, merge, write
+from benchmarks.results import Figure, machine, merge, versions, write
 from benchmarks.workshop import Workshop
 
 _FIGURES_FILE: Final = ROOT / "build/figures.json"
@@ -42,25 +44,35 @@ def figures(console: Console, shop: Workshop, size: Size, only: list[str]) -> bo
     return good
 
 
-def compare(console: Console, shop: Workshop, size: str, rounds: int | None) -> None:
-    """Run the bench: tables, build/bench.json, plots. Only a full one goes into the documentation."""
+def compare(console: Console, shop: Workshop, size: str, rounds: int | None, only: list[str]) -> None:
+    """Run the bench, or pieces of it: tables, build/bench.json, plots. A quick one is not for the documentation.
+
+    Pieces are put beside those that were measured before with the same sizes on the same machine.
+    """
     chosen = bench.SIZES[size]
     chosen = dataclasses.replace(chosen, rounds=rounds or chosen.rounds)
-    found = bench.measure(shop, chosen)
-    document = found.document() | {
-        "machine": machine(),
-        "measured_at": report.now(),
-        "size": size,
-        "rounds": chosen.rounds,
-        "load_average": found.load_average(),
-    }
-    write(_BENCH_FILE, document)
+    belongs = {"machine": machine(), "versions": versions(), "size": size, "sizes": dataclasses.asdict(chosen)}
+    known: dict[str, Any] = json.loads(_BENCH_FILE.read_text(encoding="utf-8")) if _BENCH_FILE.exists() else {}
+    document = known if all(known.get(name) == value for name, value in belongs.items()) else {}
+    for piece in only:
+        console.rule(piece, align="left")
+        began = time.monotonic()
+        found = bench.measure(shop, chosen, piece)
+        facts = {"measured_at": report.now(), "seconds": round(time.monotonic() - began)}
+        document = bench.joined(document, piece, found, facts)
+        document |= belongs | {"measured_at": report.now(), "rounds": chosen.rounds}
+        write(_BENCH_FILE, document)
+    console.print(f"written to {_BENCH_FILE.relative_to(ROOT)}")
+    missing = [piece for piece in bench.PIECES if piece not in document["pieces"]]
+    if missing:
+        console.print(f"tables and plots come when these are measured too: {', '.join(missing)}")
+        return
     for table in report.tables(document):
         console.print(table)
-    folder = _DOCS if size == "full" else _BENCH_FILE.with_name("bench")
+    folder = _BENCH_FILE.with_name("bench") if size == "quick" else _DOCS
     report.draw(document, folder)
     (folder / "results.md").write_text(report.markdown(document), encoding="utf-8")
-    console.print(f"written to {_BENCH_FILE.relative_to(ROOT)} and {folder.relative_to(ROOT)}/")
+    console.print(f"written to {folder.relative_to(ROOT)}/")
 
 
 def _checks(figure_id: str, row: dict[str, Any]) -> Table | str:
@@ -77,21 +89,24 @@ def main() -> int:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("what", choices=("figures", "bench"))
-    parser.add_argument("--only", default="", help="ids of figures, with commas; all of them if not given")
-    parser.add_argument("--size", choices=sorted(SIZES), default="full")
+    parser.add_argument("--only", default="", help="ids of figures or pieces, with commas; all if not given")
+    parser.add_argument("--size", choices=sorted(bench.SIZES), default="full")
     parser.add_argument("--rounds", type=int, help="how often each is measured; by the size if not given")
     parser.add_argument("--scratch", type=Path, default=ROOT / ".cache/bench", help="folder for images and copies")
     given = parser.parse_args()
-    only = [word for word in given.only.split(",") if word] or list(FIGURES)
-    unknown = [word for word in only if word not in FIGURES]
+    all_of_them = list(FIGURES) if given.what == "figures" else list(bench.PIECES)
+    only = [word for word in given.only.split(",") if word] or all_of_them
+    unknown = [word for word in only if word not in all_of_them]
     if unknown:
-        parser.error(f"no figure is called {', '.join(unknown)}; there are: {', '.join(FIGURES)}")
+        parser.error(f"nothing is called {', '.join(unknown)}; there are: {', '.join(all_of_them)}")
+    if given.what == "figures" and given.size not in SIZES:
+        parser.error(f"figures have no size {given.size}; there are: {', '.join(SIZES)}")
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     try:
         with Workshop(given.scratch, lambda text: console.print(text, markup=False)) as shop:
             warm_up()
             if given.what == "bench":
-                compare(console, shop, given.size, given.rounds)
+                compare(console, shop, given.size, given.rounds, only)
             else:
                 size = SIZES[given.size]
                 rounds = given.rounds

@@ -7,7 +7,7 @@ is told is the median. A tool that is not installed is reported as not measured.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -41,7 +41,12 @@ class Size:
     rounds: int
 
 
-SIZES: Final = {"full": Size(512, 2048, 960, 3), "quick": Size(128, 512, 160, 1)}
+#: ``standard`` has pieces of some two minutes each; ``quick`` is for trying.
+SIZES: Final = {
+    "full": Size(512, 2048, 960, 3),
+    "standard": Size(256, 1024, 480, 2),
+    "quick": Size(128, 512, 160, 1),
+}
 
 
 @dataclass(slots=True)
@@ -88,9 +93,10 @@ def peers() -> list[Peer]:
     ]
 
 
-def places(shop: Workshop) -> list[Loopback | Wan]:
-    """Return where the tools run."""
-    return [Loopback(), *(Wan(Shape(rtt, GBIT), shop.run) for rtt in RTTS_MS)]
+#: The links that the tools run over, by the name of the piece that is measured there; None is loopback.
+_LINKS: Final = {"loopback": None, **{f"wan-{rtt}": Shape(rtt, GBIT) for rtt in RTTS_MS}}
+#: What can be measured by itself; all of them make a bench.
+PIECES: Final = (*_LINKS, "fragments", "disks")
 
 
 def ceiling() -> float:
@@ -98,23 +104,24 @@ def ceiling() -> float:
     return payload_rate(GBIT)
 
 
-def measure(shop: Workshop, size: Size) -> Bench:
-    """Run everything."""
+def measure(shop: Workshop, size: Size, piece: str) -> Bench:
+    """Run one of :data:`PIECES`."""
     bench = Bench()
-    able = list(_able(bench, [*peers(), Iperf()], shop))
-    rivals = [peer for peer in able if not isinstance(peer, Iperf)]
-    disk = shop.disk(Full(size.full_mib * MIB))
-    inside = shop.in_memory(disk)
-    for place in places(shop):
-        with place:
-            _compare(bench, shop, place, rivals, inside if isinstance(place, Loopback) else disk, size.rounds)
+    if piece in _LINKS:
+        able = list(_able(bench, [*peers(), Iperf()], shop))
+        rivals = [peer for peer in able if not isinstance(peer, Iperf)]
+        disk = shop.disk(Full(size.full_mib * MIB))
+        link = _LINKS[piece]
+        with Wan(link, shop.run) if link else Loopback() as place:
+            inside = disk if link else shop.in_memory(disk)
+            _compare(bench, shop, place, rivals, inside, size.rounds)
             if len(rivals) < len(able):
                 bench.links[place.name] = [
                     Iperf().measure(place, shop.run, flows=8, seconds=10, control=name) for name in Iperf.controls()
                 ]
+        return bench
     with Loopback() as place:
-        _fragments(bench, shop, place, size)
-        _disks(bench, shop, place, size)
+        (_fragments if piece == "fragments" else _disks)(bench, shop, place, size)
     return bench
 
 
@@ -149,6 +156,20 @@ def _disks(bench: Bench, shop: Workshop, place: Place, size: Size) -> None:
             each = size.disks_mib // count * MIB
             disks = [shop.disk(Full(each, seed=200 + number)) for number in range(count)]
             bench.disks.setdefault(count, []).append(shop.copy(Farshore(), place, disks))
+
+
+def joined(known: Mapping[str, Any], piece: str, found: Bench, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the document ``known`` with a piece that was measured anew; ``facts`` are told of that piece."""
+    document: dict[str, Any] = dict(known)
+    for part, value in found.document().items():
+        document[part] = document.get(part, {}) | value
+    document["pieces"] = document.get("pieces", {}) | {piece: {**facts, "load_average": found.load_average()}}
+    loads = [load for one in document["pieces"].values() for load in one["load_average"]]
+    document["load_average"] = [min(loads), max(loads)]
+    order = [link.name if link else Loopback.name for link in _LINKS.values()]
+    for part in ("copies", "iperf3"):
+        document[part] = dict(sorted(document[part].items(), key=lambda item: order.index(item[0])))
+    return document
 
 
 def summary(found: Sequence[Outcome]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from farshore.platforms.file.machine import FileMachine
 from farshore.platforms.registry import open_platform
 
 from benchmarks.ceiling import worst_share
-from benchmarks.images import Full, copy_sparse
+from benchmarks.images import Full
 from benchmarks.links import Loopback
 from benchmarks.lost import until
 from benchmarks.peers.base import environment, python
@@ -143,6 +143,12 @@ class House:
         """Return the nodes that have a share of the link's limit."""
         return {share["node"] for share in self.ok("GET", "/site-links/alpha/beta")["shares"]}
 
+    def told(self) -> float:
+        """Return the bytes per second that the runs say cross the link now."""
+        runs = self.ok("GET", "/runs?state=open")["items"]
+        told = [self.ok("GET", f"/runs/{run['run_id']}")["progress"]["wire_bytes_per_s"] for run in runs]
+        return float(sum(filter(None, told)))
+
     def is_protected(self, name: str) -> bool:
         """Say whether a plan has its first checkpoint."""
         return bool(self.ok("GET", f"/plans/{name}")["state"] == "protected")
@@ -210,7 +216,13 @@ def play(folder: Path, phase_s: float) -> dict[str, Any]:
             samples = counter.since(begun)
             least, most = worst_share(samples, limit * MIB, SPAN_S)
             mean = (samples[-1][1] - samples[0][1]) / (samples[-1][0] - samples[0][0]) / MIB
-            phases[name] = {"limit_mib_per_s": limit, "mib_per_s": round(mean, 3), "least": least, "most": most}
+            phases[name] = {
+                "limit_mib_per_s": limit,
+                "mib_per_s": round(mean, 3),
+                "told_mib_per_s": round(house.told() / MIB, 3),
+                "least": least,
+                "most": most,
+            }
 
         house.protect("first")
         first = until(house.holders, "a node begins with the first plan")
@@ -247,7 +259,7 @@ def figure(shop: Workshop, size: Any) -> Figure:
         machine = FileMachine.create(folder / "alpha", name, {"vda": image.stat().st_size})
         path = machine.image("vda")
         path.unlink()
-        copy_sparse(image, path)
+        path.hardlink_to(image)  # nobody writes it
     shop.say(f"a control plane and three nodes; about {3 * (phase_s + _SETTLE_S) + 30:.0f} s")
     with Loopback() as place:
         command = python("benchmarks.limited", str(folder), str(phase_s))

@@ -42,6 +42,8 @@ def markdown(document: Mapping[str, Any]) -> str:
             f"Medians of {document['rounds']} interleaved round(s). [README.md](README.md) says what and how."
         ),
         "",
+        _amounts(document),
+        "",
     ]
     for name in ("rate-over-rtt", "cpu-per-gib", "cost-per-fragment", "cost-over-disks", "memory-over-disks"):
         lines += [f"![{name.replace('-', ' ')}]({name}.svg)", ""]
@@ -54,6 +56,26 @@ def markdown(document: Mapping[str, Any]) -> str:
         lines += [f"- {name}: {reason}" for name, reason in document["not_measured"].items()]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _amounts(document: Mapping[str, Any]) -> str:
+    """Say how much was moved, with what, and when each piece was."""
+    sizes, versions, pieces = (document.get(name, {}) for name in ("sizes", "versions", "pieces"))
+    said = []
+    if sizes:
+        said.append(
+            f"Size `{document['size']}`: {sizes['full_mib']} MiB of data in each full copy, a disk of "
+            f"{sizes['fragments_mib']} MiB for the changes, {sizes['disks_mib']} MiB on one or many disks."
+        )
+    if versions:
+        said.append(f"Beside {', '.join(versions.values())}.")
+    if pieces:
+        each = [
+            f"{name} {one['measured_at'][11:16]} ({one['load_average'][0]} to {one['load_average'][1]})"
+            for name, one in pieces.items()
+        ]
+        said.append(f"Pieces with their time (UTC) and load average: {', '.join(each)}.")
+    return " ".join(said)
 
 
 def _parts(document: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...], list[list[str]]]]:

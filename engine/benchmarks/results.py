@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import os
@@ -9,7 +10,17 @@ import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
+
+from benchmarks.processes import ProgramFailed, ask
+
+_VERSIONS: Final = {
+    "rsync": "--version",
+    "nbdcopy": "--version",
+    "nbdkit": "--version",
+    "qemu-img": "--version",
+    "iperf3": "--version",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +104,15 @@ def machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Return what the tools call themselves; those that are not installed are left out."""
+    found = {}
+    for program, option in _VERSIONS.items():
+        with contextlib.suppress(ProgramFailed, OSError):
+            found[program] = ask([program, option]).strip().splitlines()[0]
+    return found
 
 
 def _lines(path: str) -> Iterable[str]:

@@ -1,7 +1,7 @@
 """What a run of the bench is turned into."""
 
 import pytest
-from benchmarks.bench import OURS, Bench
+from benchmarks.bench import OURS, PIECES, Bench, joined
 from benchmarks.images import MIB
 from benchmarks.links import Shape
 from benchmarks.peers.base import Outcome
@@ -61,3 +61,20 @@ def test_own_time_counts_where_a_tool_tells_it():
     assert (one.rate, one.own_rate) == (102.4 * MIB, 128.0 * MIB)
     assert one.cpu_per_gib() == (2.0, 2.0)
     assert one.cpu_per_gib(own=True) == (1.0, 1.5)
+
+
+def test_pieces_are_joined_in_the_order_of_the_links(document):
+    whole = {}
+    for piece, place in (("wan-80", PLACES[2]), ("loopback", PLACES[0]), ("wan-80", PLACES[2])):
+        found = Bench(copies={place: {OURS: [outcome(OURS, place, 10.0)]}})
+        found.links[place] = [LinkRate(110.0 * MIB, 112.0 * MIB, 8, 10.0, "cubic")]
+        whole = joined(whole, piece, found, {"measured_at": "2026-01-02T03:04:05+00:00"})
+    disks = Bench(disks={8: [outcome(OURS, "loopback", 1.0)]})
+    disks.disks[8][0].load_average = 7.0
+    whole = joined(whole, "disks", disks, {"measured_at": "2026-01-02T04:04:05+00:00"})
+    assert list(whole["copies"]) == list(whole["iperf3"]) == [PLACES[0], PLACES[2]]
+    assert list(whole["disks"]) == ["8"]
+    assert whole["load_average"] == [0.5, 7.0]
+    assert set(PIECES) - set(whole["pieces"]) == {"wan-20", "wan-200", "fragments"}
+    page = markdown(document | {"pieces": whole["pieces"]})
+    assert "disks 04:04 (7.0 to 7.0)" in page
