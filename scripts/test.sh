@@ -21,12 +21,15 @@ suite() { # suite NAME WORKERS FOLDER...: those folders that hold tests
     ((${#found[@]})) || return 0
     step "$name" "$bin/pytest" -n "$workers" --dist loadfile --basetemp "$base/t" "${found[@]}"
 }
+# Hundreds of processes start, and none of them writes what it has compiled.
+"$bin/python" -m compileall -q engine/src
 suite "engine: contracts, crash points, bad input, security" 2 engine/tests/contract engine/tests/crash \
     engine/tests/wire engine/tests/fuzz engine/tests/security
 suite "engine: simulation of the data plane, and bugs that it has to find" 2 engine/tests/sim
 suite "engine: recoveries under kills and faults, before a simulated provider" 2 engine/tests/recovery
 # A file stays with one worker: most start processes that its tests share. Laboratories side by side do not collide.
-suite "engine: integration and web page" 2 engine/tests/integration engine/tests/ui
+# These wait for processes, guests and each other more than they compute: one worker more than there are processors.
+suite "engine: integration and web page" 3 engine/tests/integration engine/tests/ui
 step "gates of the collection" scripts/gates.sh
 suite "collection: against a real control plane" 0 tests/integration
 suite "the journey: protect, rehearse, fail over" 0 tests/e2e
