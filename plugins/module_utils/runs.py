@@ -67,6 +67,8 @@ def progress(run):
     parts = []
     if found.get("total_bytes"):
         parts.append(f"{(found.get('done_bytes') or 0) / _MIB:.1f} of {found['total_bytes'] / _MIB:.1f} MiB")
+    if found.get("wire_bytes_per_s") is not None:
+        parts.append(f"{found['wire_bytes_per_s'] / _MIB:.1f} MiB/s on the wire")
     if found.get("note"):
         parts.append(str(found["note"]))
     return ", ".join(parts)

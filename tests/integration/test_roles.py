@@ -89,6 +89,33 @@ def test_the_units_are_sound(services, tmp_path):
     )
 
 
+def test_a_node_that_nobody_reaches_listens_nowhere_and_still_has_an_address(services, tmp_path):
+    play = """
+    - hosts: localhost
+      gather_facts: false
+      vars_files: ["{{ repo }}/roles/replication_node/defaults/main.yml"]
+      vars:
+        replication_node_site: alpha
+        replication_node_control_url: https://control.example.net:8444
+        replication_node_platform: {type: file, root: /srv/alpha}
+      tasks:
+        - ansible.builtin.template:
+            src: "{{ repo }}/roles/replication_node/templates/node.yml.j2"
+            dest: "{{ out }}/{{ item | replace(':', '-') }}.yml"
+            mode: "0600"
+          vars: {replication_node_data_listen: "{{ item }}"}
+          loop: [none, "127.0.0.1:9105"]
+        - ansible.builtin.debug:
+            msg: "it is reached at <{{ replication_node_data_address }}>"
+          vars: {replication_node_data_listen: "{{ item }}"}
+          loop: [none, "127.0.0.1:9105"]
+    """
+    done = services.play_text(play, out=str(tmp_path), repo=str(ROOT))
+    assert re.findall(r"it is reached at <(.+?)>", done.stdout) == ["localhost:9101", "localhost:9105"]
+    assert 'data_listen: "none"\n' in (tmp_path / "none.yml").read_text()
+    assert 'data_listen: "127.0.0.1:9105"\n' in (tmp_path / "127.0.0.1-9105.yml").read_text()
+
+
 def test_packages_that_are_there_are_not_asked_for_again(services, tmp_path):
     """The tasks that make a node ready to look into guests, with and without something that is missing."""
     play = """

@@ -275,6 +275,11 @@ class DiskCycle:
         self._window.abort(error)
 
     @property
+    def wire_bytes(self) -> int:
+        """Bytes of chunks as they crossed the link, since this process began."""
+        return self._landing.wire_bytes
+
+    @property
     def counters(self) -> Counters:
         """Bytes of the cycle so far, all attempts together."""
         return self._landing.counters

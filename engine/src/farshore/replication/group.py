@@ -38,6 +38,7 @@ from farshore.replication.audit import DiskAuditor
 from farshore.replication.cycle import MODES, DiskCycle, Mode
 from farshore.replication.flow import NodeWindow
 from farshore.replication.landing import Landing, journal_error
+from farshore.replication.rate import Rate
 from farshore.replication.seeding import Adopt, let_go, take_in
 from farshore.replication.usage import memory_bytes
 from farshore.transport.frames import ZERO_BLOCK
@@ -174,6 +175,7 @@ class _Group:
         self._stack = stack
         self._states: list[DraftState] = []
         self._cycles: list[DiskCycle] = []
+        self._wire = Rate()
         self._reasons: set[str] = set()
         self._held: dict[str, int] = {}
         for disk, subject in zip(params.disks, admission.subjects(params, grant), strict=True):
@@ -365,6 +367,7 @@ class _Group:
         away_s, why = session.away
         done = sum(cycle.done_bytes for cycle in self._cycles)
         total = max(sum(cycle.described_bytes for cycle in self._cycles), done)
+        wire = sum(cycle.wire_bytes for cycle in self._cycles)
         mode = _widest(self._cycles)
         note = f"{mode}: {format_size(done)} of {format_size(total)}"
         if away_s > _AWAY_S:
@@ -373,7 +376,11 @@ class _Group:
             done_bytes=done,
             total_bytes=total,
             note=note,
-            detail={"moved_bytes": sum(cycle.counters.moved_bytes for cycle in self._cycles), "mode": mode},
+            detail={
+                "moved_bytes": sum(cycle.counters.moved_bytes for cycle in self._cycles),
+                "wire_bytes_per_s": round(self._wire.at(time.monotonic(), wire)),
+                "mode": mode,
+            },
         )
 
     def stats(self, session: Session) -> CycleStats:

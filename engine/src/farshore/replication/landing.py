@@ -62,6 +62,7 @@ class Landing:
         self.done_bytes = state.durable.total()
         self.retries: Counter[str] = Counter()
         self.read_back_bytes = 0
+        self.wire_bytes = 0  # of chunks as they crossed the link, in this process
         self.sampler = Sampler()
         self._sampling = threading.Lock()
         self._key = disk_key
@@ -164,6 +165,7 @@ class Landing:
         else:
             with self._lock:
                 self._note(chunk, moved)
+                self.wire_bytes += data.wire_bytes
                 if self._epoch is not None:
                     self._unread.append(data)
                 self._window.written(credit, took_s)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from doubles.cli_documents import run_document
 from doubles.cli_server import Api, Result
-from farshore.cli.remote.watch import Lines
+from farshore.cli.remote.watch import Lines, progress
 
 Cli = Callable[..., Result]
 
@@ -48,3 +48,15 @@ def test_each_time_that_a_run_waits_for_somebody_is_one_line() -> None:
         said += lines.news(run_document(state=state, next=told))
     paused, waits = "paused: do this about paused", "waiting-approval: do this about waiting-approval"
     assert said == [waits, "running: goes on", paused, "running: goes on", paused]
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        (None, "1.0 MiB of 4.0 MiB, a copy"),
+        (2 << 20, "1.0 MiB of 4.0 MiB, 2.0 MiB/s (16.8 Mbit/s) on the wire, a copy"),
+    ],
+)
+def test_what_crosses_the_links_is_said_while_something_is_copied(rate: int | None, said: str) -> None:
+    found = {"done_bytes": 1 << 20, "total_bytes": 4 << 20, "wire_bytes_per_s": rate, "note": "a copy"}
+    assert progress(run_document(state="running", progress=found)) == said

@@ -157,6 +157,8 @@ def progress(run: dict[str, Any]) -> str:
     found = run.get("progress") or {}
     total, done = found.get("total_bytes") or 0, found.get("done_bytes") or 0
     parts = [f"{formats.size(done)} of {formats.size(total)}"] if total else []
+    if found.get("wire_bytes_per_s") is not None:
+        parts.append(f"{formats.rate(found['wire_bytes_per_s'])} on the wire")
     if found.get("note"):
         parts.append(str(found["note"]))
     return ", ".join(parts)

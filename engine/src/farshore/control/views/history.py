@@ -142,8 +142,9 @@ def _next(row: Run) -> str:
 def _progress(session: Session, row: Run, cycles: Any, steps: Any) -> dict[str, Any]:
     """Add up the bytes of what runs now, with a sentence of what that is."""
     if row.state not in OPEN:
-        return {"done_bytes": 0, "total_bytes": 0, "note": ""}
+        return {"done_bytes": 0, "total_bytes": 0, "wire_bytes_per_s": None, "note": ""}
     done = total = 0
+    rate: float | None = None
     note = ""
     moving = [cycle.task_id for cycle in cycles] + [step.task_id for step in steps if step.state == "running"]
     for task_id in moving:
@@ -152,7 +153,10 @@ def _progress(session: Session, row: Run, cycles: Any, steps: Any) -> dict[str, 
             done += int(task.progress.get("done_bytes", 0))
             total += int(task.progress.get("total_bytes", 0))
             note = str(task.progress.get("note", "")) or note
+            told = task.progress.get("detail", {}).get("wire_bytes_per_s")
+            if told is not None and task.state == "assigned":
+                rate = (rate or 0.0) + told
     if not note:
         running = [step for step in steps if step.state == "running"]
         note = f"{running[0].name} {running[0].machine}".strip() if running else ""
-    return {"done_bytes": done, "total_bytes": total, "note": note}
+    return {"done_bytes": done, "total_bytes": total, "wire_bytes_per_s": rate, "note": note}
