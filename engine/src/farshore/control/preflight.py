@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import func, select
@@ -24,6 +25,7 @@ from farshore.control.store.records import (
 from farshore.control.views.places import is_online
 from farshore.control.views.points import newest
 from farshore.control.views.protection import members, ordered, record, runs_at
+from farshore.model.kit import Kit
 from farshore.model.machine import MachineFacts
 from farshore.model.plan import Plan as Definition
 from farshore.model.plan import Purpose
@@ -71,7 +73,24 @@ def facts(session: Session, name: str, *, key_is_here: bool = False) -> Facts:
         unfenced=tuple(session.scalars(select(Fence.machine).where(Fence.plan == name, Fence.done_at.is_(None)))),
         superseded=session.get(Setting, "superseded") is not None,
         recovery_key_is_here=key_is_here,
+        control_host=clock.now().boot_id,
+        control_machine=_around(session, source),
     )
+
+
+def _around(session: Session, site: str) -> str:
+    """Return the name of the machine at ``site`` that this control plane runs in, empty if it is none of them."""
+    ours = _hardware_addresses()
+    found = (
+        machine.name for machine in inventory.machines(session, site) for nic in machine.nics if nic.mac.lower() in ours
+    )
+    return next(found, "")
+
+
+def _hardware_addresses() -> frozenset[str]:
+    """Return the addresses of this host's own interfaces, those of physical or virtual hardware alone."""
+    cards = (card for card in Path("/sys/class/net").glob("*") if (card / "device").exists())
+    return frozenset((card / "address").read_text(encoding="ascii").strip().lower() for card in cards)
 
 
 def _site(session: Session, name: str, ours: set[str]) -> SiteState:
@@ -86,6 +105,7 @@ def _site(session: Session, name: str, ours: set[str]) -> SiteState:
                 is_online(node),
                 frozenset(node.roles),
                 node.not_after - now if node.not_after is not None else None,
+                Kit.model_validate(node.kit) if node.kit is not None else None,
             )
             for node in nodes
         ),

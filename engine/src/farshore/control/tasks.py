@@ -145,6 +145,9 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
     running = set(request.running)
     _keep_drafts(tx, node_name, request)
     held = list(tx.scalars(select(Task).where(Task.node == node_name, Task.state == "assigned")))
+    kit = request.kit.model_dump(mode="json") if request.kit is not None else None
+    if node.kit != kit:
+        node.kit = kit
     give: list[Task] = []
     wanted: set[str] = set()
     for task in held:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.control_process import Control
+from doubles.control_process import Control, until
 from doubles.two_sites import TwoSites, two_sites
 
 GUEST = """\
@@ -52,6 +52,18 @@ def test_guests_are_prepared_before_they_start_and_named_after(sites: TwoSites) 
     assert names["records"] == [{"name": "www", "address": "10.8.0.11"}]
     assert "www A 10.8.0.11" in steps(run, "dns")["web"]["detail"]
     assert set(steps(run, "prepare")) == {"db", "web"}
+
+
+def test_preflight_tells_what_a_node_lacks_and_no_more_once_it_is_there(sites: TwoSites) -> None:
+    def codes() -> set[str]:
+        findings = sites.control.ok("GET", "/plans/shop/preflight")["findings"]
+        return {finding["code"] for finding in findings}
+
+    sites.beta_node.kit = {"host": "elsewhere", "lacks": ["ntfs-3g (package ntfs-3g)"]}
+    sites.alpha_node.kit = {"host": Path("/proc/sys/kernel/random/boot_id").read_text().strip()}
+    until(lambda: {"guest-tools-missing", "control-plane-shares-fate"} <= codes(), "both nodes have told")
+    sites.beta_node.kit = sites.alpha_node.kit
+    until(lambda: not {"guest-tools-missing", "control-plane-shares-fate"} & codes(), "the node has it now")
 
 
 def test_a_finding_stops_a_machine_where_the_plan_says_and_a_drill_names_nothing(sites: TwoSites) -> None:
