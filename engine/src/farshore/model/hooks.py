@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, StringConstraints, field_validator, 
 from farshore.model.base import Duration, Model
 
 Verb = Literal["drill", "failover", "failback", "migrate", "reprotect"]
-Moment = Literal["pre", "post"]
+Moment = Literal["pre", "post", "always"]
 Level = Literal["plan", "group", "machine"]
 #: A moment of a verb, as plans write it.
 HookName = Literal[
@@ -27,6 +27,11 @@ HookName = Literal[
     "post_migrate",
     "pre_reprotect",
     "post_reprotect",
+    "always_drill",
+    "always_failover",
+    "always_failback",
+    "always_migrate",
+    "always_reprotect",
 ]
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
@@ -41,6 +46,8 @@ SecretName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")
 
 #: Context is handed over in a variable of this name; nothing else may be called so.
 CONTEXT = "farshore"
+#: How long a run waits at a gate unless the plan says otherwise.
+GATE_S = 86400.0
 
 
 class Tasks(Model):
@@ -69,7 +76,12 @@ class Hook(Model):
     at: Literal["source", "target"] = Field(
         "target", description="the site whose recovery node runs it: that which is left, or that which takes over"
     )
-    timeout: Duration = Field(600.0, gt=0, le=86400, description="it is killed after this long, with all it has begun")
+    timeout: Duration = Field(
+        600.0,
+        gt=0,
+        le=7 * 86400,
+        description="it is killed after this long, with all it has begun; a gate (default 24h) is given up",
+    )
     on_failure: Literal["stop", "continue"] = Field("stop", description="stop: what it belongs to fails with it")
     secrets: tuple[SecretName, ...] = ()
     vars: dict[Variable, Any] = {}
@@ -79,7 +91,9 @@ class Hook(Model):
     def _short(cls, value: Any) -> Any:
         """Read ``gate`` and ``hooks/storage.yml`` as what they are short for."""
         if isinstance(value, str):
-            return {"hook": "gate"} if value == "gate" else {"file": value}
+            value = {"hook": "gate"} if value == "gate" else {"file": value}
+        if isinstance(value, dict) and value.get("hook") == "gate":
+            return {"timeout": GATE_S, **value}
         return value
 
     @model_validator(mode="after")
@@ -101,4 +115,20 @@ def _stay_here(value: dict[HookName, Hook]) -> dict[HookName, Hook]:
     return value
 
 
-Hooks = Annotated[dict[HookName, Hook], AfterValidator(_stay_here)]
+def _pass_on(value: dict[HookName, Hook]) -> dict[HookName, Hook]:
+    for moment, hook in value.items():
+        if moment.startswith("always_") and hook.hook == "gate":
+            raise ValueError(f"{moment}: a run on its way to its end waits at no gate; name a file of tasks")
+    return value
+
+
+def _of_a_part(value: dict[HookName, Hook]) -> dict[HookName, Hook]:
+    for moment in value:
+        if moment.startswith("always_"):
+            raise ValueError(f"{moment}: what is always done comes after the verb; write it under the plan's own hooks")
+    return value
+
+
+Hooks = Annotated[dict[HookName, Hook], AfterValidator(_stay_here), AfterValidator(_pass_on)]
+#: Those of a boot group or a machine.
+PartHooks = Annotated[dict[HookName, Hook], AfterValidator(_stay_here), AfterValidator(_of_a_part)]

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from farshore.model import schedule
 from farshore.model.base import Duration, Model, Name, Size
 from farshore.model.guest import Dns, DnsName, GuestNetwork, GuestPolicy, Hostname
-from farshore.model.hooks import Digest, Hooks
+from farshore.model.hooks import Digest, Hooks, PartHooks
 from farshore.model.link import Bandwidth
 from farshore.model.probe import AnsibleProbe, ConsoleProbe, GuestAgentProbe, HttpProbe, SshProbe, TcpProbe, WinRmProbe
 from farshore.units import INTERMEDIATE_CHECKPOINT_WINDOW, PER_DISK_WINDOW, WINDOW_LEVELS
@@ -70,7 +70,7 @@ class MachinePlan(Model):
     guest: GuestPolicy = GuestPolicy()
     probes: tuple[Probe, ...] = ()
     quiesce: Quiesce = Quiesce()
-    hooks: Hooks = Field({}, description="what is done before the machine starts, and when its probes are green")
+    hooks: PartHooks = Field({}, description="what is done before the machine starts, and when its probes are green")
     seed: dict[str, str] = Field(
         {},
         description="image in the target's pool per disk id, such as {vda: seeds/db.raw}; the first copy sends only"
@@ -97,7 +97,7 @@ class BootGroup(Model):
     delay: Duration = Field(
         0.0, ge=0, description="pause after the groups before have settled, for what no probe can tell"
     )
-    hooks: Hooks = Field({}, description="what is done before the group's machines start, and when all are green")
+    hooks: PartHooks = Field({}, description="what is done before the group's machines start, and when all are green")
 
 
 class DrillNetwork(Model):
@@ -254,7 +254,7 @@ class Plan(Model):
     dns: Dns | None = Field(
         None, description="where recovered machines are entered under their names; never by a drill"
     )
-    hooks: Hooks = Field({}, description="what is done before a verb begins, and when it is through")
+    hooks: Hooks = Field({}, description="what is done before a verb begins, when it is through, and always at its end")
     bundle: Digest | None = Field(None, description="the files of the hooks; filled in by what sends the plan")
 
     @field_validator("rpo")

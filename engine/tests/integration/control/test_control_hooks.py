@@ -11,14 +11,18 @@ from typing import Any
 
 import pytest
 import requests
+import yaml
 from doubles.control_process import Control, until
 from doubles.scripted_node import ScriptedNode
 from doubles.two_sites import PLAN, TwoSites, two_sites
+from farshore.control import clock
+from farshore.model.plan import Plan
 from farshore.model.task import HookParams, Task
 from farshore.recovery import evidence
 from farshore.recovery.hooks.player import Player
 from farshore.recovery.hooks.run import Settings
 from farshore.recovery.secrets import Secrets
+from pydantic import ValidationError
 
 #: A stand-in for the interpreter: it tells the text of the file, and ends as the file says.
 PLAYER = """#!/bin/sh
@@ -90,6 +94,7 @@ HOOKS = """\
 hooks:
   pre_drill: hooks/before.yml
   post_drill: hooks/after.yml
+  always_drill: hooks/open.yml
 boot_groups:
   - {name: data, machines: [db], hooks: {pre_drill: hooks/group.yml, post_drill: hooks/grouped.yml}}
   - {name: front, machines: [web]}
@@ -105,7 +110,8 @@ def test_hooks_of_all_levels_run_in_order_and_are_told_of_the_run(sites: TwoSite
     text = PLAN.format(rpo="1h", count=8).replace("  - name: web\n", of_web("{pre_drill: hooks/web.yml}")) + HOOKS
     problem = sites.control.refused(422, "hook-files-missing", "PUT", "/plans/shop", {"source": text})
     assert problem["field"] == "files"
-    named = ["hooks/after.yml", "hooks/before.yml", "hooks/group.yml", "hooks/grouped.yml", "hooks/web.yml"]
+    named = ["hooks/after.yml", "hooks/before.yml", "hooks/group.yml", "hooks/grouped.yml"]
+    named += ["hooks/open.yml", "hooks/web.yml"]
     assert sites.control.ok("POST", "/plans/shop:preview", {"source": text})["files"] == named
     files = {name: base64.b64encode(b"WELL").decode() for name in named}
     left_out = {name: content for name, content in files.items() if name != "hooks/group.yml"}
@@ -118,8 +124,9 @@ def test_hooks_of_all_levels_run_in_order_and_are_told_of_the_run(sites: TwoSite
     sites.protect()
     run = sites.ended(sites.control.ok("POST", "/plans/shop:drill", {})["run"]["run_id"])
     assert run["state"] == "succeeded", (run["error"], run["steps"])
-    assert beta.asked() == ["before", "group", "grouped", "web", "after"]
-    before, group, _, web, after = beta.played
+    assert beta.asked() == ["before", "group", "grouped", "web", "after", "open"]
+    before, group, _, web, after, always = beta.played
+    assert (always.context["outcome"], always.context["error"]) == ("succeeded", None)
     assert {params.bundle for params in beta.played} == {plan["definition"]["bundle"]}
     assert before.context["run_id"] == run["run_id"]
     assert (before.context["verb"], before.context["moment"], before.context["level"]) == ("drill", "pre", "plan")
@@ -150,15 +157,21 @@ def test_hooks_of_all_levels_run_in_order_and_are_told_of_the_run(sites: TwoSite
 
 def test_a_hook_that_fails_stops_the_run_before_anything_is_done(sites: TwoSites, tmp_path: Path) -> None:
     beta = Hooked(tmp_path / "hooks", sites.beta_node)
-    put(sites, "hooks: {pre_failover: hooks/bad.yml}\n", bad="no result")
+    put(sites, "hooks: {pre_failover: hooks/bad.yml, always_failover: hooks/open.yml}\n", "open", bad="no result")
     sites.protect()
     run = sites.ended(sites.control.ok("POST", "/plans/shop:failover", {"to_site": "beta"})["run"]["run_id"])
     assert (run["state"], run["error"]["code"]) == ("failed", "hook-failed")
-    assert beta.asked() == ["bad"]
+    # What is always done comes after the way back, and is told how it went.
+    assert beta.asked() == ["bad", "open"]
+    assert (beta.played[1].context["outcome"], beta.played[1].context["error"]["code"]) == ("failed", "hook-failed")
+    assert [step["name"] for step in run["steps"]][-1] == "hook always_failover"
     assert sites.alpha.asked()["machine-stop"] == 0
     assert sites.control.ok("GET", "/plans/shop")["active_site"] == "alpha"
     step = next(step for step in run["steps"] if step["name"] == "hook pre_failover")
     assert (step["state"], step["evidence"]["output"]) == ("failed", "no result")
+    again = sites.control.ok("POST", f"/runs/{run['run_id']}:retry", {})["run"]["run_id"]
+    assert sites.ended(again)["error"]["code"] == "hook-failed"
+    assert beta.asked() == ["bad", "open", "bad", "open"]
 
 
 def test_a_hook_may_fail_where_the_plan_says_so_and_one_of_a_machine_fails_that_machine(
@@ -183,7 +196,10 @@ def test_a_gate_holds_the_run_until_it_is_resumed(sites: TwoSites) -> None:
     run_id = sites.control.ok("POST", "/plans/shop:failover", {"to_site": "beta"})["run"]["run_id"]
     until(lambda: sites.control.ok("GET", f"/runs/{run_id}")["state"] == "paused", "the run waits at its gate")
     run = sites.control.ok("GET", f"/runs/{run_id}")
-    assert run["facts"]["gate"] == {"step": "hook pre_failover of group all", "machine": None}
+    gate = run["facts"]["gate"]
+    assert (gate["step"], gate["machine"], gate["expired"]) == ("hook pre_failover of group all", None, False)
+    began = next(step for step in run["steps"] if step["name"] == gate["step"])["started_at"]
+    assert gate["until"] > (clock.parse_iso(began) or 0.0) + 86399
     # The old machines are off and fenced, and nothing has been started yet: now the storage may be switched.
     assert sites.alpha.asked()["machine-fence"] == 2
     assert sites.beta.asked()["machine-power-on"] == 0
@@ -192,6 +208,29 @@ def test_a_gate_holds_the_run_until_it_is_resumed(sites: TwoSites) -> None:
     assert run["state"] == "succeeded", (run["error"], run["steps"])
     assert run["facts"]["gate"] is None
     assert sites.beta.asked()["machine-power-on"] == 2
+
+
+def test_a_gate_that_nobody_opens_is_given_up_and_says_so(sites: TwoSites) -> None:
+    put(sites, "boot_groups:\n  - {name: all, machines: [db, web], hooks: {pre_drill: {hook: gate, timeout: 1s}}}\n")
+    sites.protect()
+    run = sites.ended(sites.control.ok("POST", "/plans/shop:drill", {})["run"]["run_id"])
+    assert (run["state"], run["error"]["code"], run["facts"]["gate"]) == ("failed", "gate-timeout", None)
+    step = next(step for step in run["steps"] if step["name"] == "hook pre_drill of group all")
+    assert (step["state"], step["error"]["code"]) == ("failed", "gate-timeout")
+    assert sites.beta.asked()["machine-power-on"] == 0
+    assert not sites.beta.tagged
+
+
+@pytest.mark.parametrize(
+    ("hooks", "why"),
+    [
+        ("hooks: {always_drill: gate}\n", "waits at no gate"),
+        ("boot_groups:\n  - {name: all, machines: [db, web], hooks: {always_drill: h.yml}}\n", "plan's own hooks"),
+    ],
+)
+def test_what_is_always_done_is_a_file_of_the_plan(hooks: str, why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        Plan.model_validate(yaml.safe_load(PLAN.format(rpo="1h", count=8) + hooks))
 
 
 def test_an_unplanned_failover_calls_no_hook_of_the_site_that_is_given_up(sites: TwoSites, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from farshore.control import tasks
 from farshore.control.clock import iso
-from farshore.control.runs import ledger, story
+from farshore.control.runs import gates, ledger, story
 from farshore.control.runs.story import Scene
 from farshore.control.store.records import RunStep
 from farshore.errors import FarshoreError, Permanent
@@ -51,7 +51,7 @@ def order(scene: Scene, verb: Verb, moment: Moment, level: Level, name: str = ""
     elif level == "machine":
         machine = name
     if hook.hook == "gate":
-        return _gate(scene, step, machine)
+        return _gate(scene, hook, step, machine)
     if hook.at == "source" and is_source_lost(scene):
         if ledger.step(scene.tx, scene.run.run_id, step, machine) is None:
             ledger.done(scene.tx, scene.run.run_id, step, "not called: the source site is given up", machine)
@@ -73,20 +73,19 @@ def _hooks(scene: Scene, level: Level, name: str) -> Hooks:
     return definition.hooks
 
 
-def _gate(scene: Scene, step: str, machine: str) -> bool:
+def _gate(scene: Scene, hook: Hook, step: str, machine: str) -> bool:
     tx, run = scene.tx, scene.run
     row = ledger.step(tx, run.run_id, step, machine)
     if row is None:
-        ledger.begin(tx, run.run_id, step, machine, f"waits for `farshore run resume {run.run_id}`")
-        run.pause = True
-        ledger.note(tx, run, gate={"step": step, "machine": machine or None})
+        gates.close(tx, run, step, machine, hook.timeout)
         return False
     if row.ended_at is not None:
-        return row.state == "succeeded"
+        return row.state == "succeeded" or hook.on_failure == "continue"
     if run.pause:
         return False
-    ledger.end(tx, row, "succeeded", "opened: the run was resumed")
-    ledger.note(tx, run, gate=None)
+    error = gates.leave(tx, run, row, hook.timeout)
+    if error is not None and hook.on_failure == "stop":
+        raise error
     return True
 
 
@@ -178,7 +177,9 @@ def context(scene: Scene, verb: Verb, moment: Moment, level: Level, name: str) -
         }
         for machine in shown
     }
+    told = {"outcome": story.outcome(scene), "error": run.facts.get("error")} if moment == "always" else {}
     return {
+        **told,
         "run_id": run.run_id,
         "verb": verb,
         "moment": moment,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final, cast, get_args
 
-from farshore.control.runs import approving, detach, drill, failover, hooks, migrate, reprotect, rollback, scrub
+from farshore.control.runs import approving, detach, drill, failover, hooks, ledger, migrate, reprotect, rollback, scrub
 from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.store.records import Run
+from farshore.errors import FarshoreError
 from farshore.model.hooks import Verb
 
 #: The phase before the first one of a verb.
 BEFORE: Final = "before"
+#: What the names of phases before the last one begin with.
+ALWAYS: Final = "always, then"
 #: Kinds of runs that change where a plan's machines run.
 FAILOVERS: Final = ("failover", "migrate")
 
@@ -26,9 +30,26 @@ def _before(scene: Scene) -> bool:
     return found is None or hooks.order(scene, found, "pre", "plan")
 
 
+def _always(scene: Scene) -> bool:
+    """Have done what the plan wants after the verb, however it went; a failure of it makes the run partial."""
+    found = verb(scene.run)
+    try:
+        return found is None or hooks.order(scene, found, "always", "plan")
+    except FarshoreError as error:
+        failures = {**scene.run.facts.get("failures", {}), f"hook always_{found}": error.to_dict()}
+        ledger.note(scene.tx, scene.run, failures=failures)
+        return True
+
+
 def _hooked(story: Story) -> Story:
-    """Return ``story`` with what the plan wants before its verb."""
-    return (Phase(BEFORE, _before, story[0].on_failure, cancellable=True), *story)
+    """Return ``story`` with what the plan wants before its verb, and, whichever way it ends, after it."""
+    named = {name: f"{ALWAYS} {name}" for name in ("finish", "end")}
+    phases = [Phase(BEFORE, _before, story[0].on_failure, cancellable=True)]
+    for phase in story:
+        if phase.name in named:
+            phases.append(Phase(named[phase.name], _always))
+        phases.append(phase)
+    return tuple(replace(phase, on_failure=named.get(phase.on_failure or "", phase.on_failure)) for phase in phases)
 
 
 STORIES: Final[dict[str, Story]] = {
@@ -67,6 +88,8 @@ def begin(run: Run) -> tuple[str, str]:
         phase = story[0].name
     if story[0].name == BEFORE and phase == story[1].name:
         phase = BEFORE
+    if any(one.name == f"{ALWAYS} {phase}" for one in story):
+        phase = f"{ALWAYS} {phase}"
     return name(run), phase
 
 

@@ -21,7 +21,7 @@ from farshore import errors
 from farshore.control import tasks
 from farshore.control.context import Context
 from farshore.control.planning import definitions
-from farshore.control.runs import ledger, reports
+from farshore.control.runs import gates, ledger, reports
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Cycle, Plan, Run, RunMachine, RunStep, Task
 from farshore.errors import Conflict, FarshoreError, Reconnect, Retry
@@ -99,11 +99,13 @@ def advance(ctx: Context, story: Story, run_id: str, phase_name: str) -> str | N
         after = names[index + 1] if index + 1 < len(names) else None
         if not phase.pausable:
             run.pause = False
+        gates.tend(tx, run)
         if run.pause and run.phase != phase_name:
             _rest(scene)
             return phase_name
         run.phase, run.wake_at = phase_name, None
         here = _act(scene, phase, after)
+        gates.tend(tx, run)
         if run.state not in ledger.OPEN:
             reports.seal(tx, ctx, run)
         _rest(scene)
@@ -178,6 +180,16 @@ def error_of(run: Run) -> FarshoreError | None:
     """Return the error that a run remembers."""
     found = run.facts.get("error")
     return errors.from_dict(found) if found else None
+
+
+def outcome(scene: Scene) -> str:
+    """Return how a run that is about to end has gone so far: ``succeeded partial failed`` or ``cancelled``."""
+    error = error_of(scene.run)
+    if scene.run.cancel and (error is None or error.code == "cancelled"):
+        return "cancelled"
+    if error is not None:
+        return "failed"
+    return "partial" if scene.run.facts.get("failures") else "succeeded"
 
 
 def conclude(scene: Scene, state: str = "succeeded") -> None:
