@@ -195,6 +195,8 @@ def _renew(tx: Transaction, ctx: Context, sites: list[str]) -> None:
     wanted, now = digest(tx), time.time()
     due = []
     for site in sites:
+        if tx.get(Site, site) is None:
+            continue  # deleted since it was looked at
         row = tx.get(SiteBundle, site)
         if row is None:
             row = SiteBundle(site=site)

@@ -298,6 +298,13 @@ def test_a_site_that_is_left_in_a_hurry_hears_nothing_until_its_machines_stay_do
     assert told() == ["alpha"], "a forced failover is leaving beta"
 
 
+def test_a_site_that_is_deleted_before_its_bundle_is_written_is_passed_over(lost: Context) -> None:
+    with lost.store.write() as tx:
+        bundle._renew(tx, lost, ["gone"])
+    with lost.store.read() as session:
+        assert session.get(SiteBundle, "gone") is None
+
+
 def test_bundles_are_found_in_a_pool_in_its_store_or_as_a_file(lost: Context, tmp_path: Path) -> None:
     key_file = lost.home.recovery_key
     key = sealing.read_key(key_file.read_text())
