@@ -81,7 +81,9 @@ TABLES: Final[tuple[type[Base], ...]] = (
 #: What tells how things are going, not what was decided: left out, and found out anew.
 _PASSING: Final[dict[str, frozenset[str]]] = {
     "site": frozenset({"inventory", "inventory_at"}),
-    "node": frozenset({"last_seen", "incarnation", "version", "platform", "data_port", "generation", "standing"}),
+    "node": frozenset(
+        {"last_seen", "incarnation", "version", "platform", "data_port", "generation", "standing", "kit"}
+    ),
     "plan": frozenset({"last_error"}),
     "consistency_group": frozenset({"failures", "not_before", "last_started_at", "last_seconds", "last_error"}),
     "fence": frozenset({"attempts", "not_before", "task_id", "error"}),
