@@ -61,9 +61,14 @@ def seal(
     }
 
 
-def render(body: dict[str, Any], position: int, previous: str) -> dict[str, str]:
-    """Return what lies beside a report: ``html``, a page for people, and ``junit``, for CI systems."""
-    return {"html": pages.html(body, position, previous), "junit": junit.junit(body)}
+def render(
+    body: dict[str, Any], position: int, previous: str, sights: Mapping[str, pages.Sight] | None = None
+) -> dict[str, str]:
+    """Return what lies beside a report: ``html``, a page for people, and ``junit``, for CI systems.
+
+    ``sights``: what machines showed, by their names, for the page; the body holds the digests of it.
+    """
+    return {"html": pages.html(body, position, previous, sights), "junit": junit.junit(body)}
 
 
 def encode(report: dict[str, Any]) -> bytes:

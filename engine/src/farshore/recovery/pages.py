@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from jinja2 import Environment
 
-from farshore.units import format_duration, format_size
+from farshore.units import KIB, format_duration, format_size
+
+#: Of pictures and texts of consoles together: a page travels with the site bundle, which has to stay small. What does
+#: not fit lies beside the report, as all of it does.
+MOST_SHOWN_BYTES: Final = 128 * KIB
+#: Of one console; its end says how far a machine has come.
+CONSOLE_CHARACTERS: Final = 4096
 
 
-def html(body: dict[str, Any], position: int, previous: str) -> str:
-    """Return the page of the report with ``body``.
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a machine showed: its screen as a PNG, empty if it has none, and the text of its console."""
+
+    screen: bytes
+    console: str
+
+
+def html(body: dict[str, Any], position: int, previous: str, sights: Mapping[str, Sight] | None = None) -> str:
+    """Return the page of the report with ``body``; ``sights`` are shown in it as far as there is room.
 
     Its digest is in the report, so it cannot hold that of the report.
     """
-    return _PAGE.render(body=body, position=position, previous=previous)
+    return _PAGE.render(body=body, position=position, previous=previous, shown=_fitting(sights or {}))
+
+
+def _fitting(sights: Mapping[str, Sight]) -> dict[str, dict[str, str]]:
+    """Return what of ``sights`` is shown, by machine."""
+    left = MOST_SHOWN_BYTES
+    shown: dict[str, dict[str, str]] = {}
+    for name, sight in sights.items():
+        parts = {
+            "picture": base64.b64encode(sight.screen).decode(),
+            "console": sight.console[-CONSOLE_CHARACTERS:],
+        }
+        for what, text in parts.items():
+            if text and len(text.encode()) <= left:
+                left -= len(text.encode())
+                shown.setdefault(name, {})[what] = text
+    return shown
 
 
 def _page() -> Environment:
@@ -37,6 +70,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #dde3e9; vertical-align: top; }
 code { font-size: .85em; word-break: break-all; }
+img { max-width: 100%; } figure { margin: 1rem 0; }
 pre { font-size: .8em; white-space: pre-wrap; word-break: break-all; }
 .succeeded, .green { color: #1a7f37; } .failed, .red { color: #b42318; }
 @media (prefers-color-scheme: dark) { body { background: #12181f; color: #dfe6ee; } th, td { border-color: #2b3642; } }
@@ -81,8 +115,27 @@ if body.objectives else none %}
 <h2>Isolation</h2>
 <p class="{{ "green" if facts.isolation.proven else "red" }}">\
 {{ "Proven" if facts.isolation.proven else "Not proven" }} {{ facts.isolation.reason | default("") }}</p>
-<details><summary>what was tried</summary>
-<pre>{{ facts.isolation | written }}</pre></details>
+{% if facts.isolation.canaries %}
+<table>
+<tr><th>Network</th><th>From</th><th>To</th><th>Has to be</th><th>Was</th></tr>
+{% for canary in facts.isolation.canaries %}
+<tr><td>{{ canary.network }}</td><td>{{ canary.source }}</td><td>{{ canary.target }}</td>
+<td>{{ "reached (control)" if canary.control else "closed" }}</td>
+<td class="{{ "green" if canary.reached == canary.control else "red" }}">\
+{{ "reached" if canary.reached else "closed" }} \
+{{ canary.detail }}</td></tr>
+{% endfor %}
+</table>
+{% endif %}
+{% if facts.isolation.packets %}
+<table>
+<tr><th>Network</th><th>Packets that got outside</th><th>Stopped</th><th>Admitted</th></tr>
+{% for count in facts.isolation.packets %}
+<tr><td>{{ count.network }}</td><td class="{{ "red" if count.outside else "green" }}">{{ count.outside }}</td>
+<td>{{ count.stopped }}</td><td>{{ count.admitted }}</td></tr>
+{% endfor %}
+</table>
+{% endif %}
 {% endif %}
 {% if facts.sights %}
 <h2>What machines showed</h2>
@@ -93,6 +146,16 @@ if body.objectives else none %}
 <td><code>{{ seen.console_sha256 }}</code></td></tr>
 {% endfor %}
 </table>
+{% for name, seen in shown.items() %}
+<figure>
+<figcaption>{{ name }}</figcaption>
+{% if seen.picture %}<img alt="screen of {{ name }}" src="data:image/png;base64,{{ seen.picture }}">{% endif %}
+
+{% if seen.console %}<details><summary>end of its console</summary><pre>{{ seen.console }}</pre></details>{% endif %}
+
+</figure>
+{% endfor %}
+{% if shown | length < facts.sights | length %}<p>The rest lies beside this page.</p>{% endif %}
 {% endif %}
 {% if facts.during %}
 <p>Replication meanwhile: {{ facts.during.cycles_published }} cycles published, {{ facts.during.cycles_failed }} failed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from farshore.errors import Corruption
 from farshore.recovery import evidence
+from farshore.recovery.pages import MOST_SHOWN_BYTES, Sight
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -143,6 +145,41 @@ def test_a_failed_run_without_machines_has_a_page_too() -> None:
     assert "it &lt;failed&gt;" in texts["html"]
     suite = ET.fromstring(texts["junit"])  # noqa: S314 - our own
     assert suite.get("failures") == "1"
+
+
+def test_the_proof_of_isolation_and_what_machines_showed_are_on_the_page_and_covered_by_the_report() -> None:
+    body = copy.deepcopy(BODY)
+    canary = {"network": "drill-1", "source": "guest a", "target": "hypervisor", "detail": "<refused>"}
+    body["run"]["facts"] = {
+        "isolation": {
+            "proven": True,
+            "canaries": [
+                {**canary, "control": False, "reached": False},
+                {**canary, "target": "guest b", "control": True, "reached": True},
+                {**canary, "target": "gateway", "control": False, "reached": True},
+            ],
+            "packets": [{"network": "drill-1", "outside": 0, "stopped": 17, "admitted": 230}],
+        },
+        "sights": {
+            name: {"taken_at": "noon", "console_sha256": "c" * 64, "screen_sha256": None} for name in ("db", "x")
+        },
+    }
+    png = b"\x89PNG\r\n\x1a\n" + bytes(50)
+    sights = {"db": Sight(png, "login: <script>"), "x": Sight(bytes(MOST_SHOWN_BYTES), "")}
+    texts = evidence.render(body, 1, evidence.ORIGIN, sights)
+    page = texts["html"]
+    assert page.count("reached (control)") == 1
+    assert page.count('class="red">reached') == 1
+    assert 'class="green">0</td>' in page
+    assert "<td>17</td><td>230</td>" in page
+    assert "&lt;refused&gt;" in page
+    assert f"data:image/png;base64,{base64.b64encode(png).decode()}" in page
+    assert "login: &lt;script&gt;" in page
+    assert "The rest lies beside this page." in page
+    report = evidence.seal(body, position=1, previous=evidence.ORIGIN, key=KEY, renderings=texts)
+    evidence.verify_rendering(report, "html", page.encode())
+    with pytest.raises(Corruption):
+        evidence.verify_rendering(report, "html", page.replace("login", "logon").encode())
 
 
 def test_objectives_and_who_approved_are_shown() -> None:

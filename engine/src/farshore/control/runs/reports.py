@@ -13,9 +13,10 @@ from farshore.control import views
 from farshore.control.context import Context
 from farshore.control.store import settings
 from farshore.control.store.database import Transaction
-from farshore.control.store.records import Checkpoint, PlanRevision, Report, Run, RunMachine
+from farshore.control.store.records import Checkpoint, PlanRevision, Report, Run, RunMachine, RunSight
 from farshore.model.plan import Plan as Definition
 from farshore.recovery import evidence
+from farshore.recovery.pages import Sight
 
 
 def seal(tx: Transaction, ctx: Context, run: Run) -> None:
@@ -29,7 +30,10 @@ def seal(tx: Transaction, ctx: Context, run: Run) -> None:
     body = _body(tx, run)
     position = last.position + 1 if last else int(head["number"]) + 1
     previous = last.digest if last else str(head["digest"])
-    texts = evidence.render(body, position, previous)
+    rows = tx.scalars(select(RunSight).where(RunSight.run_id == run.run_id).order_by(RunSight.machine))
+    texts = evidence.render(
+        body, position, previous, {row.machine: Sight(row.screen or b"", row.console) for row in rows}
+    )
     document = evidence.seal(body, position=position, previous=previous, key=ctx.evidence_key, renderings=texts)
     tx.add(
         Report(
