@@ -143,12 +143,6 @@ class House:
         """Return the nodes that have a share of the link's limit."""
         return {share["node"] for share in self.ok("GET", "/site-links/alpha/beta")["shares"]}
 
-    def told(self) -> float:
-        """Return the bytes per second that the runs say cross the link now."""
-        runs = self.ok("GET", "/runs?state=open")["items"]
-        told = [self.ok("GET", f"/runs/{run['run_id']}")["progress"]["wire_bytes_per_s"] for run in runs]
-        return float(sum(filter(None, told)))
-
     def is_protected(self, name: str) -> bool:
         """Say whether a plan has its first checkpoint."""
         return bool(self.ok("GET", f"/plans/{name}")["state"] == "protected")
@@ -219,7 +213,6 @@ def play(folder: Path, phase_s: float) -> dict[str, Any]:
             phases[name] = {
                 "limit_mib_per_s": limit,
                 "mib_per_s": round(mean, 3),
-                "told_mib_per_s": round(house.told() / MIB, 3),
                 "least": least,
                 "most": most,
             }
