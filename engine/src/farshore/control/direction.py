@@ -16,5 +16,9 @@ class Direction(NamedTuple):
 
 def direction(row: Plan) -> Direction:
     """Return the source and the target site of a plan's replication as it is now: from where the plan is active."""
-    source, target = str(row.definition["source_site"]), str(row.definition["target_site"])
-    return Direction(source, target) if row.active_site == source else Direction(row.active_site, source)
+    return turned(str(row.definition["source_site"]), str(row.definition["target_site"]), row.active_site)
+
+
+def turned(source: str, target: str, active: str) -> Direction:
+    """Return the direction of a plan from ``source`` to ``target`` that is active at ``active``."""
+    return Direction(source, target) if active == source else Direction(active, source)

@@ -1,13 +1,14 @@
 """The one place that knows the orchestrator (DBOS Transact): it remembers how far each story is.
 
-A workflow holds no state but the name of its phase. Each phase is a step: a transaction on our own records, keyed by
-run and step, that may run again after a crash. Between steps the workflow waits durably for a message; no thread waits
-with it. The orchestrator's own database is a file of its own.
+A workflow holds no state but the name of its phase. Each phase is a step of transactions on our own records, keyed by
+run and step, that may run again after a crash. A phase that waits looks again when something has happened; no thread
+waits with it. The orchestrator's own database is a file of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import time
@@ -28,16 +29,20 @@ log = logging.getLogger(__name__)
 APPLICATION_VERSION: Final = "1"
 #: Stable over restarts, so that a restarted process goes on at once. The home's lock keeps it from being used twice.
 EXECUTOR_ID: Final = "control-1"
-#: A story looks again after this long even if nobody has told it anything, and then after ever longer pauses.
+#: A story looks again after this long even if nothing is known to have happened.
 LOOK_AGAIN_S: Final = 30.0
-LONGEST_LOOK_S: Final = 3600.0
-_TOPIC: Final = "poke"
+#: What happens within this time is looked at together.
+GATHER_S: Final = 0.1
+#: Looks until the orchestrator notes that a phase goes on, and counts its failures anew.
+_LOOKS_A_STEP: Final = 1000
 #: Workflows from a queue run on the event loop; those that are started directly would each hold a thread.
 _QUEUE: Final = "stories"
 #: Workflows of one run, each begun when the one before died of an error that was not the run's.
 _MOST_WORKFLOWS: Final = 20
 
 _context: Context | None = None
+#: What rings for each run that is at work, and the loop that waits for it.
+_bells: Final[dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
 
 
 @DBOS.workflow(name="drill")
@@ -54,27 +59,56 @@ async def failover(run_id: str, name: str, phase: str) -> None:
 
 async def _go(run_id: str, name: str, phase: str) -> None:
     here: str | None = phase
-    unchanged = 0
     while here is not None:
-        after: str | None = await DBOS.run_step_async(
+        here = await DBOS.run_step_async(
             {"name": here, "retries_allowed": True, "max_attempts": 5, "interval_seconds": 1.0},
             _advance,
             run_id,
             name,
             here,
         )
-        if after == here:
-            # A run that waits for people may wait for days, and each look stays in the orchestrator's database.
-            pause_s = min(LOOK_AGAIN_S * 2**unchanged, LONGEST_LOOK_S)
-            told = await DBOS.recv_async(_TOPIC, timeout_seconds=pause_s)
-            unchanged = 0 if told is not None else min(unchanged + 1, 10)
-        here = after
+    _bells.pop(run_id, None)
 
 
 async def _advance(run_id: str, name: str, phase: str) -> str | None:
+    """Take a run through a phase; return the phase to go on with, None at the end.
+
+    Each look at the run is a transaction of its own on our records and can be repeated at any time, so the orchestrator
+    remembers none of them. What happens meanwhile rings; what happens within a moment is looked at together, and no
+    more than half of a processor is spent on looks.
+    """
     if _context is None:
         raise RuntimeError("the orchestrator is not open")
-    return await asyncio.to_thread(story.advance, _context, stories.STORIES[name], run_id, phase)
+    bell = _bell(run_id)
+    for _ in range(_LOOKS_A_STEP):
+        bell.clear()
+        after, spent_s = await asyncio.to_thread(_look, _context, run_id, name, phase)
+        if after != phase:
+            return after
+        await asyncio.sleep(max(GATHER_S, spent_s))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(bell.wait(), LOOK_AGAIN_S)
+    return phase
+
+
+def _look(ctx: Context, run_id: str, name: str, phase: str) -> tuple[str | None, float]:
+    """Take a run as far as its phase goes now; return where it goes on, and the processor time that it took."""
+    began = time.thread_time()
+    return story.advance(ctx, stories.STORIES[name], run_id, phase), time.thread_time() - began
+
+
+def _bell(run_id: str) -> asyncio.Event:
+    """Return what rings when something has happened to a run, for the loop that runs now."""
+    bell = asyncio.Event()
+    _bells[run_id] = (asyncio.get_running_loop(), bell)
+    return bell
+
+
+def _ring(run_id: str) -> None:
+    """Let a run be looked at again. One that is between two phases is looked at anyway."""
+    loop, bell = _bells.get(run_id, (None, None))
+    if loop is not None and bell is not None and not loop.is_closed():
+        loop.call_soon_threadsafe(bell.set)
 
 
 class Orchestrator:
@@ -83,6 +117,8 @@ class Orchestrator:
     def __init__(self, ctx: Context) -> None:
         self.ctx = ctx
         self._workflows: dict[str, str] = {}
+        #: How much of what happened to each run its story was told by this process.
+        self._told: dict[str, int] = {}
 
     def open(self) -> None:
         """Open the orchestrator's database and go on with what a former process left."""
@@ -104,7 +140,7 @@ class Orchestrator:
             "serializer": DBOSPortableJSONSerializer(),
             "log_level": "WARNING",
             "enable_otlp": False,
-            "notification_listener_polling_interval_sec": 0.2,
+            "notification_listener_polling_interval_sec": 0.5,  # nothing is sent by it, but its stop waits for so long
         }
         DBOS(config=config)
         DBOS.launch()
@@ -122,18 +158,23 @@ class Orchestrator:
         with self.ctx.store.read() as session:
             # Without what is large: this is looked at each second.
             runs = session.execute(
-                select(Run.run_id, Run.pokes, Run.told, Run.wake_at).where(Run.workflow, Run.state.in_(ledger.OPEN))
+                select(Run.run_id, Run.pokes, Run.wake_at).where(Run.workflow, Run.state.in_(ledger.OPEN))
             ).all()
         now = time.time()
-        for run_id, pokes, told, wake_at in runs:
+        for run_id, pokes, wake_at in runs:
             if run_id not in self._workflows:
                 self._begin(run_id)
-            if wake_at is not None and wake_at <= now:
-                self._wake(run_id)
-            elif pokes != told:
-                self._tell(run_id, pokes)
+            late = wake_at is not None and wake_at <= now
+            if late:
+                with self.ctx.store.write() as tx:
+                    tx.execute(update(Run).where(Run.run_id == run_id).values(wake_at=None))
+            if late or pokes != self._told.get(run_id):
+                self._told[run_id] = pokes
+                _ring(run_id)
         for run_id in set(self._workflows) - {run.run_id for run in runs}:
             del self._workflows[run_id]
+            self._told.pop(run_id, None)
+            _ring(run_id)  # it may have been ended from outside
 
     def check(self) -> None:
         """Begin anew the stories whose workflow has died although the run has not ended."""
@@ -172,18 +213,3 @@ class Orchestrator:
             self._workflows[run_id] = workflow_id
             return
         log.error("run %s: its workflow died %d times", run_id, _MOST_WORKFLOWS)
-
-    def _wake(self, run_id: str) -> None:
-        """Let a run look again whose delay is over."""
-        with self.ctx.store.write() as tx:
-            run = tx.get_one(Run, run_id)
-            run.wake_at = None
-            run.pokes += 1
-
-    def _tell(self, run_id: str, pokes: int) -> None:
-        workflow_id = self._workflows.get(run_id)
-        if workflow_id is None:
-            return
-        DBOS.send(workflow_id, pokes, _TOPIC, idempotency_key=f"{workflow_id}/{pokes}")
-        with self.ctx.store.write() as tx:
-            tx.execute(update(Run).where(Run.run_id == run_id).values(told=pokes))

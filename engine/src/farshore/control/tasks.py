@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 from sqlalchemy import or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from farshore.control import ids, inventory
 from farshore.control.context import Context
@@ -26,6 +26,8 @@ SILENT_AFTER_S: Final = 30.0
 #: A long poll ends well before that, so that an idle node never looks silent.
 LONGEST_POLL_S: Final = 15.0
 assert LONGEST_POLL_S < SILENT_AFTER_S / 1.5  # noqa: S101
+#: How exactly is known when a node was heard last: most polls of a busy node write nothing.
+SEEN_EVERY_S: Final = 1.0
 #: Tasks that one node holds at once; each node has its own, smaller limits per kind.
 MOST_HELD: Final = 128
 
@@ -137,14 +139,16 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
     if _differs(node, request) or node.last_seen is None or now - node.last_seen > SILENT_AFTER_S:
         tx.changed("node", node.name)
         tx.changed("site", node.site)
-    node.last_seen = now
+        node.last_seen = now
+    elif now - node.last_seen > SEEN_EVERY_S:
+        node.last_seen = now
     restarted = node.incarnation != request.incarnation
     node.incarnation, node.version, node.platform = request.incarnation, request.version, request.platform
     node.data_port, node.generation = request.data_port, request.generation
 
     running = set(request.running)
     _keep_drafts(tx, node_name, request)
-    held = list(tx.scalars(select(Task).where(Task.node == node_name, Task.state == "assigned")))
+    held = _held(tx, node_name)
     kit = request.kit.model_dump(mode="json") if request.kit is not None else None
     if node.kit != kit:
         node.kit = kit
@@ -206,6 +210,13 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
         links=links,
         standing=node.standing,
     )
+
+
+def _held(tx: Transaction, node: str) -> list[Task]:
+    """Return what a node has at work. What is large of it is read where it is given again: each poll asks."""
+    large = (Task.params, Task.result, Task.error, Task.stats, Task.progress)
+    query = select(Task).where(Task.node == node, Task.state == "assigned")
+    return list(tx.scalars(query.options(*(defer(column) for column in large))))
 
 
 def _keep_drafts(tx: Transaction, node: str, request: PollRequest) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
@@ -23,6 +23,9 @@ from farshore.control.store.records import DeniedCertificate, EnrolToken, Node, 
 from farshore.errors import Fenced, Invalid, Unauthenticated
 from farshore.model.base import Report
 from farshore.model.task import PollReply, PollRequest, Progress, TaskReport
+
+#: A poll that waits looks no more often than this.
+_GATHER_S: Final = 0.05
 
 router = APIRouter(prefix="/node/v1", tags=["nodes"])
 
@@ -165,6 +168,7 @@ async def poll(request: Request, body: PollRequest, peer: Peer) -> PollReply:
         version = ctx.bus.version(peer.site)
         if not first and (not ctx.bus.is_current(peer.name, turn) or await request.is_disconnected()):
             return PollReply()  # a later poll of the node, or nobody, would get what this one is given
+        looked = time.monotonic()
         reply = await asyncio.to_thread(_poll_once, ctx, peer.name, body, first)
         first = False
         remaining_s = deadline - time.monotonic()
@@ -173,6 +177,8 @@ async def poll(request: Request, body: PollRequest, peer: Peer) -> PollReply:
             return reply
         if not await ctx.bus.work(peer.site, version, remaining_s):
             return reply
+        # A busy site wakes its nodes with each end of a task: what comes within a moment is looked at together.
+        await asyncio.sleep(looked + _GATHER_S - time.monotonic())
 
 
 def _check_platform(ctx: Context, peer: Node, body: PollRequest) -> None:

@@ -436,15 +436,10 @@ def _force_epoch(scene: Scene) -> bool:
 # After the epoch ------------------------------------------------------------------------------------------------------
 
 
-def _purpose(run: Run) -> Purpose:
-    found: Purpose = run.facts.get("purpose", "failover")
-    return found
-
-
 def create(scene: Scene) -> bool:
     """Make the machines at the target."""
     scene = frozen(scene)
-    purpose = _purpose(scene.run)
+    purpose = purpose_of(scene.definition, scene.run.kind, scene.site())
 
     def order(name: str) -> MachineCreateParams:
         row = scene.tx.get_one(PlanMachine, (scene.plan.name, name))
@@ -456,7 +451,9 @@ def create(scene: Scene) -> bool:
 
 def bring_up(scene: Scene) -> bool:
     """Start the machines and prove them."""
-    return boot.start(frozen(scene), _purpose(scene.run), scene.plan.epoch, scene.run.created_at, _heard)
+    scene = frozen(scene)
+    purpose = purpose_of(scene.definition, scene.run.kind, scene.site())
+    return boot.start(scene, purpose, scene.plan.epoch, scene.run.created_at, _heard)
 
 
 def _heard(scene: Scene, machine: RunMachine, event: str) -> None:

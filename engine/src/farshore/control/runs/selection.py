@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session
 from farshore.control import suspicion
 from farshore.control.catalog import rebuilding
 from farshore.control.clock import iso, parse_iso
+from farshore.control.planning import definitions
 from farshore.control.store.records import Checkpoint, Plan, PlanMachine
 from farshore.control.views.points import no_checkpoint
 from farshore.control.views.protection import direction, members
 from farshore.errors import Conflict, Invalid, NotFound, Unavailable
-from farshore.model.checkpoint import Manifest
 from farshore.model.machine import MachineFacts
 from farshore.model.plan import Plan as Definition
 from farshore.model.plan import RecoverySource
@@ -281,4 +281,4 @@ def choice(row: PlanMachine, point: Checkpoint) -> Choice:
     """Return the choice as the planner of a recovery takes it."""
     away = row.home is not None and point.source_site != row.home["site"]
     home = MachineFacts.model_validate(row.home["facts"]) if away and row.home is not None else None
-    return Choice(row.name, str(row.machine_id), Manifest.model_validate(point.manifest), home)
+    return Choice(row.name, str(row.machine_id), definitions.of_checkpoint(point), home)

@@ -15,7 +15,7 @@ from farshore.control.planning import protect
 from farshore.control.runs import epoch, ledger, selection, story
 from farshore.control.runs.story import Scene
 from farshore.control.scheduling import cycles
-from farshore.control.store.records import Checkpoint, Cycle
+from farshore.control.store.records import Cycle
 from farshore.control.views.points import newest
 from farshore.errors import FarshoreError, Permanent
 from farshore.model.task import MachineFenceParams, MachineParams, MachineResult, MachineStopParams
@@ -32,13 +32,13 @@ def final(scene: Scene) -> bool:
     """Copy what was written until the machines were off. These checkpoints have everything: the RPO is 0."""
     if not _cycles(scene, "final"):
         return False
-    for cycle in _of(scene, "final"):
-        point = scene.tx.get_one(Checkpoint, cycle.checkpoint_id)
-        ledger.lease(scene.tx, scene.run.run_id, point.checkpoint_id)
-        for row in epoch.rows(scene.tx, scene.run):
-            if row.group_id == cycle.group_id:
-                machine = ledger.machine(scene.tx, scene.run.run_id, row.name)
-                machine.checkpoint_id, machine.rpo_s = point.checkpoint_id, 0.0
+    points = {cycle.group_id: str(cycle.checkpoint_id) for cycle in _of(scene, "final")}
+    for point in points.values():
+        ledger.lease(scene.tx, scene.run.run_id, point)
+    for row in epoch.rows(scene.tx, scene.run):
+        if row.group_id in points:
+            machine = ledger.machine(scene.tx, scene.run.run_id, row.name)
+            machine.checkpoint_id, machine.rpo_s = points[row.group_id], 0.0
     return True
 
 
@@ -73,10 +73,15 @@ def _cycles(scene: Scene, purpose: str) -> bool:
 def stop(scene: Scene) -> bool:
     """Stop the machines, those that others depend on last, each wave when the one before is verified off."""
     rows = {row.name: row for row in epoch.rows(scene.tx, scene.run)}
+    at_work, ended = story.progress(scene, "stop")
     for wave in reversed(Order.of(scene.definition).waves()):
         through = True
         for name in (name for name in wave if name in rows):
-            if stop_machine(scene, name, str(rows[name].machine_id)):
+            if name in at_work:
+                through = False
+            elif name in ended and rows[name].source_state == "stopped":
+                continue
+            elif stop_machine(scene, name, str(rows[name].machine_id)):
                 epoch.happen(scene.plan, rows[name], "stopped")
             else:
                 through = False
@@ -110,7 +115,13 @@ def stop_machine(scene: Scene, name: str, machine_id: str) -> bool:
 def fence(scene: Scene) -> bool:
     """Keep the old primaries from starting, and read that back."""
     through = True
+    at_work, ended = story.progress(scene, "fence")
     for row in epoch.rows(scene.tx, scene.run):
+        if row.name in at_work:
+            through = False
+            continue
+        if row.name in ended and row.source_state == "fenced":
+            continue
         # Marked with the epoch to come: whoever still acts in this one is refused from now on.
         params = MachineFenceParams(machine_id=str(row.machine_id), epoch=scene.plan.epoch + 1)
         if fence_machine(scene, row.name, params, scene.site("source")):

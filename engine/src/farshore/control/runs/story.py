@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import defer
 
 from farshore import errors
@@ -254,22 +254,27 @@ def idle(scene: Scene, *states: str) -> list[str]:
 
     The rest waits for its tasks, and a look at each of a thousand machines would cost more than the step itself.
     """
-    run_id = scene.run.run_id
-    found = scene.tx.scalars(
-        select(RunMachine.name)
-        .where(RunMachine.run_id == run_id, RunMachine.state.in_(states))
-        .order_by(RunMachine.position)
-    ).all()
-    if not found:
-        return []
-    at_work = set(
-        scene.tx.scalars(
-            select(RunStep.machine)
-            .join(Task, Task.task_id == RunStep.task_id)
-            .where(RunStep.run_id == run_id, RunStep.ended_at.is_(None), Task.state.in_(tasks.OPEN))
-        )
+    query = select(RunMachine.name).where(
+        RunMachine.run_id == scene.run.run_id,
+        RunMachine.state.in_(states),
+        RunMachine.name.not_in(_at_work(scene.run.run_id)),
     )
-    return [name for name in found if name not in at_work]
+    return list(scene.tx.scalars(query.order_by(RunMachine.position)))
+
+
+def progress(scene: Scene, step: str) -> tuple[set[str], set[str]]:
+    """Return the machines of which a step is at work, and those of which it has ended."""
+    run_id = scene.run.run_id
+    ended = select(RunStep.machine).where(RunStep.run_id == run_id, RunStep.name == step, RunStep.ended_at.is_not(None))
+    return set(scene.tx.scalars(_at_work(run_id).where(RunStep.name == step))), set(scene.tx.scalars(ended))
+
+
+def _at_work(run_id: str) -> Select[str]:
+    return (
+        select(RunStep.machine)
+        .join(Task, Task.task_id == RunStep.task_id)
+        .where(RunStep.run_id == run_id, RunStep.ended_at.is_(None), Task.state.in_(tasks.OPEN))
+    )
 
 
 def _insert(scene: Scene, row: RunStep, kind: str, site: str, params: Report | Callable[[], Report]) -> Task:

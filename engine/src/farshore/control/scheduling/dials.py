@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
-from farshore.control.direction import direction
+from farshore.control.direction import turned
+from farshore.control.planning import definitions
 from farshore.control.store.records import Node, Plan, Task
 from farshore.control.views.places import is_online, link
 from farshore.control.views.protection import is_turned
@@ -35,9 +36,12 @@ def orders(session: Session, node: Node) -> tuple[DialOrder, ...]:
                     connections=known["connections"],
                 )
             )
-    for plan in session.scalars(select(Plan).where(Plan.activity == "active", Plan.active_site == node.site)):
-        source, target = direction(plan)
-        if source != node.site or not is_turned(session, plan) or link(session, source, target).data_listen != "target":
+    active = select(Plan).where(Plan.activity == "active", Plan.active_site == node.site)
+    # Without what is large: each poll asks.
+    for plan in session.scalars(active.options(defer(Plan.definition), defer(Plan.source))):
+        definition = definitions.of_plan(plan)
+        source, target = turned(definition.source_site, definition.target_site, plan.active_site)
+        if source != node.site or link(session, source, target).data_listen != "target" or not is_turned(session, plan):
             continue
         for other in session.scalars(select(Node).where(Node.site == target).order_by(Node.name)):
             if other.thumbprint and "replication" in other.roles and is_online(other):
@@ -47,7 +51,7 @@ def orders(session: Session, node: Node) -> tuple[DialOrder, ...]:
                         node=other.name,
                         thumbprint=other.thumbprint,
                         address=other.data_address,
-                        connections=plan.definition.get("transport", {}).get("connections", "auto"),
+                        connections=definition.transport.connections,
                     )
                 )
     return tuple(sorted(found.values(), key=lambda order: (order.address, order.thumbprint)))

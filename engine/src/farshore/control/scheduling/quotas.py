@@ -6,12 +6,10 @@ counts until its end was reported, whoever is silent meanwhile.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any, Final
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import Row, func, or_, select
 from sqlalchemy.orm import Session
 
 from farshore.control.store.records import Node, Site, Task
@@ -61,27 +59,36 @@ def choose(session: Session, node: Node, room: int, now: float) -> list[Task]:
         Task.not_before <= now,
         or_(Task.pinned_node.is_(None), Task.pinned_node == node.name),
     )
-    runs = session.scalars(select(Task.run_id).where(*open_to_it).distinct()).all()
-    if not runs:
-        return []
     allowed = left(session, node.site)
     shut = [kind for kind, number in allowed.items() if number == 0]
-    queues: list[Sequence[Task]] = []
-    for run_id in sorted(runs, key=lambda one: one or ""):
-        query = select(Task).where(*open_to_it, Task.run_id == run_id, Task.kind.not_in(shut))
-        queues.append(session.scalars(query.order_by(Task.created_at, Task.task_id).limit(room)).all())
-    chosen: list[Task] = []
+    oldest = (Task.created_at, Task.task_id)
+    # Of each kind as many as there is room for: what may not begin yet keeps nothing from its turn.
+    place = func.row_number().over(partition_by=(Task.run_id, Task.kind), order_by=oldest)
+    heads = select(Task.task_id, place.label("place")).where(*open_to_it, Task.kind.not_in(shut)).subquery()
+    query = (
+        select(Task.task_id, Task.run_id, Task.kind)
+        .join(heads, heads.c.task_id == Task.task_id)
+        .where(heads.c.place <= room)
+        .order_by(*oldest)
+    )
+    queues: dict[str, list[Row[str, str | None, str]]] = {}
+    for row in session.execute(query):
+        queues.setdefault(row.run_id or "", []).append(row)
+    chosen: list[str] = []
     taken: dict[str, int] = {}
-    waiting = deque(task for turn in zip_longest(*queues) for task in turn if task is not None)
-    while waiting and len(chosen) < room:
-        task = waiting.popleft()
+    for task in (one for turn in zip_longest(*(queues[run] for run in sorted(queues))) for one in turn if one):
         limit = LIMITED.get(task.kind)
         if task.kind in allowed and limit is not None:
             if taken.get(limit, 0) >= allowed[task.kind]:
                 continue
             taken[limit] = taken.get(limit, 0) + 1
-        chosen.append(task)
-    return chosen
+        chosen.append(task.task_id)
+        if len(chosen) == room:
+            break
+    if not chosen:
+        return []
+    found = {task.task_id: task for task in session.scalars(select(Task).where(Task.task_id.in_(chosen)))}
+    return [found[task_id] for task_id in chosen]
 
 
 def waits(session: Session, site: str, now: float) -> bool:

@@ -416,8 +416,8 @@ class Fence(Base):
 class Run(Base):
     """Something that a person asked for and that takes a while.
 
-    ``workflow``: the orchestrator tells its story. ``pokes`` counts what happened to it, ``told`` how much of that the
-    orchestrator was told; ``wake_at`` is when it has to look again by itself. ``phase`` is where its story is.
+    ``workflow``: the orchestrator tells its story. ``pokes`` counts what happened to it; ``wake_at`` is when it has to
+    look again by itself. ``phase`` is where its story is. ``told`` is of earlier versions.
     ``approval``: how many people have to agree and who did, None where nobody has to. ``retry_of``: the run that this
     one goes on with.
     """
