@@ -19,6 +19,7 @@ from sim import network
 from sim.runtime import Namespace, hub
 
 DIRECTORY = -1
+SECTOR = 512
 
 
 class Files:
@@ -48,12 +49,10 @@ class Files:
         else:
             taken = [one for one in pending if rng.random() < 0.5]
         writes = [index for index, one in enumerate(taken) if isinstance(one, Write) and one.data]
-        last = writes[-1] if writes and rng.random() < 0.7 else None
-        cut = None
-        if last is not None:
-            data = taken[last].data  # type: ignore[union-attr]
-            cut = rng.randint(0, len(data or b""))
-        image = _image(self.state, list(taken), last if last is not None else -1, cut)
+        if writes and rng.random() < 0.7:
+            last = writes[-1]
+            taken = [*taken[:last], *self._torn(taken[last]), *taken[last + 1 :]]
+        image = _image(self.state, list(taken), None, None)
         self.content.clear()
         self.names = {"/": DIRECTORY}
         self.locks.clear()
@@ -67,6 +66,29 @@ class Files:
         self.state = State(
             files={node: bytes(data) for node, data in self.content.items()}, names=dict(self.names), pending=[]
         )
+
+    def _torn(self, one: Any) -> list[Write]:
+        """Return what is there of a write: less of it, its length but not its content, or some of its sectors."""
+        rng = hub().rng
+        data, size = one.data, len(one.data)
+        cut = rng.randint(0, size)
+        style = rng.choice(("shorter", "hollow", "sectors"))
+        if style == "shorter":
+            return [Write(one.node, one.offset, data[:cut])]
+        # Where the file was as long before, what is missing is what was there.
+        known = max(0, len(self.state.files.get(one.node, b"")) - one.offset)
+        edges = [0, cut, size]
+        if style == "sectors":
+            edges = [0, *(at for at in range(1, size) if (one.offset + at) % SECTOR == 0), size]
+        found = []
+        for number, (low, high) in enumerate(itertools.pairwise(edges)):
+            here = rng.random() < 0.5 if style == "sectors" else number == 0
+            if here:
+                found.append(Write(one.node, one.offset + low, data[low:high]))
+            elif high > max(low, known):
+                start = max(low, known)
+                found.append(Write(one.node, one.offset + start, bytes(high - start)))
+        return found
 
     # Operations -----------------------------------------------------------------------------------------------------
 
@@ -410,6 +432,7 @@ OS = Namespace(
     replace=lambda one, other: one.replace(other),
     rename=lambda one, other: one.replace(other),
     unlink=lambda one: one.unlink(),
+    cpu_count=lambda: 2,  # the same schedule on any machine
     eventfd=network.eventfd,
     eventfd_write=network.eventfd_write,
     eventfd_read=network.eventfd_read,

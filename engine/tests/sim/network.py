@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from sim.runtime import Namespace, Process, Task, hub
+from sim.runtime import Namespace, Process, Task, Violation, hub
 
 RECORD = 16 * 1024
 CAPACITY = 256 * 1024
@@ -39,6 +39,8 @@ class Network:
         self.damage: Callable[[], str | None] = lambda: None
         self.on_sent: Callable[[SimSocket, bytes], None] = lambda _socket, _data: None
         self.on_cut: Callable[[SimSocket], None] = lambda _socket: None
+        #: Returns up to where the reader of a stream may read that was damaged at an offset; None: as far as it likes.
+        self.on_damage: Callable[[SimSocket, int], int | None] = lambda _socket, _offset: None
         self.cuts = 0
 
     def connections(self) -> list[SimSocket]:
@@ -107,7 +109,9 @@ class SimSocket:
         self.writers: list[Task] = []
         self.watchers: list[Task] = []
         self.sent_total = 0
+        self.taken_total = 0
         self.received_total = 0
+        self.ends_at: int | None = None
 
     # Setting up -----------------------------------------------------------------------------------------------------
 
@@ -159,7 +163,7 @@ class SimSocket:
         for queue in (other.readers, other.writers, other.watchers):
             for task in list(queue):
                 here.wake(task)
-        return mine, other.getsockname()
+        return Plain(mine), other.getsockname()  # type: ignore[return-value]
 
     def getpeercert(self, binary_form: bool = False) -> Any:
         del binary_form
@@ -279,6 +283,10 @@ class SimSocket:
                     damaged = bytearray(record)
                     damaged[place // 8] ^= 1 << place % 8
                     record = bytes(damaged)
+                    end = network().on_damage(self, self.taken_total + place // 8)
+                    if end is not None:
+                        self.ends_at = end if self.ends_at is None else min(end, self.ends_at)
+                self.taken_total += len(record)
                 self.records.append(record)
         self._tell(self.readers, self.watchers)
 
@@ -297,6 +305,8 @@ class SimSocket:
         hub().point()
         view = memoryview(buffer).cast("B")
         size = nbytes or len(view)
+        if self.ends_at is not None and self.received_total >= self.ends_at:
+            raise Violation(f"I6: {self.process.name} reads on behind a damaged header or meta part")
         deadline = None if self.timeout is None else hub().now + self.timeout
         while not self.record:
             self._check()
@@ -368,6 +378,24 @@ class SimSocket:
         self.close()
 
 
+class Plain:
+    """A connection before TLS. Once that has taken it over, to close it closes nothing."""
+
+    def __init__(self, inner: SimSocket) -> None:
+        self.__dict__["inner"] = inner
+        self.__dict__["taken"] = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.inner, name, value)
+
+    def close(self) -> None:
+        if not self.taken:
+            self.inner.close()
+
+
 class Context:
     """Stands for both contexts of a node's TLS."""
 
@@ -375,12 +403,14 @@ class Context:
         self._identity = identity
         self._server = server
 
-    def wrap_socket(self, plain: SimSocket, server_side: bool = False, **_: Any) -> SimSocket:
+    def wrap_socket(self, plain: Any, server_side: bool = False, **_: Any) -> SimSocket:
         plain.handshake(self._identity, server_side)
-        return plain
+        plain.__dict__["taken"] = True
+        inner: SimSocket = plain.inner
+        return inner
 
 
-def create_connection(address: tuple[str, int], timeout: float | None = None, *_: Any, **__: Any) -> SimSocket:
+def create_connection(address: tuple[str, int], timeout: float | None = None, *_: Any, **__: Any) -> Plain:
     here, net = hub(), network()
     here.check()
     one = SimSocket()
@@ -397,7 +427,7 @@ def create_connection(address: tuple[str, int], timeout: float | None = None, *_
         raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
     listener.backlog.append(one)
     listener._tell(listener.readers, listener.watchers)
-    return one
+    return Plain(one)
 
 
 def create_server(address: tuple[str, int], **_: Any) -> SimSocket:

@@ -9,8 +9,10 @@ import base64
 import itertools
 import json
 import struct
+from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 from zlib import crc32
 
@@ -47,7 +49,17 @@ class Attempt:
     drafts: dict[str, str] = field(default_factory=dict)
     outstanding: dict[str, dict[tuple[int, int], int]] = field(default_factory=dict)
     asked: dict[str, int] = field(default_factory=dict)
+    chunks: dict[str, list[list[tuple[int, int]]]] = field(default_factory=dict)
     over: bool = False
+
+
+@dataclass
+class Wire:
+    """What one end of a connection has sent. ``parts``: where each frame begins, and its header and meta part end."""
+
+    at: int = 0
+    waiting: bytearray = field(default_factory=bytearray)
+    parts: list[tuple[int, int, int]] = field(default_factory=list)
 
 
 @dataclass
@@ -61,6 +73,7 @@ class Journal:
     adopted: int = 0
     size: int = 0
     copied: bool = False
+    taken: bool = False
     sealed: str = ""
 
 
@@ -81,7 +94,7 @@ class Oracle:
         self.opens: dict[tuple[int, int], dict[str, Any]] = {}
         self.top: dict[tuple[str, int], tuple[int, int]] = {}
         self.reads: dict[tuple[int, int], tuple[int, int, int, list[tuple[int, int]]]] = {}
-        self.streams: dict[int, bytearray] = {}
+        self.wires: dict[int, Wire] = {}
         self.stamp = itertools.count(1)
         self.counts: Counter[str] = Counter()
         self.withdrawn: set[str] = set()
@@ -92,19 +105,30 @@ class Oracle:
 
     def sent(self, socket: Any, data: bytes) -> None:
         """Follow the frames that a process hands to a connection."""
-        stream = self.streams.setdefault(socket.fd, bytearray())
+        wire = self.wires.setdefault(socket.fd, Wire())
+        stream = wire.waiting
         stream += data
         while len(stream) >= _HEADER.size:
-            magic, kind, _flags, _reserved, request, meta_size, payload_size, _, _ = _HEADER.unpack_from(stream)
+            magic, kind, flags, _reserved, request, meta_size, payload_size, _, _ = _HEADER.unpack_from(stream)
             if magic != b"FSH1":
                 raise Violation(f"{socket.process.name} sends what is no frame")
             end = _HEADER.size + meta_size + payload_size
+            if not wire.parts or wire.parts[-1][0] < wire.at:
+                wire.parts.append((wire.at, wire.at + _HEADER.size, wire.at + _HEADER.size + meta_size))
+                self.counts["frames compressed"] += flags & 1
             if len(stream) < end:
                 # The payload of a large frame does not matter here: look at its meta part when that is whole.
                 return
             meta = bytes(stream[_HEADER.size : _HEADER.size + meta_size])
             del stream[:end]
+            wire.at += end
             self.frame(socket, kind, request, meta)
+
+    def damaged(self, socket: Any, offset: int) -> int | None:
+        """Return up to where ``socket`` may be read when the byte at ``offset`` is wrong: the part that says so."""
+        parts = self.wires[socket.peer.fd].parts
+        index = bisect_right(parts, offset, key=itemgetter(0)) - 1
+        return next((end for end in parts[index][1:] if offset < end), None) if index >= 0 else None
 
     def frame(self, socket: Any, kind: int, request: int, meta: bytes) -> None:
         self.counts["frames"] += 1
@@ -148,6 +172,7 @@ class Oracle:
         if attempt is None:
             return
         waiting = attempt.outstanding.setdefault(key, {})
+        attempt.chunks.setdefault(key, []).append(ranges)
         for offset, length in ranges:
             waiting[offset, length] = bits(offset, length)
             attempt.asked[key] = attempt.asked.get(key, 0) | bits(offset, length)
@@ -245,14 +270,21 @@ class Oracle:
         """A write has returned, or failed: its bytes are not in flight any more."""
         self.counts["writes"] += 1
         process = hub().current.process if hub().current is not None else None
-        key = self._disk_of(draft_key)
+        key = self.pool.disk_of.get(draft_key)
         for attempt in self.attempts:
             if attempt.process is process and not attempt.over and key is not None:
                 self._settle(attempt, key, offset, length)
 
-    def _disk_of(self, draft_key: str) -> str | None:
-        draft = self.pool.drafts.get(draft_key)
-        return draft.disk_key if draft is not None else None
+    def failed(self, draft_key: str, offset: int) -> None:
+        """A write has failed for good: nothing of its chunk is in flight any more."""
+        process = hub().current.process if hub().current is not None else None
+        key = self.pool.disk_of.get(draft_key)
+        for attempt in self.attempts:
+            if attempt.process is process and not attempt.over and key is not None:
+                for ranges in attempt.chunks.get(key, ()):
+                    if any(low <= offset < low + size for low, size in ranges):
+                        for low, size in ranges:
+                            self._settle(attempt, key, low, size)
 
     # Journals (I2, I8) ----------------------------------------------------------------------------------------------
 
@@ -269,14 +301,26 @@ class Oracle:
             if found.losses == known.losses and known.durable & ~found.durable:
                 raise Violation(f"I8: durable progress of {found.draft_key} has shrunk")
             if found.losses > known.losses:
-                if not self.pool.lost & {found.draft_key}:
+                if (
+                    found.draft_key not in self.pool.lost
+                    and self.pool.abandoned.get(found.draft_key, machine) == machine
+                ):
                     raise Violation(f"I8: the journal gave up the draft {found.draft_key}, which was not lost")
                 before = 0
+        self.counts["takeovers"] += found.taken and not (same and known is not None and known.taken)
         self.journals[machine, path] = found
         draft = self.pool.drafts.get(found.draft_key)
         fresh = found.durable & ~before
         if fresh:
             self._judge_durable(found, draft, fresh)
+        if found.copied and draft is not None and not (same and known is not None and known.copied):
+            self._judge_copied(found, draft)
+
+    def _judge_copied(self, journal: Journal, draft: Any) -> None:
+        source = self.sources[journal.subject["source_point"], journal.subject["disk_key"]]
+        if draft.durable[: len(source)] != source or any(draft.durable[len(source) :]):
+            where = _differing(bytes(draft.durable), source)
+            raise Violation(f"I2: {journal.draft_key} is recorded as copied and is not: {where}")
 
     def _judge_durable(self, journal: Journal, draft: Any, fresh: int) -> None:
         source = self.sources.get((journal.subject["source_point"], journal.subject["disk_key"]))
@@ -360,6 +404,17 @@ class Oracle:
             self.roots[point, key] = known
         return known
 
+    def told(self, levels: tuple[int, ...], disks: Any) -> None:
+        """Judge how the windows of a cycle's disks have moved, by what the cycle tells."""
+        for disk in disks:
+            at = disk.level_changes[0].from_bytes if disk.level_changes else disk.level_bytes
+            for change in disk.level_changes:
+                steps = levels.index(change.to_bytes) - levels.index(change.from_bytes)
+                if change.from_bytes != at or steps not in {1, -1, -2}:
+                    raise Violation(f"I11: {disk.disk_key} went {steps} levels at once: {change.reason}")
+                at = change.to_bytes
+                self.counts["levels up" if steps > 0 else "levels down"] += 1
+
     def dropped(self, point: str) -> None:
         for identity, body in self.published.items():
             if identity not in self.withdrawn and point in {disk["point"] for disk in body["disks"]}:
@@ -408,6 +463,8 @@ def read_journal(content: bytes) -> Journal:
         elif kind == 10:  # the draft is one of another source point from here on
             found.subject, found.durable, found.copied = json.loads(body), 0, False
             found.adopted += 1
+        elif kind == 12 and len(body) > 1:
+            found.taken = True
         at = stop
         sequence += 1
     return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from farshore.errors import Conflict, NotFound, Permanent, RestartFromCheckpoint
+from farshore.errors import Conflict, FarshoreError, NotFound, Permanent, RestartFromCheckpoint, Retry
 from farshore.model.machine import PoolFacts
 from farshore.platforms.contract import Caps, Extent, Kind, Snapshot, SnapshotDisk
 from sim.runtime import Violation, hub
@@ -28,6 +28,8 @@ class PoolDraft:
     durable: bytearray
     pending: list[tuple[int, bytes]] = field(default_factory=list)
     writing: int = 0
+    holder: Any = None
+    users: int = 0
 
 
 class Pool:
@@ -41,7 +43,10 @@ class Pool:
         self.frozen: dict[str, bytes] = {}
         self.leases: dict[str, set[str]] = {}
         self.lost: set[str] = set()
+        self.abandoned: dict[str, str] = {}
+        self.disk_of: dict[str, str] = {}
         self.on_written: Callable[[str, int, int], None] = lambda _key, _offset, _length: None
+        self.on_failed: Callable[[str, int], None] = lambda _key, _offset: None
         self.on_drop: Callable[[str], None] = lambda _point: None
         self.peak_parallel = 0
 
@@ -56,6 +61,23 @@ class Pool:
                 draft.durable[offset : offset + keep] = data[:keep]
             draft.pending.clear()
             draft.current = bytearray(draft.durable)
+
+    def free(self, key: str) -> None:
+        """Refuse what another process has open, where the platform locks.
+
+        Raises:
+            Conflict: it has.
+        """
+        draft = self.drafts.get(key)
+        held_by = draft.holder if draft is not None and self.caps.fences_by == "lock" else None
+        if held_by is not None and held_by.alive and held_by is not hub().check().process:
+            raise Conflict(f"draft {key} is open in another process", code="draft-open", key=key)
+
+    def abandon(self, key: str) -> None:
+        """Remove a draft."""
+        self.free(key)
+        if self.drafts.pop(key, None) is not None:
+            self.abandoned[key] = hub().check().process.machine.name
 
     def lose_draft(self, key: str) -> None:
         del self.drafts[key]
@@ -90,6 +112,7 @@ class SimTarget:
                 content = bytearray(pool.points[base][:size_bytes])
                 content.extend(bytes(size_bytes - len(content)))
             draft = pool.drafts[key] = PoolDraft(disk_key, size_bytes, base, content, bytearray(content))
+            pool.disk_of[key] = disk_key
             pool.strike("open-done")
         if (draft.disk_key, draft.size, draft.base) != (disk_key, size_bytes, base):
             raise Conflict(f"draft {key} is of something else", code="draft-mismatch")
@@ -135,7 +158,7 @@ class SimTarget:
     def abandon(self, key: str) -> None:
         hub().point()
         self.pool.strike("abandon")
-        self.pool.drafts.pop(key, None)
+        self.pool.abandon(key)
 
     def usage(self) -> PoolFacts:
         return PoolFacts(path="sim", capacity_bytes=1 << 40, free_bytes=1 << 39)
@@ -149,6 +172,12 @@ class SimDraft:
         self._pool = pool
         self._point = pool.point_of(key) if sealed else None
         self._closed = False
+        self._process = hub().check().process
+        draft = pool.drafts.get(key)
+        if draft is not None:
+            pool.free(key)
+            draft.users = draft.users + 1 if draft.holder is self._process else 1
+            draft.holder = self._process
 
     def _draft(self) -> PoolDraft:
         hub().check()
@@ -172,6 +201,14 @@ class SimDraft:
             draft.pending.clear()
 
     def write(self, offset: int, buffer: memoryview) -> None:
+        try:
+            self._write(offset, buffer)
+        except FarshoreError as error:
+            if not isinstance(error, Retry):  # which is tried again
+                self._pool.on_failed(self.draft_id, offset)
+            raise
+
+    def _write(self, offset: int, buffer: memoryview) -> None:
         draft = self._draft()
         length = len(buffer)
         if offset < 0 or offset + length > draft.size or length == 0:
@@ -247,9 +284,14 @@ class SimDraft:
     def abandon(self) -> None:
         self.close()
         if self._point is None:
-            self._pool.drafts.pop(self.draft_id, None)
+            self._pool.abandon(self.draft_id)
 
     def close(self) -> None:
+        if not self._closed and self._process.alive:
+            draft = self._pool.drafts.get(self.draft_id)
+            if draft is not None and draft.holder is self._process:
+                draft.users -= 1
+                draft.holder = draft.holder if draft.users else None
         self._closed = True
 
 

@@ -63,11 +63,17 @@ def main() -> int:
         (first, min(step, arguments.seed + arguments.count - first))
         for first in range(arguments.seed, arguments.seed + arguments.count, step)
     ]
+    parts = []
     if arguments.jobs == 1 or len(jobs) == 1:
         parts = [some(*job, arguments.verbose) for job in jobs]
     else:
         with get_context("fork").Pool(arguments.jobs) as workers:
-            parts = list(workers.imap(_part, jobs))
+            for number, part in enumerate(workers.imap(_part, jobs), 1):
+                parts.append(part)
+                for seed, text in part[2]:
+                    say(f"seed {seed}, after {time.monotonic() - began:.0f} s: {text.splitlines()[0]}")
+                if number % 100 == 0:
+                    say(f"{number * step} schedules, {time.monotonic() - began:.0f} s")
     counts: Counter[str] = Counter()
     failed: list[tuple[int, str]] = []
     steps = 0

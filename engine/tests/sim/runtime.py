@@ -85,6 +85,7 @@ class Hub:
         self.steps = 0
         self.steps_max = steps_max
         self.switchiness = switchiness
+        self.preempted: Callable[[], float] = lambda: 0.0
         self.ready: list[Task] = []
         self.timers: list[tuple[float, float, int, Callable[[], None]]] = []
         self.current: Task | None = None
@@ -177,9 +178,12 @@ class Hub:
         return task
 
     def point(self) -> None:
-        """A place where another task may come first."""
+        """A place where another task may come first, and where one may lose the processor for long."""
         task = self.check()
-        if self.rng.random() < self.switchiness:
+        seconds = self.preempted()
+        if seconds:
+            self.sleep(seconds)
+        elif self.rng.random() < self.switchiness:
             self._enqueue(task)
             self._switch(task)
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import blake3  # noqa: F401 - loaded before time stands still
 from cryptography import x509
@@ -35,6 +35,8 @@ from farshore.replication import group, resume, serve
 from farshore.replication.flow import NodeWindow
 from farshore.transport import frames
 from farshore.transport import links as links_module
+from farshore.transport.dialing import Dialer
+from farshore.transport.listener import DataListener
 from farshore.transport.tls import NodeTls, identity_of
 from sim import files, network, runtime
 from sim.oracle import Attempt, Oracle
@@ -46,13 +48,20 @@ CHUNK = 128 * KIB
 GROUP = "grp"
 PACKAGES = ("durable", "window", "transport", "replication", "journal", "checkpoints")
 #: What is made smaller, so that a disk of a few hundred KiB has many chunks: name -> (real, here).
-SMALLER = {
+SMALLER: dict[str, float] = {
     "CHUNK_SIZE": CHUNK,
     "MAX_PAYLOAD": CHUNK,
     "QUANTUM": CHUNK,
     "ZERO_STEP": 2 * CHUNK,
     "MAX_EXTENTS": 8,
     "MAX_DIGESTS": 4,
+    # A window is judged after few chunks, and progress is told often.
+    "INTERVAL_CHUNKS": 3,
+    "INTERVAL_S": 0.02,
+    "INTERVAL_MAX_S": 0.2,
+    "GOOD": 1,
+    "REST_PROBE": 2,
+    "PROGRESS_INTERVAL_S": 0.02,
 }
 
 KINDS = (
@@ -79,6 +88,10 @@ KINDS = (
     "expire",
     "epoch",
     "read-error",
+    "preempt",
+    "silence",
+    "give-up",
+    "revert",
 )
 
 
@@ -161,7 +174,7 @@ def stage() -> Iterator[None]:
     for module in _modules():
         for name, value in list(vars(module).items()):
             new = replaced.get(id(value))
-            if new is None and name in SMALLER and isinstance(value, int):
+            if new is None and name in SMALLER and isinstance(value, int | float):
                 new = SMALLER[name]
             if new is None:
                 new = runtime.of_a_module(value)
@@ -217,9 +230,10 @@ class _Watch(logging.Handler):
 class Machine:
     """A node's machine: its files, and the process that runs on it."""
 
-    def __init__(self, world: World, site: str, name: str) -> None:
+    def __init__(self, world: World, site: str, name: str, port: int) -> None:
         self.world = world
         self.name = name
+        self.address = f"127.0.0.1:{port}"
         self.identity = identity(site, name)
         self.files = files.Files()
         self.files.on_sync = lambda path, content: world.oracle.synced(name, path, content)
@@ -239,7 +253,9 @@ class Machine:
 
         def begin() -> None:
             self.window = NodeWindow(self.world.budget)
-            self.links = links_module.Links(self.identity.tls, give_up_s=self.world.give_up_s)
+            links = self.links = links_module.Links(self.identity.tls, give_up_s=self.world.give_up_s)
+            if self.world.dials:
+                DataListener(lambda: self.identity.tls, adopt=links.adopt).start(self.address)
 
         hub().spawn(process, begin, f"{self.name}-main")
 
@@ -251,7 +267,12 @@ class Machine:
             self.service = serve.SourceService(
                 SimSource(self.world.machines), self.identity.tls, grant_private().public_key()
             )
-            self.service.start("127.0.0.1:7000")
+            if not self.world.dials:
+                self.service.start(self.address)
+                return
+            dialer = Dialer(lambda: self.identity.tls, self.service.serve_connection)
+            for machine in self.world.betas:
+                dialer.keep(machine.address, machine.identity.tls.peer, self.world.connections)
 
         hub().spawn(process, begin, f"{self.name}-main")
 
@@ -274,18 +295,26 @@ class Machine:
 class World:
     """Everything of one schedule."""
 
-    def __init__(self, seed: int, *, faults: bool = True, only: tuple[str, ...] | None = None) -> None:
+    def __init__(self, seed: int, *, faults: bool = True) -> None:
         rng = self.rng = random.Random(seed)
         self.seed = seed
         self.hub = Hub(seed, switchiness=rng.choice((0.02, 0.1, 0.3)))
         self.net = network.Network()
-        chosen = [kind for kind in KINDS if rng.random() < rng.choice((0.15, 0.3, 0.5))]
-        self.kinds = set(chosen if only is None else only) if faults else set()
+        density = rng.choice((0.12, 0.3, 0.6))  # some schedules have few kinds, some have most of them at once
+        chosen = [kind for kind in KINDS if rng.random() < density]
+        self.kinds = set(chosen) if faults else set()
         self.faults_left = rng.randint(1, 6) if self.kinds else 0
         self.healed = not self.kinds
         self.counts: Counter[str] = Counter()
         self.cycles = rng.choice((1, 2, 2, 3))
         self.level = rng.choice((1, 2, 3, 4)) * CHUNK
+        # What a plan and a site link may say: the windows move, the source dials, zstd, a platform that locks drafts.
+        moves = rng.random() < 0.4
+        self.levels = tuple(CHUNK * count for count in (1, 2, 3, 4)) if moves else (self.level,)
+        self.dials = rng.random() < 0.3
+        self.counts["source dials"] += self.dials
+        self.compression: Literal["auto", "off"] = "auto" if rng.random() < 0.4 else "off"
+        self.told: dict[str, dict[str, tuple[str, tuple[tuple[int, int], ...]]]] = {}
         self.mark = rng.choice((64, 128, 256, 512)) * KIB
         self.connections = rng.choice((1, 2, 2, 3, 4))
         self.give_up_s = rng.choice((5.0, 30.0, 120.0))
@@ -306,17 +335,22 @@ class World:
             max_io_bytes=rng.choice((CHUNK, 2 * CHUNK)),
             max_parallel=rng.choice((1, 2, 8)),
             durable_on_write=rng.random() < 0.1,
+            fences_by="lock" if rng.random() < 0.5 else "none",
+            reads_unsealed=rng.random() < 0.9,
         )
         self.rates = {
             "damage": rng.choice((0.005, 0.03)),
             "slow-disk": rng.choice((0.05, 0.3)),
             "retry": rng.choice((0.01, 0.05)),
-            "no-space": 0.004,
-            "io-error": 0.02,
+            "no-space": rng.choice((0.004, 0.02)),
+            "io-error": rng.choice((0.02, 0.1)),
             "crash-op": rng.choice((0.0, 0.005, 0.02)),
             "stall": 0.01,
             "read-error": 0.01,
+            "preempt": rng.choice((0.003, 0.02, 0.1)),
         }
+        if "preempt" in self.kinds:
+            self.hub.preempted = self._preempt
         self.pool = Pool(self.strike, caps)
         self.oracle = Oracle(self.pool, GROUP, self.budget)
         self.oracle.disks = tuple(sizes)
@@ -324,9 +358,11 @@ class World:
         self.manifests = Manifests(self.strike)
         self.manifests.on_put = self.oracle.put
         self.pool.on_written = self.oracle.written
+        self.pool.on_failed = self.oracle.failed
         self.pool.on_drop = self.oracle.dropped
         self.net.on_sent = self.oracle.sent
         self.net.damage = self._damage
+        self.net.on_damage = self.oracle.damaged
         self.net.latency = rng.choice((0.0005, 0.01, 0.1))
         self.net.jitter = rng.choice((0.0, 0.01, 0.2))
         self.net.bytes_per_s = rng.choice((2e6, 20e6, 200e6))
@@ -335,11 +371,12 @@ class World:
         self.epoch = 1
         self.control = Process("control")
         self.expired = False
+        self.silent: Machine | None = None
 
     # Faults ---------------------------------------------------------------------------------------------------------
 
-    def _hit(self, kind: str, rate: str | None = None) -> bool:
-        if self.healed or kind not in self.kinds or self.rng.random() >= self.rates[rate or kind]:
+    def _hit(self, kind: str, *, at: float | None = None) -> bool:
+        if self.healed or kind not in self.kinds or self.rng.random() >= (self.rates[kind] if at is None else at):
             return False
         self.counts[kind] += 1
         return True
@@ -349,6 +386,10 @@ class World:
             return self.rng.choice(("outside", "inside", "inside"))
         return None
 
+    def _preempt(self) -> float:
+        """Return for how long the running thread loses the processor, or its lock of the interpreter."""
+        return self.hub.rng.choice((0.0005, 0.02, 0.5)) if self._hit("preempt") else 0.0
+
     def strike(self, operation: str) -> None:
         """Let an operation of a disk or store be slow, fail, or be the last one of its process."""
         here = self.hub
@@ -356,7 +397,7 @@ class World:
             self._strike_process(operation)
         if self._hit("slow-disk"):
             here.sleep(self.rng.choice((0.01, 0.2, 2.0)))
-        elif self._hit("stall"):
+        elif self._hit("stall", at=0.1 if operation in {"put", "seal"} else None):
             here.sleep(self.rng.choice((10.0, 90.0)))
         else:
             here.sleep(self.rng.choice((0.0, 0.0, 0.001, 0.004)))
@@ -433,6 +474,7 @@ class World:
         """From now on nothing goes wrong any more."""
         self.healed = True
         self.net.partitioned = False
+        self.hub.preempted = lambda: 0.0
         for machine in self.betas:
             if machine.process is not None and machine.process.frozen:
                 self.hub.thaw(machine.process)
@@ -508,8 +550,8 @@ class World:
         runtime.install(self.hub)
         network.install(self.net)
         files.reset()
-        self.alpha = Machine(self, "alpha", "alpha-1")
-        self.betas = [Machine(self, "beta", "beta-1"), Machine(self, "beta", "beta-2")]
+        self.alpha = Machine(self, "alpha", "alpha-1", 7000)
+        self.betas = [Machine(self, "beta", "beta-1", 7001), Machine(self, "beta", "beta-2", 7002)]
         self.ends_at = self.hub.now + self.rng.choice((3.0, 60.0, 400.0))
         try:
             self.hub.spawn(self.control, self._control, "control")
@@ -540,14 +582,21 @@ class World:
     def _guest(self, *, first: bool) -> None:
         """Guests write."""
         rng = self.rng
-        for content in self.machines.disks.values():
+        for key, content in self.machines.disks.items():
+            earlier = [held for (_, of), held in self.machines.content.items() if of == key]
+            if earlier and self._hit("revert", at=0.5):  # to a snapshot of the guest's own, or some of its files
+                offset = rng.choice((0, 0, rng.randrange(0, len(content), 512)))
+                stop = rng.choice((len(content), len(content), rng.randrange(offset, len(content)) + 1))
+                content[offset:stop] = rng.choice(earlier)[offset:stop]
+                continue
             style = rng.choice(("sparse", "dense", "few", "none")) if not first else rng.choice(("sparse", "dense"))
             count = {"sparse": 12, "dense": 4, "few": 2, "none": 0}[style]
             longest = {"sparse": 8 * KIB, "dense": 300 * KIB, "few": 200}.get(style, 1)
             for _ in range(count):
                 length = rng.randint(1, min(longest, len(content)))
                 offset = rng.randrange(len(content) - length + 1)
-                content[offset : offset + length] = rng.randbytes(length)
+                pattern = rng.randbytes(length if rng.random() < 0.6 else min(length, 97))
+                content[offset : offset + length] = (pattern * (length // len(pattern) + 1))[:length]
             if "zeros" in self.kinds or rng.random() < 0.2:
                 for _ in range(rng.randint(0, 3)):
                     length = rng.choice((4 * KIB, 64 * KIB, 200 * KIB))
@@ -563,17 +612,20 @@ class World:
 
     def _one_cycle(self) -> None:
         """Order points and cycles until one checkpoint more is published."""
-        sequence = self._newest_sequence() + 1
         tries = 0
+        given_up = False
         while True:
             if tries and self.rng.random() < 0.7:
                 self._guest(first=False)  # the next point is another one
             self.number += 1
-            if "epoch" in self.kinds and not self.healed and self.rng.random() < 0.1:
+            if self._hit(
+                "epoch", at=0.5 if given_up else 0.1
+            ):  # another site has become the primary, and this one again
                 self.epoch += 1
-                self.counts["epoch"] += 1
+            given_up = False
             point_id = f"pt-{self.number}"
             published = newest(self.manifests, GROUP)
+            sequence = published.sequence + 1 if published else 1
             bases = {d.disk_key: d.source_point for d in published.disks} if published else {}
             snapshot = self.machines.take(GROUP, point_id, bases, runtime.wall_time())
             for disk in snapshot.disks:
@@ -598,12 +650,13 @@ class World:
                     return
                 if self._is_new_point_needed(outcome):
                     break
+                if self._hit("give-up", at=0.3):  # an order that waits too long is replaced, and its point given back
+                    given_up = True
+                    if self.rng.random() < 0.5:
+                        self.machines.points.pop(point_id, None)
+                    break
                 # A node that still works on it, for its link may be away for long, is not asked again at once.
                 self.hub.sleep(10.0 if outcome.code == "draft-busy" else self.rng.choice((0.0, 0.05, 1.0)))
-
-    def _newest_sequence(self) -> int:
-        found = newest(self.manifests, GROUP)
-        return found.sequence if found else 0
 
     def _published(self, identity_: str) -> None:
         if identity_ not in self.oracle.published:
@@ -624,11 +677,13 @@ class World:
     ) -> FarshoreError | None:
         """Have one node try; None once it is published."""
         self._ensure(self.alpha, self.alpha.start_source)
-        node = self.betas[0]
-        if ("takeover" in self.kinds or "zombie" in self.kinds) and (
-            self.rng.random() < 0.3 or (node.process is not None and node.process.frozen)
+        node, other = self.betas
+        if self.silent is node or (
+            ("takeover" in self.kinds or "zombie" in self.kinds)
+            and (self.rng.random() < 0.6 or (node.process is not None and node.process.frozen))
         ):
-            node = self.betas[1]
+            node = other
+        self.silent = None
         if node.process is not None and node.process.frozen:
             self.hub.thaw(node.process)
         self._ensure(node, node.start_target)
@@ -640,7 +695,7 @@ class World:
         box: list[Any] = []
         process = node.process
         assert process is not None
-        record = Attempt(process, term, checkpoint, self.level, self.mark)
+        record = Attempt(process, term, checkpoint, max(self.levels), self.mark)
 
         def work() -> None:
             try:
@@ -651,10 +706,19 @@ class World:
                 record.over = True
 
         task = self.hub.spawn(process, work, f"replicate-{checkpoint}.{term}")
+        # A node that the control plane hears no more of may work on, beside the one that takes over.
+        silent = self._hit("silence", at=0.5) and self.faults_left > 0
+        self.faults_left -= silent
+        silent_at = self.hub.now + (self.rng.choice((0.01, 0.05, 0.2, 1.0, 5.0)) if silent else float("inf"))
         patience = self.hub.now + self.rng.choice((30.0, 200.0, 2000.0)) if not self.healed else float("inf")
         waiting_for_thaw = False
         while not box and process.alive and not task.done:
-            self.hub.block(task.waiters, 0.5)
+            self.hub.block(task.waiters, min(0.5, max(0.0, silent_at - self.hub.now)))
+            if self.hub.now >= silent_at:
+                if not self.healed and not box and process.alive:
+                    self.silent = node
+                    break
+                silent_at = float("inf")
             if process.frozen and self.rng.random() < 0.05:
                 waiting_for_thaw = True
                 break  # the node is believed dead: another one takes over while this one may come back
@@ -666,7 +730,7 @@ class World:
             outcome = Retry("the node died", code="node-died")
         else:
             self.counts["left-behind"] += 1
-            if not waiting_for_thaw and not process.frozen and self.rng.random() < 0.5:
+            if not waiting_for_thaw and not process.frozen and self.silent is None and self.rng.random() < 0.5:
                 node.die()
             outcome = Retry("the node is silent", code="node-silent")
         if isinstance(outcome, FarshoreError):
@@ -697,8 +761,17 @@ class World:
     def _replicate(self, node: Machine, params: ReplicateParams, record: Attempt | None) -> Any:
         if record is not None:
             self.oracle.attempts.append(record)
-        return group.replicate(
+        drafts: list[Any] = []
+
+        def tell(*_: Any) -> None:
+            told = self.told.setdefault(params.manifest.checkpoint_id, {})
+            for disk, draft in zip(params.disks, drafts, strict=False):
+                told[disk.disk_key] = draft.draft_key, tuple(draft.cover())
+
+        result = group.replicate(
             params,
+            on_drafts=drafts.extend,
+            on_progress=tell,
             target=SimTarget(self.pool),
             manifests=self.manifests,
             links=node.links,
@@ -706,6 +779,8 @@ class World:
             window=node.window,
             grant_key=grant_private().public_key(),
         )
+        self.oracle.told(self.levels, result.stats.disks)
+        return result
 
     def _is_quiet(self) -> bool:
         return not any(not attempt.over for attempt in self.oracle.attempts)
@@ -774,13 +849,14 @@ class World:
         transport = Transport.model_construct(
             connections=self.connections,
             per_disk_window=self.level,
-            window_levels=(self.level,),
+            window_levels=self.levels,
             intermediate_checkpoint_window=self.mark,
-            compression="off",
+            compression=self.compression,
         )
+        told = self.told.get(checkpoint, {})
         return ReplicateParams.model_construct(
             grant=sign(grant, grant_private()),
-            address="127.0.0.1:7000",
+            address="" if self.dials else self.alpha.address,
             manifest=head,
             disks=tuple(
                 ReplicateDisk(
@@ -790,6 +866,8 @@ class World:
                     base_point=held[disk.disk_key].point if disk.disk_key in held else None,
                     base_root=held[disk.disk_key].tree_root if disk.disk_key in held else None,
                     reason=disk.reason,
+                    draft_key=told[disk.disk_key][0] if disk.disk_key in told else None,
+                    durable=told[disk.disk_key][1] if disk.disk_key in told else (),
                 )
                 for disk in snapshot.disks
             ),
