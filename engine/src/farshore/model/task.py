@@ -622,6 +622,7 @@ class PollRequest(Report):
     generation: int = 0
     standing: str = Field("", max_length=64)
     drafts: tuple[DraftCover, ...] = Field((), max_length=4096)
+    kit: Kit | None = None
     wait_s: float = Field(10.0, ge=0, le=30)
 
 
@@ -639,7 +640,6 @@ class PollReply(Report):
     limits: tuple[RateShare, ...] = ()
     links: tuple[DialOrder, ...] = ()
     standing: str = ""
-    kit: Kit | None = None
 
 
 class TaskReport(Report):
