@@ -153,6 +153,7 @@ def test_machines_that_are_kept_consistent_with_each_other_move_together(sites: 
 def test_a_migration_goes_in_waves(sites: TwoSites) -> None:
     first = order(sites, "migrate", groups=["back"])
     assert first["state"] == "succeeded", (first["error"], first["steps"])
+    until(lambda: sites.alpha.asked()["machine-untrack"], "the source of the first wave is retired")
     assert [params["machine_id"] for params in sites.alpha.of("machine-untrack")] == ["id-db"]
     after = plan(sites)
     assert (after["state"], after["active_site"], after["activity"]) == ("protected", "alpha", "active")
