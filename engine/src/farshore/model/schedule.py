@@ -17,8 +17,8 @@ from farshore.units import parse_duration
 
 #: Rehearsals more often than this would meet themselves.
 SHORTEST_S: Final = 600.0
-#: A day that no year of these has (31 February) never comes.
-_YEARS: Final = 9
+#: A day that no year of these has (31 February) never comes; 29 February is a Sunday after 40 years at the latest.
+_YEARS: Final = 41
 _MONTHS: Final = {name.lower(): number for number, name in enumerate(calendar.month_abbr) if name}
 _DAYS: Final = {name: number for number, name in enumerate(("sun", "mon", "tue", "wed", "thu", "fri", "sat"))}
 _FIELDS: Final[tuple[tuple[str, int, int, dict[str, int]], ...]] = (

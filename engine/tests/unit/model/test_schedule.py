@@ -7,7 +7,7 @@ import datetime as dt
 import pytest
 from farshore.model import schedule
 from farshore.model.plan import DrillPolicy
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -20,6 +20,8 @@ def at(text: str) -> float:
     ("text", "moment", "following"),
     [
         ("every 7d", "2026-03-01 10:00:30", "2026-03-08 10:00:30"),
+        ("0 0 */7 dec sun", "2030-12-29 23:00:00", "2041-12-01 00:00:00"),
+        ("0 0 */28 feb sun", "2088-02-29 00:00:00", "2093-02-01 00:00:00"),
         ("30 4 * * sun", "2026-11-22 04:30", "2026-11-29 04:30"),
         ("30 4 * * 7", "2026-11-22 04:29:59", "2026-11-22 04:30"),
         ("*/15 * * * *", "2026-03-01 10:14:59", "2026-03-01 10:15"),
@@ -67,6 +69,7 @@ FIELDS = st.tuples(
 
 
 @given(FIELDS, st.floats(0, 4e9, allow_nan=False))
+@example(("0", "*", "*/7", "dec", "0"), 1924815600.0)
 def test_a_time_is_later_fits_the_fields_and_none_is_left_out(fields: tuple[str, ...], moment: float) -> None:
     text = " ".join(fields)
     try:
