@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from math import ceil
 from typing import Any, Final
 
 from pydantic import ValidationError
-from sqlalchemy import or_, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session, defer
 
 from farshore.control import ids, inventory
@@ -175,7 +176,7 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
         most = MOST_HELD if request.recoveries is None else request.recoveries
         recoveries = sum(task.role == quotas.ROLE for task in held)
         give.extend(quotas.choose(tx, node, min(room, most - recoveries), now))
-        queued = tx.scalars(
+        queued = (
             select(Task)
             .where(
                 Task.site == node.site,
@@ -185,9 +186,10 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
                 or_(Task.role.is_(None), Task.role.in_([role for role in node.roles if role != quotas.ROLE])),
             )
             .order_by(Task.created_at, Task.task_id)
-            .limit(room)
         )
-        give.extend(queued)
+        copies = min(room, _part(tx, node, now) - sum(task.kind == "replicate" for task in held))
+        give.extend(tx.scalars(queued.where(Task.kind == "replicate").limit(max(copies, 0))))
+        give.extend(tx.scalars(queued.where(Task.kind != "replicate").limit(room)))
     if fences:
         # Nothing else happens at the site of an old primary before the attempt to fence it has ended.
         fencing = {fence.task_id for fence in fences}
@@ -210,6 +212,18 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
         links=links,
         standing=node.standing,
     )
+
+
+def _part(tx: Transaction, node: Node, now: float) -> int:
+    """Return how many of its site's replications a node may have: as many as each other that is online."""
+    others = tx.scalars(select(Node).where(Node.site == node.site, Node.last_seen >= now - SILENT_AFTER_S))
+    sharing = {node.name, *(other.name for other in others if _ROLE["replicate"] in other.roles)}
+    if len(sharing) == 1:
+        return MOST_HELD
+    total = select(func.count()).where(
+        Task.site == node.site, Task.kind == "replicate", Task.state.in_(OPEN), Task.not_before <= now
+    )
+    return ceil((tx.scalar(total) or 0) / len(sharing))
 
 
 def _held(tx: Transaction, node: str) -> list[Task]:

@@ -145,3 +145,24 @@ def test_where_the_target_listens_the_source_is_told_to_dial(ctx: Context) -> No
     grant = verify(params.grant, ctx.grant_key.public_key(), now=time.time())
     assert (order.node, order.address, order.thumbprint) == ("beta-2", "beta-2:9101", grant.target_thumbprint)
     assert grant.source_node == "alpha-1"
+
+
+def test_nodes_of_a_site_share_its_replications(ctx: Context) -> None:
+    with ctx.store.write() as tx:
+        tx.get_one(Task, "t-1").state = "failed"
+        for number in range(5):
+            cycle = f"cyc-n{number}"
+            shop_records.cycle(
+                tx, cycle_id=cycle, state="replicate", point_id=f"pt-n{number}", checkpoint_id=f"cp-n{number}"
+            )
+            task = _task(tx)
+            task.task_id = task.key = f"t-n{number}"
+            task.cycle_id = cycle
+            tx.add(task)
+    first = [task.task_id for task in poll(ctx, "beta-1").tasks]
+    assert first == ["t-n0", "t-n1", "t-n2"], "the larger half, for both are online"
+    assert poll(ctx, "beta-1", running=first).tasks == (), "the rest is for the other one"
+    with ctx.store.write() as tx:
+        tx.get_one(Node, "beta-2").last_seen = 1.0
+    assert [task.task_id for task in poll(ctx, "beta-1", running=first).tasks] == ["t-n3", "t-n4"], "which is silent"
+    assert poll(ctx, "beta-2").tasks == ()
