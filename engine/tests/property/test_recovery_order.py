@@ -110,6 +110,31 @@ def test_machines_are_made_in_the_order_of_their_start_within_the_limit(order: O
 
 @settings(max_examples=200)
 @given(orders(), st.data())
+def test_machines_are_made_while_others_start_and_the_run_settles(order: Order, data: st.DataObject) -> None:
+    states: dict[str, State] = {member.name: "unmade" for member in order.members}
+    while not order.settled(states):
+        unmade = [name for name, state in states.items() if state == "unmade"]
+        if order.halted(states) is None:
+            chosen = order.to_make(unmade, sum(state == "making" for state in states.values()))
+            states.update(dict.fromkeys(chosen, "making"))
+        for name in order.ready(states):
+            assert states[name] == "pending", "it is made"
+            states[name] = "starting"
+        blocked = order.blocked(states)
+        assert all(states[name] in {"unmade", "pending"} for name in blocked), "nobody has them at work"
+        states.update(dict.fromkeys(blocked, "skipped"))
+        at_work = [name for name, state in states.items() if state in {"making", "starting"}]
+        assert at_work or blocked, states
+        if at_work:
+            name = data.draw(st.sampled_from(at_work))
+            good: State = "pending" if states[name] == "making" else "green"
+            states[name] = data.draw(st.sampled_from((good, "failed")))
+    if order.halted(states) is None:
+        assert all(states[name] != "skipped" for name in states if "failed" not in states.values())
+
+
+@settings(max_examples=200)
+@given(orders(), st.data())
 def test_a_part_of_a_plan_keeps_the_order_of_the_whole(order: Order, data: st.DataObject) -> None:
     names = [member.name for member in order.members]
     kept = data.draw(st.sets(st.sampled_from(names), min_size=1))

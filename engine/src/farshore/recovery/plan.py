@@ -14,7 +14,8 @@ from typing import Literal
 
 from farshore.model.plan import Plan
 
-State = Literal["pending", "starting", "green", "failed", "skipped"]
+#: ``making``: it is at work; ``unmade``: it is not, and whatever is not made yet cannot start.
+State = Literal["unmade", "making", "pending", "starting", "green", "failed", "skipped"]
 _SETTLED = frozenset({"green", "failed", "skipped"})
 
 
@@ -109,7 +110,10 @@ class Order:
         return ready[: max(room, 0)], None
 
     def blocked(self, states: Mapping[str, State]) -> list[str]:
-        """Return the pending machines that can never start: the run is halted, or a dependency has not come up."""
+        """Return the machines that can never start: the run is halted, or a dependency has not come up.
+
+        Those at work are not among them; what becomes of them is known when that has ended.
+        """
         halted = self.halted(states)
         gone = {member.name for member in self.members if states[member.name] in {"failed", "skipped"}}
         if not gone:
@@ -118,7 +122,7 @@ class Order:
         for _ in self.members:  # a chain of dependencies is at most as long as there are members
             before = len(found)
             for member in self.members:
-                if states[member.name] != "pending" or member.name in gone:
+                if states[member.name] not in {"unmade", "pending"} or member.name in gone:
                     continue
                 if halted or any(other in gone for other in member.depends_on):
                     found.append(member.name)

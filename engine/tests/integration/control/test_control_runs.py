@@ -205,6 +205,9 @@ def test_limits_and_delays_hold_and_a_machine_that_fails_beside_the_others_leave
         first, second = names(2, 6)
         assert set(watched.begun("machine-power-on")[:6]) == set(first)
         assert watched.begun("machine-create")[:3] == first[:3]
+        kinds = [kind for kind, _, _ in watched.log]
+        last_made = len(kinds) - 1 - kinds[::-1].index("machine-create")
+        assert kinds.index("machine-power-on") < last_made, "the first start while the last are made"
         times = {(step["name"], step["machine"]): step for step in run["steps"]}
         ends = max(_seconds(times["validate", name]["ended_at"]) for name in first)
         begins = min(_seconds(times["power on", name]["started_at"]) for name in second)

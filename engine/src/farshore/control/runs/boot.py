@@ -1,7 +1,8 @@
 """Makes machines at the target and starts them in the plan's order; the same for every kind of run.
 
 A machine of a run is pending, then being made (creating, preparing), created, starting and green; or it has failed, or
-was skipped because of one that has. Only machines for which nothing is at work are looked at: a run may have thousands.
+was skipped because of one that has. Those whose turn comes later are made while others start. Only machines for which
+nothing is at work are looked at: a run may have thousands.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from farshore.control.runs import hooks, ledger, names, story
 from farshore.control.runs.story import Scene
 from farshore.control.store.records import RunMachine
 from farshore.errors import FarshoreError, Permanent
-from farshore.model.guest import MachinePrepareParams, MachinePrepareResult
+from farshore.model.guest import MachinePrepareResult
 from farshore.model.hooks import Moment, Verb
 from farshore.model.plan import Purpose
 from farshore.model.task import (
@@ -37,10 +38,11 @@ from farshore.recovery.readdress.preparation import preparation
 #: The steps of a machine, in order.
 STEPS: Final = ("create", "prepare", "power on", "validate")
 _MAKING: Final = ("creating", "preparing")
+_UNMADE: Final = frozenset({"pending", *_MAKING})
 _STATE: Final[dict[str, State]] = {
-    "pending": "pending",
-    "creating": "pending",
-    "preparing": "pending",
+    "pending": "unmade",
+    "creating": "making",
+    "preparing": "making",
     "created": "pending",
     "starting": "starting",
     "green": "green",
@@ -63,25 +65,40 @@ _lock: Final = Lock()
 Listener = Callable[[Scene, RunMachine, str], None]
 #: Says what to make of a machine's name.
 Maker = Callable[[str], MachineCreateParams]
-#: Says what is done to the guest of a machine that was made, by its name and its id at the target; None: nothing.
-Preparer = Callable[[str, str], MachinePrepareParams | None]
 
 
 def nothing(_scene: Scene, _machine: RunMachine, _event: str) -> None:
     """Listen to nothing."""
 
 
-def create(scene: Scene, make: Maker, listen: Listener = nothing, prepare: Preparer | None = None) -> bool:
-    """Make the machines, powered off, in the order of their start, as many at once as plan, site and nodes take.
+def create(scene: Scene, make: Maker, listen: Listener = nothing) -> bool:
+    """Make machines until one may be powered on: the others are made while :func:`start` starts what is there.
 
     Raises:
         FarshoreError: a machine of a critical group could not be made; nothing more is made then.
     """
+    found = _go_on_making(scene, make, listen)
+    order = _order(scene, found)
+    if order.halted(_states(found)):
+        if any(state in _MAKING for state in found.values()):
+            return False
+        _halt(scene, order, found)
+    return any(state not in _UNMADE for state in found.values())
+
+
+def _go_on_making(scene: Scene, make: Maker, listen: Listener) -> dict[str, str]:
+    """Make machines, powered off, in the order of their start, as many at once as plan, site and nodes take.
+
+    Returns the states of the run's machines. Nothing more is made once a machine of a critical group has failed.
+    """
     tx, run = scene.tx, scene.run
-    prepare = prepare or partial(_preparation, scene, make)
-    for name in story.idle(scene, *_MAKING):
-        _make(scene, ledger.machine(tx, run.run_id, name), make, listen, prepare)
     found = ledger.states(tx, run.run_id)
+    if not any(state in _UNMADE for state in found.values()):
+        return found
+    for name in story.idle(scene, *_MAKING):
+        machine = ledger.machine(tx, run.run_id, name)
+        _make(scene, machine, make, listen)
+        found[name] = machine.state
     order = _order(scene, found)
     while True:
         waiting = {name for name, state in found.items() if state == "pending"}
@@ -93,15 +110,12 @@ def create(scene: Scene, make: Maker, listen: Listener = nothing, prepare: Prepa
         for name in chosen:
             machine = ledger.machine(tx, run.run_id, name)
             machine.state = "creating"
-            _make(scene, machine, make, listen, prepare)
+            _make(scene, machine, make, listen)
             found[name] = machine.state
-    if any(state in _MAKING for state in found.values()):
-        return False
-    _halt(scene, order, found)
-    return "pending" not in found.values()
+    return found
 
 
-def _make(scene: Scene, machine: RunMachine, make: Maker, listen: Listener, prepare: Preparer) -> None:
+def _make(scene: Scene, machine: RunMachine, make: Maker, listen: Listener) -> None:
     """Take one machine from its order to a machine that may be powered on."""
     name, site = machine.name, scene.site()
     task = story.order(scene, "create", "machine-create", site, partial(make, name), machine=name)
@@ -115,7 +129,7 @@ def _make(scene: Scene, machine: RunMachine, make: Maker, listen: Listener, prep
         machine.target_machine_id, machine.target_name, machine.state = made.machine_id, made.name, "preparing"
         story.detail(scene, "create", made.name, name)
         listen(scene, machine, "created")
-    params = prepare(name, str(machine.target_machine_id))
+    params = preparation(scene.definition, name, make(name), str(machine.target_machine_id))
     if params is not None:
         task = story.order(scene, "prepare", "machine-prepare", site, params, machine=name)
         if task is None:
@@ -126,11 +140,6 @@ def _make(scene: Scene, machine: RunMachine, make: Maker, listen: Listener, prep
         _prepared(scene, machine, MachinePrepareResult.model_validate(task.result))
     if machine.state == "preparing":
         machine.state = "created"
-
-
-def _preparation(scene: Scene, make: Maker, name: str, machine_id: str) -> MachinePrepareParams | None:
-    """Say what is done to a guest by what the plan says of it."""
-    return preparation(scene.definition, name, make(name), machine_id)
 
 
 def _prepared(scene: Scene, machine: RunMachine, result: MachinePrepareResult) -> None:
@@ -152,16 +161,16 @@ def _prepared(scene: Scene, machine: RunMachine, result: MachinePrepareResult) -
         _failed(scene, machine, error)
 
 
-def start(scene: Scene, purpose: Purpose, epoch: int, since: float, listen: Listener = nothing) -> bool:
-    """Start the machines group by group, each when its dependencies' probes are green.
+def start(scene: Scene, make: Maker, purpose: Purpose, epoch: int, since: float, listen: Listener = nothing) -> bool:
+    """Start the machines group by group, each when it is made and its dependencies' probes are green.
 
     ``since``: when the clock of a machine's RTO began, if it was not stopped by this run.
 
     Raises:
-        FarshoreError: a machine of a critical group did not come up; nothing more is started then.
+        FarshoreError: a machine of a critical group did not come up; nothing more is made or started then.
     """
     tx, run = scene.tx, scene.run
-    found = ledger.states(tx, run.run_id)
+    found = _go_on_making(scene, make, listen)
     order = _order(scene, found)
     look = story.idle(scene, "starting")
     while True:
@@ -200,7 +209,7 @@ def _next(scene: Scene, order: Order, found: dict[str, str], verb: Verb) -> list
         return chosen if hooks.order(scene, verb, "pre", "group", order.groups[current]) else []
     except FarshoreError as error:
         for member in order.members:
-            if member.group == current and states[member.name] == "pending":
+            if member.group == current and states[member.name] in {"unmade", "pending"}:
                 _failed(scene, ledger.machine(scene.tx, scene.run.run_id, member.name), error)
                 found[member.name] = "failed"
         return _next(scene, order, found, verb)

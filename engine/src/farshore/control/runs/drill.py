@@ -303,8 +303,8 @@ def _proof(scene: Scene, step: str, *, canaries: bool) -> bool:
     return True
 
 
-def _create(scene: Scene) -> bool:
-    scene = _frozen(scene)
+def _maker(scene: Scene) -> boot.Maker:
+    """Return what says, of each machine, what is made of it; worked out when it is asked for the first time."""
     orders: dict[str, MachineCreateParams] = {}
 
     def order(name: str) -> MachineCreateParams:
@@ -312,12 +312,17 @@ def _create(scene: Scene) -> bool:
             orders.update(_orders(scene.tx, scene.run, scene.plan, scene.definition)[0])
         return orders[name]
 
-    return boot.create(scene, order)
+    return order
+
+
+def _create(scene: Scene) -> bool:
+    scene = _frozen(scene)
+    return boot.create(scene, _maker(scene))
 
 
 def _boot(scene: Scene) -> bool:
     scene = _frozen(scene)
-    return boot.start(scene, "drill", scene.plan.epoch, scene.run.started_at or time.time())
+    return boot.start(scene, _maker(scene), "drill", scene.plan.epoch, scene.run.started_at or time.time())
 
 
 def _look(scene: Scene) -> bool:

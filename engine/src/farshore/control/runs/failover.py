@@ -436,9 +436,8 @@ def _force_epoch(scene: Scene) -> bool:
 # After the epoch ------------------------------------------------------------------------------------------------------
 
 
-def create(scene: Scene) -> bool:
-    """Make the machines at the target."""
-    scene = frozen(scene)
+def _maker(scene: Scene) -> boot.Maker:
+    """Return what says, of each machine, what is made of it."""
     purpose = purpose_of(scene.definition, scene.run.kind, scene.site())
 
     def order(name: str) -> MachineCreateParams:
@@ -446,14 +445,20 @@ def create(scene: Scene) -> bool:
         point = scene.tx.get_one(Checkpoint, ledger.machine(scene.tx, scene.run.run_id, name).checkpoint_id)
         return _order(scene.plan, scene.definition, row, point, scene.plan.epoch, purpose)
 
-    return boot.create(scene, order, _heard)
+    return order
+
+
+def create(scene: Scene) -> bool:
+    """Make the first machines at the target."""
+    scene = frozen(scene)
+    return boot.create(scene, _maker(scene), _heard)
 
 
 def bring_up(scene: Scene) -> bool:
-    """Start the machines and prove them."""
+    """Make the others, start the machines and prove them."""
     scene = frozen(scene)
     purpose = purpose_of(scene.definition, scene.run.kind, scene.site())
-    return boot.start(scene, purpose, scene.plan.epoch, scene.run.created_at, _heard)
+    return boot.start(scene, _maker(scene), purpose, scene.plan.epoch, scene.run.created_at, _heard)
 
 
 def _heard(scene: Scene, machine: RunMachine, event: str) -> None:
