@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
+import libvirt_qemu
 import pytest
 from doubles.kvm_machines import pieces, qemu_img, same, wait_for
 from farshore.errors import FarshoreError
@@ -20,7 +21,7 @@ from farshore.model.machine import MachineFacts
 from farshore.model.plan import Quiesce
 from farshore.model.task import DiskSpec, MachineCreateParams, NicSpec
 from farshore.platforms.contract import Kind, Platform, Snapshot
-from farshore.platforms.kvm import freezing, open_kvm
+from farshore.platforms.kvm import backup, freezing, looking, open_kvm
 from farshore.platforms.nbd.launcher import Launcher
 from farshore.testing.lab import Lab
 from farshore.testing.lab.site import Site
@@ -201,6 +202,29 @@ def answers(handle: Any) -> bool:
         freezing.ask(handle, "guest-ping", 5)
         return True
     return False
+
+
+def agent_is_there(handle: Any) -> bool:
+    """Say whether QEMU sees the agent's port open in the guest."""
+    said = json.loads(libvirt_qemu.qemuMonitorCommand(handle, '{"execute": "query-chardev"}', 0))
+    return any(one["frontend-open"] for one in said["return"] if one["label"].startswith("charchannel"))
+
+
+def test_an_agent_that_restarts_does_not_hold_up_the_end_of_a_point(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    # libvirt would come round by itself after half a minute or more, and every other machine of the site would wait too.
+    monkeypatch.setattr(backup, "END_S", 15.0)
+    alpha = open_site(lab.alpha)
+    db = min(alpha.inventory().machines, key=lambda machine: machine.name)
+    handle = lab.alpha.connect().lookupByUUIDString(db.machine_id)
+    wait_for(lambda: answers(handle), limit_s=90)
+    alpha.source.snapshot(GROUP, "pt-open", [db.machine_id], {}, "machine")
+    kill = {"execute": "guest-exec", "arguments": {"path": "/bin/killall", "arg": ["agent.sh"]}}
+    looking.ask_agent(handle, kill, 20)
+    wait_for(lambda: not agent_is_there(handle), limit_s=60)
+    alpha.source.release(GROUP, "pt-open", [db.machine_id], applied=True)
+    assert not any("backup" in trace for trace in alpha.source.traces(db.machine_id))
+    wait_for(lambda: answers(handle), limit_s=90)
+    alpha.source.untrack(db.machine_id)
 
 
 def test_a_group_goes_to_the_other_site_and_lives_there(lab: Lab, tmp_path: Path) -> None:

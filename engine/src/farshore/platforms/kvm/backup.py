@@ -25,6 +25,7 @@ from farshore.platforms.kvm.points import DirtyBitmap, DiskRecord, MachineRecord
 #: How long a job may take to go away; its block jobs conclude in milliseconds.
 END_S: Final = 60.0
 _POLL_S: Final = 0.005
+_PATIENCE_S: Final = 0.3
 #: libvirt 9.0: missing or broken bitmap '%s' for disk '%s'
 _BROKEN: Final = re.compile(r"bitmap '([^']*)' for disk '([^']*)'")
 
@@ -173,14 +174,36 @@ def socket_of(handle: Any) -> Path | None:
 
 
 def end(handle: Any) -> None:
-    """End the domain's backup job and wait until it is gone: the next one is refused while block jobs conclude."""
+    """End the domain's backup job and wait until it is gone: the next one is refused while block jobs conclude.
+
+    One thread of libvirtd handles what QEMU reports, of all domains in turn. Where a guest's agent comes or goes during a
+    backup, that thread waits for the backup's end (``processSerialChangedEvent``: 30 s a report), which it would have to
+    learn by itself (seen with libvirt 9.0). A call that ends a disk's job learns of it in a thread of its own.
+
+    Raises:
+        Retry: it does not end (``machine-busy``).
+    """
     with contextlib.suppress(libvirt.libvirtError):  # it may end by itself
         handle.abortJob()
     deadline = time.monotonic() + END_S
-    while True:
-        with asking("reading a machine's job"):
-            if not handle.isActive() or handle.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:
-                return
+    wait_s = _POLL_S
+    while _is_busy(handle):
         if time.monotonic() > deadline:
             raise Retry(f"the backup job of {handle.name()} does not end", code="machine-busy")
-        time.sleep(_POLL_S)
+        time.sleep(wait_s)
+        if wait_s >= _PATIENCE_S:
+            _take_in_ends(handle)
+        wait_s = min(2 * wait_s, _PATIENCE_S)
+
+
+def _is_busy(handle: Any) -> bool:
+    with asking("reading a machine's job"):
+        return bool(handle.isActive()) and handle.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE
+
+
+def _take_in_ends(handle: Any) -> None:
+    """Make libvirt look at what QEMU reported of the disks' jobs."""
+    with contextlib.suppress(libvirt.libvirtError):  # switched off in between
+        for disk in _disks(machines.read(handle)):
+            with contextlib.suppress(libvirt.libvirtError):  # always said: it "is still being ended"
+                handle.blockJobAbort(disk.target, 0)

@@ -360,9 +360,11 @@ class KvmSource:
 
     def _end_reading(self, point_id: str, machine_id: str, handle: Any) -> None:
         socket = self._socket(point_id, machine_id)
+        found = None
         with contextlib.suppress(Retry):  # busy with a job of somebody else: then ours is gone
-            if backup.socket_of(handle) == socket:
-                backup.end(handle)
+            found = backup.socket_of(handle)
+        if found == socket:
+            backup.end(handle)
         self._launcher.stop(_daemon_key(point_id, machine_id))
         for path in self._jobs.glob(f"{socket.stem}*"):
             path.unlink(missing_ok=True)

@@ -47,9 +47,14 @@ execute() {
     ) 3>&- &
 }
 
+# The port stays open as QEMU's own agent keeps it; it reads as ended while nobody is at its other end.
 exec 3<>"$device"
 number=0
-while IFS= read -r line <&3; do
+while :; do
+    IFS= read -r line <&3 || {
+        sleep 1
+        continue
+    }
     case "$(field execute)" in
     guest-sync | guest-sync-delimited) answer "{\"return\": $(field id)}" ;;
     guest-ping) answer '{"return": {}}' ;;
@@ -79,4 +84,3 @@ while IFS= read -r line <&3; do
     *) answer '{"error": {"class": "CommandNotFound", "desc": "the laboratory'"'"'s agent does not know this command"}}' ;;
     esac
 done
-sleep 1
