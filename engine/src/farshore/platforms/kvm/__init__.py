@@ -12,9 +12,8 @@ Settings (``platform:`` in a node's file):
 ``accelerator``
     ``auto`` (KVM where a probe guest has shown that it runs), ``tcg`` or ``kvm``.
 ``detach_rate``
-    bytes per second that the copying of a disk takes at most when a committed machine leaves the chain of checkpoints,
-    such as ``64 MiB/s``. Without it none is copied, and the checkpoints stay: where a copy began just while a point was
-    given back, QEMU was seen to hold the guest's disks up for half a minute.
+    bytes per second that the copying of a disk takes at most when a committed machine leaves the chain of checkpoints;
+    ``64 MiB/s`` by default.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from farshore import durable
 from farshore.errors import Invalid
 from farshore.platforms.contract import Platform
 from farshore.platforms.directory import DirectoryManifests
-from farshore.platforms.kvm import accelerator, retiring
+from farshore.platforms.kvm import accelerator, detaching, retiring
 from farshore.platforms.kvm.compute import KvmCompute
 from farshore.platforms.kvm.connection import Hypervisor
 from farshore.platforms.kvm.source import KvmSource
@@ -58,7 +57,7 @@ def open_kvm(config: Mapping[str, Any], part: str = "") -> Platform:
     launcher = Launcher(scratch / f"daemons{part}")
     target = KvmTarget(pool, launcher)
     source = KvmSource(hypervisor, scratch, launcher)
-    rate = _rate(config["detach_rate"]) if "detach_rate" in config else None
+    rate = _rate(config.get("detach_rate", detaching.RATE))
     compute = KvmCompute(hypervisor, target, scratch, chosen, launcher, alone=source.alone, detach_rate=rate)
     return Platform(
         type="kvm",

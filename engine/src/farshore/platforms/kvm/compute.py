@@ -63,7 +63,7 @@ class KvmCompute:
         launcher: Launcher | None = None,
         *,
         alone: Callable[[Sequence[str]], contextlib.AbstractContextManager[None]] | None = None,
-        detach_rate: int | None = None,
+        detach_rate: int = detaching.RATE,
     ) -> None:
         self._hypervisor = hypervisor
         self._launcher = launcher or Launcher(scratch / "daemons")
@@ -97,11 +97,8 @@ class KvmCompute:
         return self._facts(self._hypervisor.domain(machine_id))
 
     def _facts(self, handle: Any) -> MachineFacts:
-        facts = machines.facts(handle)
-        if self._detach_rate is None:
-            return facts
         standing = detaching.standing(machines.read(handle), self._target.layers.recovered)
-        return facts.model_copy(update={"on_points": bool(standing)})
+        return machines.facts(handle).model_copy(update={"on_points": bool(standing)})
 
     def check(self) -> list[Finding]:
         """Prove that what is needed works here."""
@@ -317,11 +314,8 @@ class KvmCompute:
     def detach(self, machine_id: str) -> DetachResult:
         """Copy what a machine's disks have only from points; the last one of a tag gives back the leases.
 
-        See :mod:`farshore.platforms.kvm.detaching`. Where the settings have no rate for it, it is left as it is.
+        See :mod:`farshore.platforms.kvm.detaching`.
         """
-        if self._detach_rate is None:
-            detail = "it stays on its checkpoints: platform.detach_rate is not set at the node"
-            return DetachResult(machine_id=machine_id, state="done", detail=detail)
         recovered = self._target.layers.recovered
         with self._alone([machine_id]):
             handle = self._hypervisor.domain(machine_id)

@@ -17,8 +17,10 @@ from farshore.model.task import DetachResult
 from farshore.platforms.kvm import backup, images, machines
 from farshore.platforms.kvm.connection import asking, libvirt
 from farshore.platforms.kvm.domain import Domain, DomainDisk
-from farshore.units import format_size
+from farshore.units import MIB, format_size
 
+#: What a disk's copying takes of the storage where the settings say nothing else, in bytes per second.
+RATE: Final = 64 * MIB
 #: How long an interrupted job may take to go away.
 END_S: Final = 60.0
 _POLL_S: Final = 0.01
