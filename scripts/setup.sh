@@ -91,8 +91,8 @@ else
     apt dev kvm
 fi
 python=$(find_python 3.11 3.12 3.13) || die "no Python 3.11, 3.12 or 3.13 with venv was found"
-extras=recovery,dev
-pkg-config --exists libvirt 2>/dev/null && extras=kvm,recovery,dev
+extras=aws,recovery,dev
+pkg-config --exists libvirt 2>/dev/null && extras=kvm,aws,recovery,dev
 venv "$VENV" "$python" engine/pyproject.toml requirements-ansible.txt requirements-dev.txt -- \
     -e "engine[$extras]" -r requirements-dev.txt
 
