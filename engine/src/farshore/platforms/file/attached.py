@@ -174,6 +174,7 @@ class AttachedTarget:
     def __init__(self, images: Mapping[str, Path], state: Path) -> None:
         self._images = dict(images)
         self._state = state
+        self._read: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {}
         durable.make_dir(state)
 
     def open(self, disk_key: str, size_bytes: int, base: str | None, key: str) -> AttachedDraft:
@@ -260,11 +261,17 @@ class AttachedTarget:
                 yield disk_key, held
 
     def _held(self, disk_key: str) -> dict[str, Any] | None:
+        """Return what the image holds; read again only where the file is another one than last time."""
+        path = self._path(disk_key)
         try:
-            found: dict[str, Any] = json.loads(self._path(disk_key).read_bytes())
+            facts = path.stat()
+            version = (facts.st_ino, facts.st_mtime_ns)
+            known = self._read.get(disk_key)
+            if known is None or known[0] != version:
+                known = self._read[disk_key] = (version, json.loads(path.read_bytes()))
         except FileNotFoundError:
             return None
-        return found
+        return known[1]
 
     def _hold(self, disk_key: str, held: Mapping[str, Any]) -> None:
         durable.write_json(self._path(disk_key), held)
