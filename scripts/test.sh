@@ -19,7 +19,7 @@ suite() { # suite NAME WORKERS FOLDER...: those folders that hold tests
         [[ -n $(find "$folder" -name 'test_*.py' -print -quit 2>/dev/null) ]] && found+=("$folder")
     done
     ((${#found[@]})) || return 0
-    step "$name" "$bin/pytest" -n "$workers" --dist loadfile --basetemp "$base/t" "${found[@]}"
+    step "$name" "$bin/pytest" -n "$workers" --dist loadfile --durations 12 --basetemp "$base/t" "${found[@]}"
 }
 # Hundreds of processes start, and none of them writes what it has compiled.
 "$bin/python" -m compileall -q engine/src
