@@ -1,0 +1,132 @@
+"""What a node of a site in AWS is told, and what of it is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from farshore.errors import Invalid
+from farshore.model.base import Duration, Model
+
+#: Services that are talked to, as boto3 names them.
+SERVICES: Final = ("ebs", "ec2", "iam", "kms", "s3", "service-quotas", "ssm", "sts")
+#: What people write where keys do not belong.
+_KEYS: Final = frozenset({"access_key", "access_key_id", "aws_access_key_id", "aws_secret_access_key", "secret_key"})
+
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/@\s]+(/[^@\s]*)?$")]
+AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/")]
+
+
+class RoleSettings(Model):
+    """A role that is assumed. With ``web_identity_token_file`` no other credentials are needed."""
+
+    arn: Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::[0-9]{12}:role/.+$")]
+    external_id: Annotated[str, StringConstraints(min_length=2, max_length=1224)] | None = None
+    web_identity_token_file: AbsolutePath | None = None
+    session_name: Annotated[str, StringConstraints(pattern=r"^[\w+=,.@-]{2,64}$")] = "farshore"
+
+    @model_validator(mode="after")
+    def _one_way(self) -> RoleSettings:
+        if self.external_id is not None and self.web_identity_token_file is not None:
+            raise ValueError("a web identity takes no external_id; remove one of the two")
+        return self
+
+
+class AwsSettings(Model):
+    """The settings of a site in AWS.
+
+    Attributes:
+        region: where snapshots and machines are.
+        zone: the availability zone in which volumes and machines are made.
+        bucket: of the manifests; ``prefix`` is put before their keys.
+        scratch: folder for journals of drafts, on a local file system that survives restarts.
+        profile: of the shared configuration of the user that the node runs as.
+        role: assumed with the credentials of ``profile`` or of the default chain.
+        endpoint: one address for all services; ``endpoints`` by service (VPC endpoints).
+        kms_key: encrypts new snapshots; those that grow on another have that one's key.
+        instance_families: machines are chosen from these types.
+        poll_s: the pace at which states are asked for while something is waited for.
+        completion_s: how long a snapshot may take until it is whole.
+    """
+
+    type: Literal["aws"] = "aws"
+    region: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]+$")]
+    zone: str
+    bucket: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
+    prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./=-]{0,199}$")] = "farshore"
+    scratch: AbsolutePath
+    profile: Annotated[str, StringConstraints(min_length=1)] | None = None
+    role: RoleSettings | None = None
+    endpoint: Url | None = None
+    endpoints: dict[str, Url] = {}
+    kms_key: (
+        Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/.+$")] | None
+    ) = None
+    instance_families: tuple[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")], ...] = Field(
+        ("t3", "m6i", "c6i", "r6i"), min_length=1
+    )
+    poll_s: Annotated[Duration, Field(gt=0, le=300)] = 5.0
+    completion_s: Annotated[Duration, Field(gt=0)] = 12 * 3600.0
+
+    @field_validator("prefix")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if any(part in {"", ".", ".."} for part in value.split("/")):
+            raise ValueError("write plain names with / between them")
+        return value
+
+    @field_validator("endpoints")
+    @classmethod
+    def _known(cls, value: dict[str, str]) -> dict[str, str]:
+        for service in value:
+            if service not in SERVICES:
+                raise ValueError(f"{service!r} is no service; write one of {', '.join(SERVICES)}")
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> AwsSettings:
+        if not self.zone.startswith(self.region) or self.zone == self.region:
+            raise ValueError(f"zone {self.zone!r} is not in region {self.region}; zones are named {self.region}a")
+        if self.kms_key is not None and self.kms_key.split(":")[3] != self.region:
+            raise ValueError(
+                f"kms_key is of region {self.kms_key.split(':')[3]}; snapshots need a key of {self.region}"
+            )
+        return self
+
+    def endpoint_of(self, service: str) -> str | None:
+        """Return the address of a service; None is the provider's own."""
+        return self.endpoints.get(service, self.endpoint)
+
+    @property
+    def folder(self) -> Path:
+        """The scratch folder."""
+        return Path(self.scratch)
+
+
+def read(config: Mapping[str, Any]) -> AwsSettings:
+    """Return the settings.
+
+    Raises:
+        Invalid: one is wrong or missing; ``field`` names it.
+    """
+    for key in config:
+        if key in _KEYS:
+            raise Invalid(
+                f"platform.{key}: keys do not belong into a node's file",
+                code="platform-setting",
+                field=f"platform.{key}",
+                hint="Use profile, role, or an instance profile; see docs/internals/aws.md.",
+            )
+    try:
+        return AwsSettings.model_validate(dict(config))
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = str(first["msg"]).removeprefix("Value error, ")
+        named = [str(part) for part in first["loc"]]
+        if not named:  # a check of two settings together begins with the name of the wrong one
+            named = [message.split(" ", 1)[0]]
+        field = ".".join(["platform", *named])
+        raise Invalid(f"{field}: {message}", code="platform-setting", field=field) from error
