@@ -46,6 +46,7 @@ _ROLE: Final = {
     "machine-create": "recovery",
     # Where points are taken, for it makes way for them.
     "machine-detach": "replication",
+    "machine-retire": "replication",
     "machine-prepare": "recovery",
     "hook": "recovery",
     "dns-update": "recovery",

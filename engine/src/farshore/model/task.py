@@ -31,6 +31,7 @@ TaskKind = Literal[
     "machine-unfence",
     "machine-untrack",
     "machine-detach",
+    "machine-retire",
     "network-create",
     "machine-create",
     "machine-prepare",
@@ -194,6 +195,14 @@ class DetachResult(Report):
     done_bytes: int = 0
     total_bytes: int = 0
     detail: str = ""
+
+
+class RetireResult(Report):
+    """What was deleted of an old primary, and what of it was kept, with the reason."""
+
+    machine_id: str
+    removed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
 
 class MachineFenceParams(MachineParams):
@@ -512,6 +521,7 @@ PARAMS: dict[str, type[Report]] = {
     "machine-unfence": MachineParams,
     "machine-untrack": MachineParams,
     "machine-detach": MachineParams,
+    "machine-retire": MachineParams,
     "network-create": NetworkCreateParams,
     "machine-create": MachineCreateParams,
     "machine-prepare": MachinePrepareParams,
@@ -540,6 +550,7 @@ RESULTS: dict[str, type[Report]] = {
     "machine-unfence": MachineResult,
     "machine-untrack": UntrackResult,
     "machine-detach": DetachResult,
+    "machine-retire": RetireResult,
     "network-create": Empty,
     "machine-create": MachineCreateResult,
     "machine-prepare": MachinePrepareResult,

@@ -223,6 +223,17 @@ def machine_detach(site: Site, params: model.MachineParams, _call: Call) -> mode
     return site.compute().detach(params.machine_id)
 
 
+def machine_retire(site: Site, params: model.MachineParams, _call: Call) -> model.RetireResult:
+    """Delete an old primary with its disks; the node's own mark stays, should somebody bring it back."""
+    if site.platform.retire is None:
+        raise Permanent(
+            f"platform {site.platform.type} does not delete machines",
+            code="retire-unsupported",
+            hint="Delete it by hand.",
+        )
+    return site.platform.retire(params.machine_id, params.epoch)
+
+
 def network_create(site: Site, params: model.NetworkCreateParams, call: Call) -> model.Empty:
     """Make an isolated network."""
     with site.locks.hold(call, f"tag:{params.tag}", shared=True):
@@ -371,6 +382,7 @@ HANDLERS: Final[dict[str, Handler]] = {
     "machine-untrack": Handler("quick", machine_untrack, "machine_id"),
     # Holds nobody up: the platform keeps it apart from points, and a machine may be stopped while it is copied.
     "machine-detach": Handler("quick", machine_detach),
+    "machine-retire": Handler("machine", machine_retire, "machine_id"),
     "network-create": Handler("machine", network_create, "name"),
     "machine-create": Handler("machine", machine_create, "name"),
     "machine-prepare": Handler("machine", machine_prepare, "machine_id"),

@@ -19,7 +19,13 @@ from typing import Any, Literal, Protocol
 from farshore.model.checkpoint import Level
 from farshore.model.machine import Finding, Inventory, MachineFacts, PoolFacts, Power
 from farshore.model.plan import Consistency, Quiesce
-from farshore.model.task import DetachResult, IsolationResult, MachineCreateParams, NetworkCreateParams
+from farshore.model.task import (
+    DetachResult,
+    IsolationResult,
+    MachineCreateParams,
+    NetworkCreateParams,
+    RetireResult,
+)
 from farshore.units import LEAF_SIZE, MIB
 
 
@@ -341,6 +347,10 @@ class Platform:
 
     ``traces(machine_id)`` names whatever of ours is on a machine that is protected, read now; a fence is named as
     ``fence ...``. None where the platform cannot tell.
+
+    ``retire(machine_id, epoch)`` deletes an old primary with its disks for good: one that is off, and fenced in
+    ``epoch`` or an earlier one; ``Conflict`` where it is not. What others may use is kept, and told. ``NotFound``:
+    there is no such machine. None where the platform cannot.
     """
 
     type: str
@@ -351,3 +361,4 @@ class Platform:
     compute: Compute | None = None
     adopt: Callable[[str, int, str, str], str] | None = None
     traces: Callable[[str], list[str]] | None = None
+    retire: Callable[[str, int], RetireResult] | None = None

@@ -176,9 +176,9 @@ def socket_of(handle: Any) -> Path | None:
 def end(handle: Any) -> None:
     """End the domain's backup job and wait until it is gone: the next one is refused while block jobs conclude.
 
-    One thread of libvirtd handles what QEMU reports, of all domains in turn. Where a guest's agent comes or goes during a
-    backup, that thread waits for the backup's end (``processSerialChangedEvent``: 30 s a report), which it would have to
-    learn by itself (seen with libvirt 9.0). A call that ends a disk's job learns of it in a thread of its own.
+    One thread of libvirtd handles what QEMU reports, of all domains in turn. Where a guest's agent comes or goes during
+    a backup, that thread waits for the backup's end (``processSerialChangedEvent``: 30 s a report), which it would have
+    to learn by itself (seen with libvirt 9.0). A call that ends a disk's job learns of it in a thread of its own.
 
     Raises:
         Retry: it does not end (``machine-busy``).

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from farshore import durable
-from farshore.errors import Conflict, Fenced, Invalid, NotFound
+from farshore.errors import Conflict, Fenced, Invalid, NotFound, Retry
 from farshore.model.machine import Finding, Inventory, MachineFacts, Power
 from farshore.model.task import DetachResult, IsolationResult, MachineCreateParams, NetworkCreateParams, PacketCount
 from farshore.platforms.contract import Caps, OpenDisk
@@ -394,6 +394,18 @@ class KvmCompute:
             shutil.rmtree(folder)
             durable.fsync_dir(folder.parent)
         return removed, self._remaining(tag)
+
+    def forget(self, handle: Any) -> None:
+        """Undefine an old primary; with the last one of a tag of ours all that carries the tag goes."""
+        owner = machines.defined(handle).owner
+        machine_id = handle.UUIDString()
+        if owner is not None and [one.UUIDString() for one in self._tagged(owner.tag)] == [machine_id]:
+            _removed, left = self.sweep(owner.tag)
+            self._target.release(owner.tag)
+            if left:
+                raise Retry(f"of {owner.tag} is left: {', '.join(left)}", code="leftovers", machine_id=machine_id)
+        else:
+            self._remove(handle)
 
     def _remaining(self, tag: str) -> list[str]:
         folder = self._folder(tag)

@@ -5,6 +5,7 @@ qcow2's layout: QEMU, docs/interop/qcow2.txt.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
@@ -82,6 +83,15 @@ def header(path: Path) -> Header:
     except FileNotFoundError as error:
         raise NotFound(f"image {path} does not exist", code="image-missing") from error
     return Header(size, Path(os.path.normpath(path.parent / name)))
+
+
+def below(path: Path) -> list[Path]:
+    """Return the images that the one at ``path`` stands on, as far as they can be told from headers."""
+    found: list[Path] = []
+    with contextlib.suppress(NotFound, Corruption):  # gone, or raw: the chain ends
+        while (backing := header(found[-1] if found else path).backing) is not None and backing not in found:
+            found.append(backing)
+    return found
 
 
 def run(*arguments: str | Path, timeout_s: float = _TIMEOUT_S) -> str:

@@ -1,16 +1,25 @@
-"""Machines that were the primary before: fenced and off, their disks kept and read, their names given up."""
+"""Machines that were the primary before: fenced and off, their disks kept and read, their names given up.
+
+Until somebody says that they may go: then all that is theirs alone is deleted.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from farshore.errors import Conflict, NotFound, Permanent
+from farshore.model.task import RetireResult
 from farshore.platforms.existing import OLD_DISK
-from farshore.platforms.kvm import machines, tracking
+from farshore.platforms.kvm import images, machines, tracking
 from farshore.platforms.kvm.connection import Hypervisor, asking
 from farshore.platforms.kvm.domain import Domain
 from farshore.platforms.kvm.target import KvmTarget
+from farshore.units import format_size
+
+if TYPE_CHECKING:
+    from farshore.platforms.kvm.compute import KvmCompute
 
 
 def adopt(hypervisor: Hypervisor, target: KvmTarget, disk_key: str, size_bytes: int, image: str, key: str) -> str:
@@ -58,3 +67,53 @@ def _resting(handle: Any) -> Domain:
             machine_id=found.machine_id,
         )
     return found
+
+
+def remove(hypervisor: Hypervisor, compute: KvmCompute, machine_id: str, epoch: int) -> RetireResult:
+    """Delete an old primary: its images first, its definition last, so that one cut short is found and gone on with.
+
+    Kept are images that another machine uses or stands on, those that its own stand on, which may be anybody's, and
+    what is no file.
+
+    Raises:
+        NotFound: there is no such machine.
+        Conflict: it is not off, not fenced, or in a later epoch: another order counts there.
+    """
+    handle = hypervisor.domain(machine_id)
+    found = _resting(handle)
+    fence = found.fence
+    if fence is None or not fence.barred or fence.epoch > epoch:
+        raise Conflict(
+            f"machine {found.name} is fenced in epoch {fence.epoch if fence else 0}, this order is of {epoch}",
+            code="old-primary-fenced-later",
+            hint="Look at its plan: what rests there may count again.",
+            machine_id=machine_id,
+        )
+    used = _used_by_others(hypervisor, machine_id)
+    removed, kept = [], []
+    for disk in found.disks:
+        path = Path(disk.path)
+        if disk.kind != "file" or disk.read_only:
+            kept.append(f"disk {disk.target}: {disk.path or disk.kind} is no image that only this machine writes")
+        elif (user := used.get(path.resolve())) is not None:
+            kept.append(f"disk {disk.target}: {path} is used by machine {user}")
+        else:
+            kept += [f"{below}, which {path} stands on" for below in images.below(path)]
+            size = path.stat().st_size if path.exists() else 0
+            path.unlink(missing_ok=True)
+            removed.append(f"disk {disk.target}: {path} ({format_size(size)})")
+    compute.forget(handle)
+    return RetireResult(machine_id=machine_id, removed=(*removed, f"machine {found.name}"), kept=tuple(kept))
+
+
+def _used_by_others(hypervisor: Hypervisor, machine_id: str) -> dict[Path, str]:
+    """Return the images that other machines have for disks, or that those stand on, with a machine's name."""
+    used: dict[Path, str] = {}
+    for other in hypervisor.domains():
+        if other.UUIDString() == machine_id:
+            continue
+        with contextlib.suppress(NotFound):  # removed while we look
+            for one in (machines.read(other), machines.defined(other)):
+                for path in (Path(disk.path) for disk in one.disks if disk.kind == "file"):
+                    used |= {each.resolve(): one.name for each in (path, *images.below(path))}
+    return used
