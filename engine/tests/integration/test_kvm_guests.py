@@ -211,7 +211,7 @@ def agent_is_there(handle: Any) -> bool:
 
 
 def test_an_agent_that_restarts_does_not_hold_up_the_end_of_a_point(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    # libvirt would come round by itself after half a minute or more, and every other machine of the site would wait too.
+    # libvirt would come round by itself after half a minute or more, and other machines of the site would wait too.
     monkeypatch.setattr(backup, "END_S", 15.0)
     alpha = open_site(lab.alpha)
     db = min(alpha.inventory().machines, key=lambda machine: machine.name)
