@@ -36,6 +36,11 @@ class RecoverySettings(Model):
 
     cpus: int | None = Field(None, ge=1)
     memory: Size | None = Field(None, ge=16 << 20)
+    instance_type: str | None = Field(
+        None,
+        pattern=r"^[a-z][a-z0-9-]*\.[a-z0-9-]+$",
+        description="at a cloud, such as m6i.large; default: the one that it had there, else the smallest that fits",
+    )
     addresses: dict[Purpose, IPv4Address] = Field(
         {}, description="address per purpose: handed out by DHCP, and written into guests that have a fixed one"
     )

@@ -262,6 +262,7 @@ class MachineCreateParams(Report):
     ``tag`` marks everything that is made. ``purpose`` ``drill`` is thrown away later, else it becomes the machine.
     ``bios_id`` is the UUID that its firmware tells, a new one where it is empty. ``name`` is unique at the site;
     ``replaces`` is the id of an old primary, fenced and off, that gives the name up where it has it.
+    ``instance_type`` is asked for at a cloud and means nothing elsewhere; empty: one that fits.
     """
 
     tag: str
@@ -270,6 +271,7 @@ class MachineCreateParams(Report):
     facts: MachineFacts
     cpus: int
     memory_bytes: int
+    instance_type: str = ""
     disks: tuple[DiskSpec, ...]
     nics: tuple[NicSpec, ...]
     bios_id: str = ""

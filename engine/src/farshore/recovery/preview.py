@@ -108,6 +108,7 @@ def machine(
         facts=facts,
         cpus=size.cpus if size else settings.cpus or facts.cpus,
         memory_bytes=size.memory_bytes if size else settings.memory or facts.memory_bytes,
+        instance_type=size.tags.get("instance_type", "") if size else settings.instance_type or "",
         disks=tuple(disks),
         nics=tuple(nics),
         epoch=epoch,
@@ -133,6 +134,7 @@ def describe(
                 "of": order.facts.name,
                 "cpus": order.cpus,
                 "memory_bytes": order.memory_bytes,
+                **({"instance_type": order.instance_type} if order.instance_type else {}),
                 "disks": [disk.model_dump() for disk in order.disks],
                 "nics": [nic.model_dump() for nic in order.nics],
             }

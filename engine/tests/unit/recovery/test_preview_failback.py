@@ -111,3 +111,9 @@ def test_a_drill_of_the_way_back_keeps_the_networks_apart() -> None:
 def test_a_migration_goes_to_networks_of_its_own_or_those_of_a_failover(migration: str | None, wanted: str) -> None:
     more = {"migration": migration} if migration else {}
     assert nics(made(plan(None, **more), HOME, None, "migration"))[0][1] == wanted
+
+
+def test_the_instance_type_at_home_is_the_one_that_it_had_there() -> None:
+    home = HOME.model_copy(update={"tags": {"instance_type": "t3.small"}})
+    assert made(plan(), AWAY, home, "failback").instance_type == "t3.small"
+    assert not made(plan(), AWAY, HOME, "failback").instance_type

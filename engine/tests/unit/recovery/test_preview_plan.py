@@ -115,3 +115,10 @@ def test_what_cannot_be_made_says_why(made: Choice, code: str) -> None:
         preview.machine(plan(), made, "drill", tag="t", name="x", epoch=1, drill_networks=NETWORKS)
     assert caught.value.code == code
     assert caught.value.hint
+
+
+def test_an_instance_type_is_the_plans_and_shown_before() -> None:
+    found = plan(instance_type="m6i.large")
+    order = preview.machine(found, choice(), "failover", tag="t", name="x", epoch=1, drill_networks=NETWORKS)
+    assert order.instance_type == "m6i.large"
+    assert preview.describe([order], [], found, ["db"])["machines"][0]["instance_type"] == "m6i.large"
