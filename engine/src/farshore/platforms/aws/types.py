@@ -1,4 +1,4 @@
-"""Which instance type a machine gets: what the zone offers, the families that the site allows, the smallest that fits."""
+"""Which instance type a machine gets: of what the zone offers, of the site's families, the smallest that fits."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any, Final
 
 from farshore.errors import NotFound, Permanent
 from farshore.platforms.aws.account import Account
-from farshore.platforms.aws.reading import pages
-from farshore.units import GIB, MIB, format_size
+from farshore.units import MIB, format_size
 
 #: Families that are tried where the site's settings name none, per architecture, the cheapest first.
 FAMILIES: Final = {"x86_64": ("t3", "m6i", "c6i", "r6i"), "aarch64": ("t4g", "m7g", "c7g", "r7g")}
@@ -76,7 +75,7 @@ def smallest(
     firmware: str,
     interfaces: int,
 ) -> InstanceType | None:
-    """Return the type with the fewest processors, then the least memory, that the machine fits; earlier families first."""
+    """Return the type with the fewest processors, then the least memory; of equal ones that of the earlier family."""
     fitting = [
         found
         for found in offered
@@ -95,10 +94,9 @@ def smallest(
 class Types:
     """The types of a zone. What EC2 says of types does not change while a process lives, and is asked once."""
 
-    def __init__(self, account: Account, zone: str, families: Sequence[str] = ()) -> None:
+    def __init__(self, account: Account) -> None:
         self._account = account
-        self._zone = zone
-        self._families = tuple(families)
+        self._zone = account.settings.zone
         self._lock = threading.Lock()
         self._offered: frozenset[str] | None = None
         self._known: dict[str, InstanceType] = {}
@@ -107,14 +105,15 @@ class Types:
         """Return the names of the types that the zone offers."""
         with self._lock:
             if self._offered is None:
-                found = pages(
-                    self._account,
+                pages = self._account.pages(
+                    "ec2",
                     "describe_instance_type_offerings",
-                    "InstanceTypeOfferings",
                     LocationType="availability-zone",
                     Filters=[{"Name": "location", "Values": [self._zone]}],
                 )
-                self._offered = frozenset(item["InstanceType"] for item in found)
+                self._offered = frozenset(
+                    item["InstanceType"] for page in pages for item in page["InstanceTypeOfferings"]
+                )
             return self._offered
 
     def known(self, names: Iterable[str]) -> dict[str, InstanceType]:
@@ -124,14 +123,12 @@ class Types:
             missing = sorted(wanted - set(self._known))
             for at in range(0, len(missing), _NAMES_AT_ONCE):
                 # A filter, not InstanceTypes: one name that EC2 does not know would fail the call for all.
-                for raw in pages(
-                    self._account,
+                for page in self._account.pages(
+                    "ec2",
                     "describe_instance_types",
-                    "InstanceTypes",
                     Filters=[{"Name": "instance-type", "Values": missing[at : at + _NAMES_AT_ONCE]}],
                 ):
-                    found = parsed(raw)
-                    self._known[found.name] = found
+                    self._known |= {found.name: found for found in map(parsed, page["InstanceTypes"])}
             return {name: self._known[name] for name in wanted if name in self._known}
 
     def choose(
@@ -160,7 +157,10 @@ class Types:
             NotFound: the zone does not offer ``wanted``.
             Permanent: ``wanted`` cannot run the machine, or no type fits.
         """
-        families = self._families or FAMILIES.get(architecture, ())
+        said = self._account.settings
+        families = (
+            said.instance_families if "instance_families" in said.model_fields_set else FAMILIES.get(architecture, ())
+        )
         if wanted:
             return self._wanted(wanted, architecture, firmware, interfaces)
         had = self.known([before]).get(before) if before and before in self.offered() else None
@@ -183,9 +183,9 @@ class Types:
         )
         if found is None:
             raise Permanent(
-                f"no instance type of the families {', '.join(families) or 'none'} in {self._zone} has {cpus} processors,"
-                f" {format_size(memory_bytes)} of memory and {interfaces} interfaces for a machine of {architecture} that"
-                f" boots by {BOOT_MODES[firmware]}",
+                f"no instance type of the families {', '.join(families) or 'none'} in {self._zone} has {cpus}"
+                f" processors, {format_size(memory_bytes)} of memory and {interfaces} interfaces for a machine"
+                f" of {architecture} that boots by {BOOT_MODES[firmware]}",
                 code="no-instance-type",
                 hint="Add a family to platform.instance_families of the site's nodes, or name a type in the plan with"
                 " recovery.instance_type.",
@@ -212,7 +212,3 @@ class Types:
                 field="recovery.instance_type",
             )
         return found
-
-
-#: What is left when a type's real memory is a little less than the round figure that people ask for.
-assert GIB % MIB == 0  # noqa: S101
