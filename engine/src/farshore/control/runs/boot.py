@@ -39,6 +39,7 @@ from farshore.recovery.readdress.preparation import preparation
 STEPS: Final = ("create", "prepare", "power on", "validate")
 _MAKING: Final = ("creating", "preparing")
 _UNMADE: Final = frozenset({"pending", *_MAKING})
+_STARTED: Final = frozenset({"starting", "green"})
 _STATE: Final[dict[str, State]] = {
     "pending": "unmade",
     "creating": "making",
@@ -79,7 +80,8 @@ def create(scene: Scene, make: Maker, listen: Listener = nothing) -> bool:
     """
     found = _go_on_making(scene, make, listen)
     order = _order(scene, found)
-    if order.halted(_states(found)):
+    # Where the story is told anew some may have been started already: then it is for :func:`start` to wait for them.
+    if order.halted(_states(found)) and not any(state in _STARTED for state in found.values()):
         if any(state in _MAKING for state in found.values()):
             return False
         _halt(scene, order, found)
