@@ -1,4 +1,7 @@
-"""Failover, reprotect and failback of a real guest between two real sites: what was written at either is there."""
+"""The life of a real guest between two real sites: rolled back, failed over and back, moved for good.
+
+What was written where it counted is there at every stop; what it left behind is not.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,7 @@ PLAN = {
     "source_site": "alpha",
     "target_site": "beta",
     "rpo": "1h",
+    "retention": {"count": 1},
     "machines": [
         {
             "name": DB,
@@ -89,8 +93,22 @@ class House:
     def insert(self, site: Site, value: str) -> None:
         until(lambda: (self.ask(site, f"insert?value={value}") or {}).get("value") == value, f"{value} is stored", 120)
 
-    def has(self, site: Site, value: str) -> bool:
-        return (self.ask(site, f"find?value={value}") or {}).get("rows", 0) >= 1
+    def rows(self, site: Site, value: str) -> int:
+        """Return in how many rows the database has a value; it may be so early that it does not answer yet."""
+        found: dict[str, Any] = until(lambda: self.ask(site, f"find?value={value}"), f"{site.name} answers", 120)
+        return int(found["rows"])
+
+    def machines(self, site: str) -> dict[str, dict[str, Any]]:
+        """Return the machines of a site as it has them now, by name."""
+        before = self.control.ok("GET", f"/sites/{site}")["inventory_at"]
+        self.control.ok("POST", f"/sites/{site}:refresh")
+        until(lambda: self.control.ok("GET", f"/sites/{site}")["inventory_at"] != before, f"{site} is looked at", 120)
+        return {machine["name"]: machine for machine in self.control.ok("GET", f"/machines?site={site}")["items"]}
+
+    def points(self, site: str) -> list[str]:
+        """Return the checkpoints that a site keeps, oldest first."""
+        found = self.control.ok("GET", "/checkpoints?plan=shop")["items"]
+        return [one["checkpoint_id"] for one in found if one["target_site"] == site and one["state"] == "published"]
 
 
 @contextlib.contextmanager
@@ -123,7 +141,7 @@ def house_in(folder: Path, cache: Path) -> Iterator[House]:
         control.kill()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     with house_in(tmp_path_factory.mktemp("f"), CACHE) as one:
         yield one
@@ -134,31 +152,55 @@ def replicated(run: dict[str, Any]) -> dict[str, Any]:
     return stats
 
 
-def test_what_was_written_at_either_site_is_there_after_the_way_back(house: House) -> None:
-    control, alpha, beta = house.control, house.lab.alpha, house.lab.beta
+@pytest.fixture(scope="module")
+def protected(house: House) -> House:
+    """The database at alpha, protected to beta."""
+    control = house.control
     until(lambda: control.ok("GET", "/machines?site=alpha")["items"], "alpha is looked at", 120)
     control.ok("PUT", "/plans/shop", {"definition": PLAN})
-    house.insert(alpha, "before")
+    house.insert(house.lab.alpha, "before")
     control.ok("POST", "/plans/shop:protect", {"state": "protected"})
     until(lambda: house.plan()["state"] == "protected", "the first copy", 300)
+    return house
+
+
+def test_a_rollback_brings_the_old_primary_back_with_its_data(protected: House) -> None:
+    house, alpha, beta = protected, protected.lab.alpha, protected.lab.beta
+    house.ended("failover", {"to_site": "beta", "commit": "manual"})
+    assert house.rows(beta, "before") == 1
+    house.insert(beta, "given-up")
+
+    house.ended("rollback", {})
+    assert (house.rows(alpha, "before"), house.rows(alpha, "given-up")) == (1, 0)
+    given_up = house.machines("beta")[DB]
+    assert (given_up["power"], given_up["tags"]["farshore.fenced"]) == ("off", "3")
+    plan = house.plan()
+    assert (plan["state"], plan["active_site"], plan["epoch"]) == ("protected", "alpha", 3)
+    # It goes on with what it had: what changed since the last copy, and no byte more.
+    stats = replicated(house.ended("replicate", {}))
+    assert stats["mode"] == "incremental"
+    assert 0 < stats["moved_bytes"] < stats["disk_bytes"] / 20
+
+
+def test_what_was_written_at_either_site_is_there_after_the_way_back(protected: House) -> None:
+    house, alpha, beta = protected, protected.lab.alpha, protected.lab.beta
     house.ended("failover", {"to_site": "beta"})
-    assert house.has(beta, "before")
+    assert house.rows(beta, "before") == 1
     house.insert(beta, "at-beta")
 
-    run = house.ended("reprotect", {})
+    run = house.ended("reprotect", {})  # while the machine leaves the chain of checkpoints: both come to their end
     stats = replicated(run)
     assert stats["mode"] == "verify"
     assert 0 < stats["moved_bytes"] < stats["disk_bytes"] / 20
-    assert house.has(beta, "at-beta")  # it goes on meanwhile
-    house.insert(beta, "later")
-    old = {machine["machine_id"]: machine for machine in control.ok("GET", "/machines?site=alpha")["items"]}
+    house.insert(beta, "later")  # it goes on meanwhile
+    old = {machine["machine_id"] for machine in house.machines("alpha").values()}
+    until(lambda: not house.machines("beta")[DB]["on_points"], "the machine at beta needs no checkpoint", 120)
 
     run = house.ended("failover", {"to_site": "alpha"})
     final = [cycle["stats"] for cycle in run["cycles"]]
     assert {stats["mode"] for stats in final} == {"incremental"}
-    assert [house.has(alpha, value) for value in ("before", "at-beta", "later")] == [True, True, True]
-    made = control.ok("GET", "/machines?site=alpha")["items"]
-    renamed = next(machine for machine in made if machine["name"].startswith(f"{DB}-old-"))
+    assert [house.rows(alpha, value) for value in ("before", "at-beta", "later")] == [1, 1, 1]
+    renamed = next(machine for name, machine in house.machines("alpha").items() if name.startswith(f"{DB}-old-"))
     assert (renamed["machine_id"] in old, renamed["power"]) == (True, "off")
     assert house.plan()["active_site"] == "alpha"
 
@@ -166,3 +208,16 @@ def test_what_was_written_at_either_site_is_there_after_the_way_back(house: Hous
     stats = replicated(house.ended("reprotect", {}))
     assert stats["mode"] == "verify"
     assert 0 < stats["moved_bytes"] < stats["disk_bytes"] / 20
+
+
+def test_a_migration_is_for_good(protected: House) -> None:
+    house, control, alpha, beta = protected, protected.control, protected.lab.alpha, protected.lab.beta
+    house.insert(alpha, "last")
+    run = house.ended("migrate", {})
+    assert {cycle["stats"]["mode"] for cycle in run["cycles"]} == {"incremental"}
+    assert [house.rows(beta, value) for value in ("before", "at-beta", "later", "last")] == [1, 1, 1, 1]
+    retired = house.machines("alpha")[DB]
+    assert (retired["power"], "farshore.fenced" in retired["tags"]) == ("off", True)
+    plan = house.plan()
+    assert (plan["state"], plan["active_site"], plan["machines"][0]["activity"]) == ("migrated", "beta", "inactive")
+    control.refused(409, "plan-migrated", "POST", "/plans/shop:reprotect", {})
