@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 
 class SourceHere:
-    """Two sites of files with one machine ``db`` whose disk ``vda`` has 1 MiB; nothing but threads."""
+    """Two sites of files with one machine ``db`` whose disk ``vda`` has 1 MiB by default; nothing but threads."""
 
-    def __init__(self, folder: Path) -> None:
-        self.sites = Sites(folder, {"db": {"vda": MIB}})
+    def __init__(self, folder: Path, disks: Mapping[str, Mapping[str, int]] | None = None) -> None:
+        self.sites = Sites(folder, disks or {"db": {"vda": MIB}})
         self.sites.fill("db", "vda", 1, 5)
         self.service = SourceService(self.sites.alpha.source, self.sites.alpha_tls, self.sites.grant_key)
         _, self.sites.port = self.service.start("127.0.0.1:0")

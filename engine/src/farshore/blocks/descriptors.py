@@ -152,6 +152,16 @@ def gather(
         yield Chunk(tuple(ranges), filled)
 
 
+def pieces(chunk: Chunk, size_bytes: int = CHUNK_SIZE) -> Iterator[Chunk]:
+    """Yield a chunk of one range in parts that end at multiples of ``size_bytes``."""
+    ((offset, length),) = chunk.ranges
+    at, stop = offset, offset + length
+    while at < stop:
+        end = min((at // size_bytes + 1) * size_bytes, stop)
+        yield Chunk(((at, end - at),), end - at, chunk.zero)
+        at = end
+
+
 def leaf_runs(ranges: Iterable[tuple[int, int]], leaf_size: int = LEAF_SIZE) -> Iterator[tuple[int, int]]:
     """Yield, as ``(first, stop)``, the runs of leaves that ascending ``(offset, length)`` ranges touch."""
     first = stop = -1

@@ -167,6 +167,19 @@ def align_out(start: int, stop: int, granularity: int, limit: int) -> tuple[int,
     return start // granularity * granularity, min(-(-stop // granularity) * granularity, limit)
 
 
+def align_in(start: int, stop: int, granularity: int, limit: int) -> tuple[int, int]:
+    """Return the whole granules of ``[start, stop)``, empty where it has none; the last of ``limit`` may be a part.
+
+    Raises:
+        ValueError: if the range does not lie in ``[0, limit)``.
+    """
+    if not 0 <= start <= stop <= limit:
+        raise ValueError(f"range {start}..{stop} is outside of 0..{limit}")
+    low = -(-start // granularity) * granularity
+    high = stop if stop == limit else stop // granularity * granularity
+    return low, max(low, high)
+
+
 def _check(start: int, stop: int) -> None:
     if not 0 <= start <= stop:
         raise ValueError(f"{start}..{stop} is no range")

@@ -14,7 +14,7 @@ from typing import Final
 
 from farshore.blocks.descriptors import leaf_runs
 from farshore.blocks.digest import DIGEST_SIZE, leaf_digest
-from farshore.blocks.rangeset import RangeSet
+from farshore.blocks.rangeset import RangeSet, align_in
 from farshore.journal.state import DraftState
 from farshore.platforms.contract import Draft
 from farshore.transport.frames import MAX_DIGESTS
@@ -28,10 +28,13 @@ _LEAVES_AHEAD: Final = 4 * MAX_DIGESTS
 _QUESTIONS_AHEAD: Final = 64
 
 
-def prove(session: Session, disk: int, size_bytes: int, state: DraftState, draft: Draft | None) -> None:
+def prove(
+    session: Session, disk: int, size_bytes: int, state: DraftState, draft: Draft | None, granularity: int
+) -> None:
     """Settle what ``state`` holds: durable where the source's point has the same leaf, dirty elsewhere.
 
-    ``draft`` is read where the leaf file has no digest; None where a draft cannot be read.
+    ``draft`` is read where the leaf file has no digest; None where a draft cannot be read. Where the target writes
+    granules that are larger than a leaf, all leaves of one have to be the same: else it is written again whole.
     """
     equal = RangeSet()
     for first, stop, theirs in _asked(session, disk, _runs(state.held)):
@@ -45,6 +48,11 @@ def prove(session: Session, disk: int, size_bytes: int, state: DraftState, draft
             if found == theirs[place]:
                 for span in state.held.intersect(index * LEAF_SIZE, (index + 1) * LEAF_SIZE):
                     equal.add(*span)
+    equal = RangeSet(
+        (low, high)
+        for low, high in (align_in(start, stop, granularity, size_bytes) for start, stop in equal)
+        if low < high
+    )
     log.info(
         "%d of %d bytes that an earlier copy left in %s are still right",
         equal.total(),

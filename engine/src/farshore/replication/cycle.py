@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final, Literal
 
 from farshore.blocks import tree
-from farshore.blocks.descriptors import Chunk, Descriptor, describe, gather, leaf_runs, united, without
+from farshore.blocks.descriptors import Chunk, Descriptor, describe, gather, leaf_runs, pieces, united, without
 from farshore.blocks.digest import leaf_digest
 from farshore.checkpoints.trees import TreeStore
 from farshore.errors import Conflict, Corruption, FarshoreError, Fenced, NotFound, Permanent, Retry
@@ -114,7 +114,8 @@ class DiskCycle:
         draft = self._draft = self._open_draft(plan)
         if self.state.held:
             readable = draft if self._target.caps.reads_unsealed else None
-            prove(self._session, self._index, self.disk.size_bytes, self.state, readable)
+            granularity = self._target.caps.granularity_bytes
+            prove(self._session, self._index, self.disk.size_bytes, self.state, readable, granularity)
             self._landing.begin_again()
         try:
             self._copy(plan)
@@ -137,10 +138,13 @@ class DiskCycle:
         """Copy what ``plan`` finds; all of it is durable on return."""
         extents = united(self._identify(plan), self.state.dirty, self.disk.size_bytes)
         for chunk in gather(self._describe(extents), unit=max(LEAF_SIZE, self._target.caps.granularity_bytes)):
-            if chunk.zero:
-                self._landing.zero(chunk)
-            else:
+            if not chunk.zero:
                 self._request(chunk)
+            elif self._landing.fills:
+                for part in pieces(chunk):
+                    self._landing.fill(part, self._window.acquire(part.size_bytes))
+            else:
+                self._landing.zero(chunk)
         self._landing.finish()
 
     def _audited(self, draft: Draft, plan: Plan) -> Plan:

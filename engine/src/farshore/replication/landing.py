@@ -137,15 +137,45 @@ class Landing:
         except OSError as error:
             raise journal_error(error) from error
 
+    @property
+    def fills(self) -> bool:
+        """Whether zeros are written like data here, so that they take credit: the target makes no holes."""
+        return not self._caps.zero_is_hole and (self._based or self._state.adopted)
+
     def zero(self, chunk: Chunk) -> None:
         """Write a zero range, which crosses no link and takes no credit; called in the disk's own thread."""
         self.touch(chunk)
-        (offset, length), *_ = chunk.ranges
-        self._patiently(partial(self._write_zeroes, offset, length))
-        first, stop = offset // LEAF_SIZE, -(-(offset + length) // LEAF_SIZE)
-        self._state.leaves.put(first, ZERO_LEAF * (stop - first))
+        self._zero_range(chunk)
         with self._lock:
             self._note(chunk, moved=0)
+
+    def fill(self, chunk: Chunk, credit: int) -> None:
+        """Queue a zero range of no more than a chunk's size, which is written like one that came."""
+        self.touch(chunk)
+        self._window.received(credit, chunk.size_bytes)
+        self._writes.put(partial(self._fill, chunk, credit), lambda: None)
+
+    def _fill(self, chunk: Chunk, credit: int) -> None:
+        try:
+            took_s = self._zero_range(chunk)
+        except FarshoreError as error:
+            self.refuse(credit, error)
+        except Exception as error:  # as below
+            log.exception("zeros of %s could not be written", self._key)
+            self.refuse(credit, FarshoreError(f"zeros could not be written: {error!r}", code="internal"))
+        else:
+            self._landed(chunk, credit, took_s, moved=0, wire=0)
+
+    def _zero_range(self, chunk: Chunk) -> float:
+        """Write zeros and their digests; return how long the writing took, in seconds."""
+        (offset, length), *_ = chunk.ranges
+        took_s = self._patiently(partial(self._write_zeroes, offset, length))
+        first, stop = offset // LEAF_SIZE, -(-(offset + length) // LEAF_SIZE)
+        try:
+            self._state.leaves.put(first, ZERO_LEAF * (stop - first))
+        except OSError as error:
+            raise journal_error(error) from error
+        return took_s
 
     def _land(self, chunk: Chunk, credit: int, data: frames.Data, lent: Lent) -> None:
         """Write a chunk. The one place where a chunk's credit returns once it has come, written or not."""
@@ -163,17 +193,23 @@ class Landing:
             log.exception("a chunk of %s could not be written", self._key)
             self.refuse(credit, FarshoreError(f"a chunk could not be written: {error!r}", code="internal"))
         else:
-            with self._lock:
-                self._note(chunk, moved)
-                self.wire_bytes += data.wire_bytes
-                if self._epoch is not None:
-                    self._unread.append(data)
-                self._window.written(credit, took_s)
-                begin = not self._mark_queued and self._window.mark_due()
-                self._mark_queued |= begin
-            self._writes.parallel = self._window.writers
-            if begin:
-                self._marks.put(self._mark_in_background, lambda: None)
+            self._landed(chunk, credit, took_s, moved, data.wire_bytes, data)
+
+    def _landed(
+        self, chunk: Chunk, credit: int, took_s: float, moved: int, wire: int, unread: frames.Data | None = None
+    ) -> None:
+        """Note what is written, give its credit back, and begin a mark where one is due."""
+        with self._lock:
+            self._note(chunk, moved)
+            self.wire_bytes += wire
+            if self._epoch is not None and unread is not None:
+                self._unread.append(unread)
+            self._window.written(credit, took_s)
+            begin = not self._mark_queued and self._window.mark_due()
+            self._mark_queued |= begin
+        self._writes.parallel = self._window.writers
+        if begin:
+            self._marks.put(self._mark_in_background, lambda: None)
 
     def _sample(self, chunk: Chunk, payload: memoryview) -> None:
         """Look at a chunk's data; one that comes while another is looked at goes unseen, so that nobody waits."""
@@ -341,9 +377,9 @@ class Landing:
 
 
 def _joined(pieces: Iterable[tuple[int, int, bool]], limit: int) -> Iterator[tuple[int, int, bool]]:
-    """Yield pieces with neighbours of one kind joined, those with data up to ``limit`` bytes."""
+    """Yield pieces with neighbours of one kind joined, and those with data cut, up to ``limit`` bytes."""
     start, length, kind = -1, 0, False
-    for offset, size, zero in pieces:
+    for offset, size, zero in _cut(pieces, limit):
         if zero is kind and offset == start + length and (zero or length + size <= limit):
             length += size
             continue
@@ -352,6 +388,12 @@ def _joined(pieces: Iterable[tuple[int, int, bool]], limit: int) -> Iterator[tup
         start, length, kind = offset, size, zero
     if length:
         yield start, length, kind
+
+
+def _cut(pieces: Iterable[tuple[int, int, bool]], limit: int) -> Iterator[tuple[int, int, bool]]:
+    for offset, size, zero in pieces:
+        for at in range(offset, offset + size, size if zero else limit):
+            yield at, min(size if zero else limit, offset + size - at), zero
 
 
 def journal_error(error: OSError) -> FarshoreError:
