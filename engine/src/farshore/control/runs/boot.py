@@ -169,7 +169,7 @@ def start(scene: Scene, make: Maker, purpose: Purpose, epoch: int, since: float,
     ``since``: when the clock of a machine's RTO began, if it was not stopped by this run.
 
     Raises:
-        FarshoreError: a machine of a critical group did not come up; nothing more is made or started then.
+        FarshoreError: a machine of a critical group did not come up, nothing more is made or started then; or none did.
     """
     tx, run = scene.tx, scene.run
     found = _go_on_making(scene, make, listen)
@@ -195,6 +195,8 @@ def start(scene: Scene, make: Maker, purpose: Purpose, epoch: int, since: float,
     if run.pause or not _close_groups(scene, order, found, _VERB[purpose]):
         return False
     _halt(scene, order, found)
+    if "green" not in found.values():
+        raise _none_up(scene)
     return _after(scene, _VERB[purpose], "plan", "")
 
 
@@ -379,6 +381,16 @@ def _halt(scene: Scene, order: Order, found: Mapping[str, str]) -> None:
     name = order.halted(_states(found))
     if name is not None:
         raise errors.from_dict(scene.run.facts["failures"][name])
+
+
+def _none_up(scene: Scene) -> Permanent:
+    """Return the error of a run whose groups are not critical, and of which no machine came up all the same."""
+    name, first = next(iter(scene.run.facts["failures"].items()))
+    return Permanent(
+        f"no machine came up; {name}: {first['message']}",
+        code="no-machine-up",
+        hint=f"Each machine says why: `farshore run show {scene.run.run_id}`. Then: `farshore run retry`.",
+    )
 
 
 def end_state(scene: Scene) -> str:
