@@ -220,9 +220,7 @@ def unseal(text: str, key: RecoveryKey) -> tuple[Header, dict[str, Any]]:
         )
     covered = {"format": envelope.format, "header": header.model_dump(mode="json")}
     try:
-        own, data, signature = (
-            base64.b64decode(part, validate=True) for part in (envelope.ephemeral, envelope.data, envelope.signature)
-        )
+        own, data, signature = (_of_b64(part) for part in (envelope.ephemeral, envelope.data, envelope.signature))
         Ed25519PublicKey.from_public_bytes(key.signer).verify(
             signature, _canonical({**covered, "ephemeral": envelope.ephemeral, "data": envelope.data})
         )
@@ -251,3 +249,11 @@ def _canonical(value: Any) -> bytes:
 
 def _b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+def _of_b64(text: str) -> bytes:
+    """Return what ``text`` stands for; ValueError if it is not how we would write that: its last bits may vary."""
+    data = base64.b64decode(text, validate=True)
+    if _b64(data) != text:
+        raise ValueError("not canonical")
+    return data

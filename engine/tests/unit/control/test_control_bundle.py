@@ -97,6 +97,15 @@ def test_every_changed_byte_and_every_cut_is_found(at: int, by: int) -> None:
     assert refused(text[:at]).code == "bundle-damaged"
 
 
+def test_a_bit_that_says_nothing_is_found_too() -> None:
+    """The last digit of a signature of 64 bytes has four bits that stand for nothing."""
+    text = sealed(3)
+    end = text.rindex("==")
+    digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    twin = digits[digits.index(text[end - 1]) ^ 1]
+    assert refused(f"{text[: end - 1]}{twin}{text[end:]}").code == "bundle-damaged"
+
+
 def test_the_newest_whole_one_is_taken_and_what_was_passed_over_is_told() -> None:
     foreign = sealed(99, key=sealing.make_key("cat-2", SIGNER.public_key()))
     found = [
