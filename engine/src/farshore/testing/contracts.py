@@ -179,11 +179,12 @@ class TargetSuite:
         draft = self._draft("one", base)
         draft.write(MIB, memoryview(b"\2" * MIB))
         draft.write_zeroes(MIB // 2, MIB)
-        draft.write_zeroes(DISK_SIZE - 64 * KIB, 64 * KIB)
+        last = max(64 * KIB, self._target.caps.granularity_bytes)
+        draft.write_zeroes(DISK_SIZE - last, last)
         model = bytearray(b"\1" * DISK_SIZE)
         model[MIB : 2 * MIB] = b"\2" * MIB
         model[MIB // 2 : MIB // 2 + MIB] = bytes(MIB)
-        model[DISK_SIZE - 64 * KIB :] = bytes(64 * KIB)
+        model[DISK_SIZE - last :] = bytes(last)
         assert self._content(draft.seal()) == bytes(model)
         draft.close()
 
@@ -192,11 +193,12 @@ class TargetSuite:
         points: list[str] = []
         contents: list[bytes] = []
         model = bytearray(DISK_SIZE)
+        step = max(64 * KIB, self._target.caps.granularity_bytes)
         for number in range(3):
             draft = self._draft(f"gen-{number}", points[-1] if points else None)
-            data = bytes([number + 1]) * (256 * KIB)
-            draft.write(number * 192 * KIB, memoryview(data))
-            model[number * 192 * KIB : number * 192 * KIB + len(data)] = data
+            data = bytes([number + 1]) * (4 * step)
+            draft.write(number * 3 * step, memoryview(data))
+            model[number * 3 * step : number * 3 * step + len(data)] = data
             points.append(draft.seal())
             contents.append(bytes(model))
             draft.close()
@@ -305,7 +307,7 @@ class TargetSuite:
     def check_writes_from_several_threads_all_arrive(self) -> None:
         """Drafts are safe to be written by several threads at once."""
         draft = self._draft("one")
-        step = 128 * KIB
+        step = max(128 * KIB, self._target.caps.granularity_bytes)
         failed: list[BaseException] = []
 
         def write(first: int) -> None:
@@ -379,10 +381,11 @@ def _read(draft: Draft, offset: int, length: int) -> bytes:
 
 
 class SourceStand(ABC):
-    """One machine with two disks of :data:`DISK_SIZE` bytes, all zero at first."""
+    """One machine with two disks, all zero at first; the suite works on their first :data:`DISK_SIZE` bytes."""
 
     machine_id: str
     disk_keys: tuple[str, str]
+    size_bytes: int = DISK_SIZE
 
     @abstractmethod
     def source(self) -> Source:
@@ -420,7 +423,7 @@ class SourceSuite:
         self._scribble(10)
         assert self._content(snapshot) == frozen
         assert {disk.disk_key for disk in snapshot.disks} == set(self._disks)
-        assert all(disk.size_bytes == DISK_SIZE for disk in snapshot.disks)
+        assert all(disk.size_bytes == self._stand.size_bytes for disk in snapshot.disks)
         assert [facts.machine_id for facts in snapshot.machines] == [self._stand.machine_id]
 
     def check_without_a_base_all_data_is_named(self) -> None:
@@ -646,7 +649,7 @@ class SourceSuite:
             assert extent.offset >= at
             assert extent.length > 0
             at = extent.offset + extent.length
-            assert at <= DISK_SIZE
+            assert at <= self._stand.size_bytes
             if extent.kind is Kind.ZERO:
                 assert not any(content[extent.offset : at])
             named.add(extent.offset, at)
