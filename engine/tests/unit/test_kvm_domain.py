@@ -123,6 +123,27 @@ def test_a_machine_is_made_as_the_source_had_it() -> None:
     assert build(spec(), "kvm").kind == "kvm"
 
 
+def test_hardware_of_another_platform_becomes_virtio() -> None:
+    facts = spec().facts.model_copy(
+        update={
+            "disks": (
+                DiskFacts(disk_id="sda1", size_bytes=1, bus="nvme", boot=True),
+                DiskFacts(disk_id="vda", size_bytes=1, bus="virtio"),
+                DiskFacts(disk_id="sdf", size_bytes=1, bus="xen"),
+            ),
+            "nics": (NicFacts(mac="52:54:00:AA:00:01", network="app", model="ena"),),
+        }
+    )
+    disks = tuple(DiskSpec(disk_id=disk.disk_id, point="p", size_bytes=1) for disk in facts.disks)
+    made = build(spec(facts=facts, disks=disks))
+    assert [(d.target, d.bus, d.boot, d.path) for d in made.disks] == [
+        ("vdb", "virtio", True, "/pool/sda1"),
+        ("vda", "virtio", False, "/pool/vda"),
+        ("vdc", "virtio", False, "/pool/sdf"),
+    ]
+    assert made.nics[0].model == "virtio"
+
+
 @pytest.mark.parametrize("hostile", ["<x/>", "a&b", "'\"", "]]>", "${x}"])
 def test_text_from_people_never_becomes_markup(hostile: str) -> None:
     made = build(spec(name=hostile, tag=hostile))

@@ -69,6 +69,19 @@ class MachineFacts(Report):
     on_points: bool = False
 
 
+def same_disks(machine: MachineFacts, other: MachineFacts) -> dict[str, str]:
+    """Return, by the ids of disks of ``machine``, the ids of the disks of ``other`` that hold, or held, the same.
+
+    By their names; where platforms name disks each in their own way, by their order, the one that boots first. What
+    one of both has not is left out.
+    """
+    named = {(disk.disk_id, disk.boot) for disk in machine.disks} & {(disk.disk_id, disk.boot) for disk in other.disks}
+    if named:
+        return {disk_id: disk_id for disk_id, _ in named}
+    mine, others = (sorted(one.disks, key=lambda disk: not disk.boot) for one in (machine, other))
+    return {disk.disk_id: twin.disk_id for disk, twin in zip(mine, others, strict=False)}
+
+
 class NetworkFacts(Report):
     """A network that machines of a site can be plugged into."""
 

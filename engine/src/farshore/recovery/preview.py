@@ -12,7 +12,7 @@ from typing import Any
 
 from farshore.errors import Permanent
 from farshore.model.checkpoint import Manifest
-from farshore.model.machine import MachineFacts, NicFacts, disk_key
+from farshore.model.machine import MachineFacts, NicFacts, disk_key, same_disks
 from farshore.model.plan import Plan, Purpose
 from farshore.model.task import DiskSpec, MachineCreateParams, NetworkCreateParams, NicSpec
 from farshore.recovery.plan import Order
@@ -74,8 +74,9 @@ def machine(
     facts = choice.facts
     settings = plan.machine(choice.name).recovery
     points = {disk.disk_key: disk for disk in choice.manifest.disks}
+    made = facts if choice.home is None else _as_at_home(facts, choice.home)
     disks = []
-    for disk in facts.disks:
+    for disk, becomes in zip(facts.disks, made.disks, strict=True):
         point = points.get(disk_key(facts.machine_id, disk.disk_id))
         if point is None:
             raise Permanent(
@@ -85,7 +86,7 @@ def machine(
                 machine=choice.name,
                 disk=disk.disk_id,
             )
-        disks.append(DiskSpec(disk_id=disk.disk_id, point=point.point, size_bytes=point.size_bytes))
+        disks.append(DiskSpec(disk_id=becomes.disk_id, point=point.point, size_bytes=point.size_bytes))
     nics: list[NicSpec] = []
     for nic, network, address in _plugs(plan, choice, purpose):
         chosen = drill_networks.get(network) if purpose == "drill" else _network(plan, network, purpose)
@@ -105,15 +106,48 @@ def machine(
         tag=tag,
         purpose=purpose,
         name=name,
-        facts=facts,
+        facts=made,
         cpus=size.cpus if size else settings.cpus or facts.cpus,
         memory_bytes=size.memory_bytes if size else settings.memory or facts.memory_bytes,
         instance_type=size.tags.get("instance_type", "") if size else settings.instance_type or "",
         disks=tuple(disks),
         nics=tuple(nics),
         epoch=epoch,
-        bios_id=bios_id(facts) if settings.bios_id == "keep" else "",
+        bios_id=(bios_id(facts) or bios_id(choice.home or facts)) if settings.bios_id == "keep" else "",
     )
+
+
+def _as_at_home(facts: MachineFacts, home: MachineFacts) -> MachineFacts:
+    """Return a machine with the hardware that it had at home: another platform gave it its own disks and interfaces.
+
+    What it has grown since then is as it is there.
+    """
+    twins = same_disks(facts, home)
+    before = {disk.disk_id: disk for disk in home.disks}
+    disks = []
+    for disk in facts.disks:
+        twin = before.get(twins.get(disk.disk_id, ""))
+        changes = {} if twin is None else {"disk_id": twin.disk_id, "bus": twin.bus, "boot": twin.boot}
+        disks.append(disk.model_copy(update=changes))
+    if len({disk.disk_id for disk in disks}) < len(disks):
+        disks = list(facts.disks)
+    models = [
+        nic.model_copy(update={"model": model}) for nic, model in zip(facts.nics, _models(facts, home), strict=True)
+    ]
+    machine = {"machine": home.tags["machine"]} if "machine" in home.tags else {}
+    return facts.model_copy(update={"disks": tuple(disks), "nics": tuple(models), "tags": {**facts.tags, **machine}})
+
+
+def _models(facts: MachineFacts, home: MachineFacts) -> Iterator[str]:
+    for at, nic in enumerate(facts.nics):
+        before = _before(nic, at, home)
+        yield nic.model if before is None else before.model
+
+
+def _before(nic: NicFacts, at: int, home: MachineFacts) -> NicFacts | None:
+    """Return the interface that one was at home: the one with its hardware address, else the one in its place."""
+    same = next((one for one in home.nics if one.mac.lower() == nic.mac.lower()), None)
+    return same or (home.nics[at] if at < len(home.nics) else None)
 
 
 def address(plan: Plan, name: str, purpose: Purpose) -> str | None:
@@ -190,9 +224,8 @@ def _at_home(plan: Plan, choice: Choice) -> Iterator[tuple[NicFacts, str]]:
     if choice.home is None:
         yield from ((nic, nic.network) for nic in choice.facts.nics)
         return
-    by_mac = {nic.mac.lower(): nic for nic in choice.home.nics}
     for at, nic in enumerate(choice.facts.nics):
-        before = by_mac.get(nic.mac.lower()) or (choice.home.nics[at] if at < len(choice.home.nics) else None)
+        before = _before(nic, at, choice.home)
         if before is not None:
             yield nic.model_copy(update={"mac": before.mac}), before.network
             continue

@@ -65,10 +65,15 @@ def made(plan: Plan, facts: MachineFacts, home: MachineFacts | None, purpose: Pu
         ordered_at=0,
         taken_at=0,
         machines=(facts,),
-        disks=(
+        disks=tuple(
             DiskPoint(
-                disk_key=f"{facts.machine_id}/vda", size_bytes=10, point="p", tree_root="00", source_point="pt-1"
-            ),
+                disk_key=f"{facts.machine_id}/{disk.disk_id}",
+                size_bytes=10,
+                point="p",
+                tree_root="00",
+                source_point="pt-1",
+            )
+            for disk in facts.disks
         ),
     )
     drills = {"lan": "drill-lan", "backup": "drill-backup"}
@@ -117,3 +122,38 @@ def test_the_instance_type_at_home_is_the_one_that_it_had_there() -> None:
     home = HOME.model_copy(update={"tags": {"instance_type": "t3.small"}})
     assert made(plan(), AWAY, home, "failback").instance_type == "t3.small"
     assert not made(plan(), AWAY, HOME, "failback").instance_type
+
+
+def test_a_machine_that_another_platform_ran_has_its_own_hardware_again_at_home() -> None:
+    home = HOME.model_copy(
+        update={
+            "machine_id": "6f9c9b0a-52ad-4f0e-9d0f-5a5b4b1a7c11",
+            "disks": (
+                DiskFacts(disk_id="sdb", size_bytes=10, bus="scsi"),
+                DiskFacts(disk_id="sda", size_bytes=10, bus="sata", boot=True),
+            ),
+            "nics": (NicFacts(mac="aa", network="lan", model="e1000e"), HOME.nics[1]),
+            "tags": {"machine": "q35"},
+        }
+    )
+    away = AWAY.model_copy(
+        update={
+            "machine_id": "i-1",
+            "disks": (
+                DiskFacts(disk_id="vda", size_bytes=10, bus="nvme", boot=True),
+                DiskFacts(disk_id="sdf", size_bytes=10, bus="nvme"),
+                DiskFacts(disk_id="sdg", size_bytes=10, bus="nvme"),
+            ),
+            "nics": (NicFacts(mac="02:01", network="prod", model="ena"),),
+        }
+    )
+    order = made(plan(), away, home, "failback")
+    assert [disk.disk_id for disk in order.disks] == ["sda", "sdb", "sdg"]
+    assert [(disk.disk_id, disk.bus, disk.boot) for disk in order.facts.disks] == [
+        ("sda", "sata", True),
+        ("sdb", "scsi", False),
+        ("sdg", "nvme", False),
+    ]
+    assert order.facts.nics[0].model == "e1000e"
+    assert order.facts.tags["machine"] == "q35"
+    assert order.bios_id == home.machine_id

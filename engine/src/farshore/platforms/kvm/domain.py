@@ -5,6 +5,7 @@ Built with elements, never with strings: a name from a plan cannot become markup
 
 from __future__ import annotations
 
+import string
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,11 @@ FENCE: Final = "https://farshore.dr/xmlns/fence/1"
 QEMU: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
 #: A floppy whose image can never exist: libvirt refuses to start the machine and its message names the path.
 FENCE_PATH: Final = "/farshore-fenced"
+#: Buses and models of QEMU; what has others comes from another platform, and gets virtio.
+_BUSES: Final = frozenset({"virtio", "scsi", "sata", "ide", "usb"})
+_MODELS: Final = frozenset(
+    {"virtio", "virtio-net", "e1000", "e1000e", "rtl8139", "vmxnet3", "igb", "pcnet", "ne2k_pci", "i82551", "i82557b"}
+)
 #: Machine types that we carry over; all else becomes the first.
 _MACHINES: Final = ("pc", "q35")
 
@@ -316,16 +322,25 @@ def _add_bios_id(root: ET.Element, bios_id: str) -> None:
 def _add_disks(devices: ET.Element, spec: MachineCreateParams, images: Mapping[str, Path]) -> None:
     # The source's order, so that a bus without stable names shows the disks as the guest knew them.
     order = {disk.disk_id: index for index, disk in enumerate(spec.facts.disks)}
-    known = {disk.disk_id: disk for disk in spec.facts.disks}
     boots = next((disk.disk_id for disk in spec.facts.disks if disk.boot), None)
-    for wanted in sorted(spec.disks, key=lambda disk: order.get(disk.disk_id, len(order))):
-        facts = known.get(wanted.disk_id)
+    ordered = sorted(spec.disks, key=lambda disk: order.get(disk.disk_id, len(order)))
+    places = _places(spec, [disk.disk_id for disk in ordered])
+    for wanted in ordered:
+        device, bus = places[wanted.disk_id]
         item = ET.SubElement(devices, "disk", {"type": "file", "device": "disk"})
         ET.SubElement(item, "driver", {"name": "qemu", "type": "qcow2", "discard": "unmap"})
         ET.SubElement(item, "source", {"file": str(images[wanted.disk_id])})
-        ET.SubElement(item, "target", {"dev": wanted.disk_id, "bus": facts.bus if facts else "virtio"})
+        ET.SubElement(item, "target", {"dev": device, "bus": bus})
         if wanted.disk_id == boots or (boots is None and wanted is spec.disks[0]):
             ET.SubElement(item, "boot", {"order": "1"})
+
+
+def _places(spec: MachineCreateParams, disks: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return the device name and the bus of each disk: the source's own, or places of virtio where it has no such."""
+    buses = {disk.disk_id: disk.bus for disk in spec.facts.disks}
+    kept = {disk: (disk, bus) for disk in disks if (bus := buses.get(disk, "virtio")) in _BUSES}
+    free = (f"vd{letter}" for letter in string.ascii_lowercase if f"vd{letter}" not in kept)
+    return {disk: kept.get(disk) or (next(free), "virtio") for disk in disks}
 
 
 def _add_nics(devices: ET.Element, spec: MachineCreateParams) -> None:
@@ -335,4 +350,5 @@ def _add_nics(devices: ET.Element, spec: MachineCreateParams) -> None:
         known = (nic.source_mac or nic.mac).lower()
         ET.SubElement(item, "mac", {"address": nic.mac})
         ET.SubElement(item, "source", {"network": nic.network})
-        ET.SubElement(item, "model", {"type": models.get(known, "virtio")})
+        model = models.get(known, "virtio")
+        ET.SubElement(item, "model", {"type": model if model in _MODELS else "virtio"})
