@@ -24,7 +24,7 @@ options:
     description:
       - What runs there. Needed with O(state=present). It cannot be changed later.
     type: str
-    choices: [kvm, file]
+    choices: [kvm, file, aws]
   description:
     description:
       - What people should know about the site.
@@ -127,7 +127,7 @@ def main():
         ensure,
         dict(
             name=dict(type="str", required=True),
-            platform=dict(type="str", choices=["kvm", "file"]),
+            platform=dict(type="str", choices=["kvm", "file", "aws"]),
             description=dict(type="str", default=""),
             data_listen=dict(type="str", choices=["source", "target"], default="source"),
             state=dict(type="str", choices=["present", "absent"], default="present"),

@@ -85,7 +85,7 @@ class NodeConfig(Model):
         state_dir: key, certificate, tasks and journals; survives restarts, belongs to this node alone.
         data_listen: ``host:port`` of the data listener; port 0 takes a free one; ``none``: nobody reaches this node, it
             dials where the site link says that the other side listens.
-        platform: ``{type: kvm, ...}`` or ``{type: file, root: DIR}``; its package checks the rest.
+        platform: ``{type: kvm, ...}``, ``{type: aws, ...}`` or ``{type: file, root: DIR}``; its package checks it.
         ca_path: the control plane's CA certificate, where one was put there beforehand.
         log_file: where a detached node writes its log; default ``<state_dir>/node.log``.
         node_window: bytes in flight of all disks together; default a quarter of the memory, 512 MiB at most.
@@ -137,7 +137,7 @@ class NodeConfig(Model):
     @classmethod
     def _has_type(cls, value: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(value.get("type"), str):
-            raise ValueError("type is missing; write type: kvm or type: file")  # noqa: TRY004 - pydantic's own kind
+            raise ValueError("type is missing; write type: kvm, type: file or type: aws")  # noqa: TRY004 - pydantic's own kind
         return value
 
     @property

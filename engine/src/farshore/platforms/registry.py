@@ -17,8 +17,8 @@ __all__ = ["Platform", "open_platform"]
 def open_platform(config: Mapping[str, Any], part: str = "") -> Platform:
     """Return the platform that ``config`` describes: ``{type: file, root: DIR}`` or ``{type: kvm, uri: ..., ...}``.
 
-    ``{type: simulated, root: DIR, socket: PATH}`` keeps disks as ``file`` does and has the machines of a provider that
-    is a program: for tests of scale and faults.
+    ``{type: aws, region: ..., ...}`` needs boto3. ``{type: simulated, root: DIR, socket: PATH}`` keeps disks as
+    ``file`` does and has the machines of a provider that is a program: for tests of scale and faults.
     ``part`` is the name of the process that opens it, where a node has several: each ends only what it has started.
 
     Raises:
@@ -40,4 +40,8 @@ def open_platform(config: Mapping[str, Any], part: str = "") -> Platform:
         return replace(disks, type="simulated", compute=compute, inventory=compute.inventory)
     if kind == "kvm":
         return cast("Platform", import_module("farshore.platforms.kvm").open_kvm(config, part))
-    raise Invalid(f"platform.type: {kind!r} is unknown; write file or kvm", code="platform-type", field="platform.type")
+    if kind == "aws":
+        return cast("Platform", import_module("farshore.platforms.aws").open_aws(config, part))
+    raise Invalid(
+        f"platform.type: {kind!r} is unknown; write aws, file or kvm", code="platform-type", field="platform.type"
+    )

@@ -24,6 +24,7 @@ class Platform(StrEnum):
 
     KVM = "kvm"
     FILE = "file"
+    AWS = "aws"
 
 
 def table(sites: list[dict[str, Any]], title: str = "") -> RenderableType:

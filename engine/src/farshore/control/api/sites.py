@@ -39,7 +39,7 @@ ANSWER_TIMEOUT_S = 60.0
 class SiteRequest(Model):
     """A site as it should be."""
 
-    platform: Literal["kvm", "file", "simulated"]
+    platform: Literal["aws", "kvm", "file", "simulated"]
     description: str = Field("", max_length=1000)
     data_listen: Literal["source", "target"] = Field("source", description="which side of a link listens")
 

@@ -1,1 +1,63 @@
-"""EC2 and EBS as a platform: snapshots as points, by the EBS direct APIs, without a machine in between."""
+"""EC2 and EBS as a platform: snapshots as points, by the EBS direct APIs, without a machine in between.
+
+Settings (``platform:`` in a node's file): see :class:`farshore.platforms.aws.settings.AwsSettings`. Credentials are
+never settings: they come from boto3's default chain, a profile or a role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from farshore import durable
+from farshore.errors import Permanent
+from farshore.model.machine import Inventory
+from farshore.platforms.contract import Platform
+
+__all__ = ["open_aws"]
+
+
+def open_aws(config: Mapping[str, Any], part: str = "") -> Platform:  # noqa: ARG001  nothing is started
+    """Open the platform. The account is asked at first use.
+
+    ``part``: see :func:`farshore.platforms.registry.open_platform`.
+
+    Raises:
+        Invalid: a setting is wrong; ``field`` names it.
+        Permanent: boto3 is not installed.
+    """
+    if find_spec("boto3") is None:
+        raise Permanent(
+            "boto3 is not installed on this node",
+            code="boto3-missing",
+            hint="Install farshore[aws] into the node's environment.",
+        )
+    from farshore.platforms.aws import inventory, settings
+    from farshore.platforms.aws.account import Account
+    from farshore.platforms.aws.manifests import S3Manifests
+    from farshore.platforms.aws.source import AwsSource
+    from farshore.platforms.aws.target import AwsTarget
+    from farshore.platforms.aws.types import Types
+
+    account = Account(settings.read(config))
+    durable.make_dir(account.settings.folder)
+    types = Types(account)
+    source = AwsSource(
+        account,
+        lambda machine_id: inventory.machine_facts(account, types, [inventory.instance(account, machine_id)])[0],
+    )
+    target = AwsTarget(account)
+    return Platform(
+        type="aws",
+        source=source,
+        target=target,
+        manifests=S3Manifests(account),
+        inventory=lambda: Inventory(
+            platform="aws",
+            machines=tuple(inventory.machine_facts(account, types, list(inventory.instances(account)))),
+            networks=tuple(inventory.network_facts(account)),
+            pool=target.usage(),
+        ),
+        traces=source.traces,
+    )

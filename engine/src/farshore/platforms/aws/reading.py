@@ -9,7 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Final
 
-from farshore.errors import FarshoreError, NotFound
+from farshore.errors import FarshoreError, Invalid, NotFound
 from farshore.platforms.aws.ebs import BLOCK, PAGE, Ebs, Row
 
 #: Pages of tokens that are kept: what is listed and not read yet, some 10 MiB.
@@ -92,16 +92,26 @@ class Tokens:
 class SnapshotReader:
     """Reads a snapshot. ``gone`` makes the error for one that is not there any more. Safe from several threads."""
 
-    def __init__(self, ebs: Ebs, snapshot_id: str, tokens: Tokens, gone: Callable[[], FarshoreError]) -> None:
+    def __init__(
+        self,
+        ebs: Ebs,
+        snapshot_id: str,
+        tokens: Tokens,
+        gone: Callable[[], FarshoreError],
+        size_bytes: int | None = None,
+    ) -> None:
         self._ebs = ebs
         self._snapshot_id = snapshot_id
         self._tokens = tokens
         self._gone = gone
+        self._size = size_bytes
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, bytes] = OrderedDict()
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` with the bytes at ``offset``."""
+        if self._size is not None and offset + len(buffer) > self._size:
+            raise Invalid("the read reaches over the end of the disk", code="disk-size", field="offset")
         at = 0
         while at < len(buffer):
             index, skip = divmod(offset + at, BLOCK)
