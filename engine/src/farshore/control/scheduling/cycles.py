@@ -26,7 +26,7 @@ from farshore.control.views.points import newest
 from farshore.control.views.protection import direction, is_turned, members, ordered
 from farshore.errors import Conflict, Corruption, FarshoreError, Permanent, Reconnect, RestartFromCheckpoint, Retry
 from farshore.model.checkpoint import Manifest
-from farshore.model.machine import disk_key
+from farshore.model.machine import MachineFacts, disk_key, same_disks
 from farshore.model.plan import Consistency, Quiesce
 from farshore.model.plan import Plan as Definition
 from farshore.model.task import (
@@ -370,10 +370,15 @@ def _seeds(session: Session, plan: Plan, definition: Definition) -> dict[str, st
 def _old_disks(session: Session, plan: Plan) -> dict[str, str]:
     """Return the disks of old primaries that rest at the target, by the keys of the disks that grew from them."""
     found = {}
+    way = direction(plan)
     for row in members(session, plan.name):
-        old = session.get(Machine, (direction(plan).target, row.old_machine_id)) if row.old_machine_id else None
-        for disk in old.facts["disks"] if old is not None and old.gone_at is None else ():
-            found[disk_key(str(row.machine_id), disk["disk_id"])] = disk_key(str(row.old_machine_id), disk["disk_id"])
+        old = session.get(Machine, (way.target, row.old_machine_id)) if row.old_machine_id else None
+        new = session.get(Machine, (way.source, row.machine_id)) if row.machine_id else None
+        if old is None or new is None or old.gone_at is not None:
+            continue
+        facts, before = MachineFacts.model_validate(new.facts), MachineFacts.model_validate(old.facts)
+        for disk_id, old_id in same_disks(facts, before).items():
+            found[disk_key(facts.machine_id, disk_id)] = disk_key(before.machine_id, old_id)
     return found
 
 
