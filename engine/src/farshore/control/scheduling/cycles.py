@@ -10,20 +10,22 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy.orm import Session, aliased, defer
 
 from farshore import errors
 from farshore.control import catalog, clock, ids, integrity, tasks
-from farshore.control.clock import iso
+from farshore.control.clock import Stamp, iso
+from farshore.control.direction import turned
+from farshore.control.planning import definitions
 from farshore.control.runs import closing
 from farshore.control.scheduling import due, retention
 from farshore.control.store import settings
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Cycle, Group, Machine, Plan, PlanMachine, Task
 from farshore.control.views.places import site_state
-from farshore.control.views.points import newest
-from farshore.control.views.protection import direction, is_turned, members, ordered
+from farshore.control.views.points import newest, newest_of
+from farshore.control.views.protection import direction, is_turned, members
 from farshore.errors import Conflict, Corruption, FarshoreError, Permanent, Reconnect, RestartFromCheckpoint, Retry
 from farshore.model.checkpoint import Manifest
 from farshore.model.machine import MachineFacts, disk_key, same_disks
@@ -45,6 +47,8 @@ MOST_TRIES: Final = 6
 MOST_RESTARTS: Final = 3
 #: Cycles at work at once per target site; disks within them share the node's byte budget.
 MOST_AT_WORK: Final = 8
+#: Waiting cycles of a plan that are looked at: twice as many as could begin, for some may have to wait.
+MOST_LOOKED_AT: Final = 2 * MOST_AT_WORK
 LONGEST_PAUSE_S: Final = 60.0
 
 AT_WORK: Final = ("point", "replicate", "release")
@@ -99,57 +103,101 @@ def create(
 
 
 def open_cycles(session: Session) -> Sequence[str]:
-    """Return the ids of the cycles that have not ended, oldest first."""
-    return session.scalars(select(Cycle.cycle_id).where(Cycle.ended_at.is_(None)).order_by(Cycle.created_at)).all()
+    """Return the ids of the cycles to look at, oldest first: of those of a plan that wait, the first few will do."""
+    other = aliased(Cycle)
+    at_work = select(other.group_id).where(other.ended_at.is_(None), other.state.in_(AT_WORK))
+    dropping = select(Checkpoint.group_id).where(Checkpoint.state == "dropping")
+    place = func.row_number().over(partition_by=Cycle.plan, order_by=(Cycle.created_at, Cycle.cycle_id))
+    heads = (
+        select(Cycle.cycle_id, place.label("place"))
+        .where(
+            Cycle.ended_at.is_(None),
+            Cycle.state == "waiting",
+            Cycle.not_before <= time.time(),
+            Cycle.group_id.not_in(at_work),
+            Cycle.group_id.not_in(dropping),
+        )
+        .subquery()
+    )
+    query = select(Cycle.cycle_id).where(
+        Cycle.ended_at.is_(None),
+        or_(
+            Cycle.state != "waiting",
+            Cycle.cancel,
+            Cycle.group_id.in_(dropping),
+            Cycle.cycle_id.in_(select(heads.c.cycle_id).where(heads.c.place <= MOST_LOOKED_AT)),
+        ),
+    )
+    return session.scalars(query.order_by(Cycle.created_at)).all()
 
 
 def begin_due(tx: Transaction, plan_name: str) -> None:
-    """Create cycles for the groups of a plan that are due now."""
-    plan = tx.get(Plan, plan_name)
+    """Create cycles for the groups of a plan that are due now.
+
+    Its groups are looked at together, for there may be thousands, and again in a moment.
+    """
+    plan = tx.get(Plan, plan_name, options=[defer(Plan.definition), defer(Plan.source)])
     if plan is None or plan.activity != "active" or plan.state not in PROTECTING:
         return
-    definition = Definition.model_validate(plan.definition)
+    definition = definitions.of_plan(plan)
+    source, target = turned(definition.source_site, definition.target_site, plan.active_site)
+    if any(site_state(tx, site) != "online" for site in (source, target)):
+        return
     if not is_turned(tx, plan):
         return  # the machines that were replicated are no primaries any more
-    if any(site_state(tx, site) != "online" for site in direction(plan)):
-        return
     now = clock.now()
-    for group in tx.scalars(select(Group).where(Group.plan == plan_name)):
-        point = newest(tx, plan, group.group_id, sound=True)
-        chosen = _chosen(tx, plan, group.group_id)
-        last = tx.get(Cycle, point.cycle_id) if point is not None else None
-        whole = last is not None and set(last.machines or ()) == {row.machine_id for row in chosen}
+    chosen: dict[str, set[str]] = {}
+    for group_id, machine_id in tx.execute(select(PlanMachine.group_id, PlanMachine.machine_id).where(*_copied(plan))):
+        chosen.setdefault(group_id, set()).add(str(machine_id))
+    other = aliased(Cycle)
+    busy = select(other.group_id).where(other.plan == plan_name, other.ended_at.is_(None))
+    point = newest_of(plan, Group.group_id, source, target, sound=True).scalar_subquery()
+    query = (
+        select(
+            Group.group_id,
+            Group.last_seconds,
+            Group.not_before,
+            Checkpoint.ordered_at,
+            Checkpoint.ordered_boot_s,
+            Checkpoint.ordered_boot_id,
+            Cycle.machines,
+        )
+        .outerjoin(Checkpoint, Checkpoint.checkpoint_id == point)
+        .outerjoin(Cycle, Cycle.cycle_id == Checkpoint.cycle_id)
+        .where(Group.plan == plan_name, Group.group_id.not_in(busy), Group.not_before <= now.wall_s)
+    )
+    for row in tx.execute(query).all():
+        if row.group_id not in chosen:
+            continue
+        # A machine that joined is without any copy: the group is due at once.
+        whole = row.ordered_at is not None and set(row.machines or ()) == chosen[row.group_id]
         state = due.GroupState(
             rpo_s=definition.rpo,
-            active=bool(chosen),
-            busy=_busy(tx, group.group_id),
-            # A machine that joined is without any copy: the group is due at once.
-            newest_age_s=now.age_s(ordered(point)) if point is not None and whole else None,
-            last_cycle_s=group.last_seconds,
-            pause_s=max(0.0, group.not_before - now.wall_s),
+            active=True,
+            busy=False,
+            newest_age_s=now.age_s(Stamp(row.ordered_at, row.ordered_boot_s, row.ordered_boot_id)) if whole else None,
+            last_cycle_s=row.last_seconds,
         )
-        if due.is_due(state):
-            create(tx, plan, group.group_id, "schedule")
+        if due.is_due(state) and not retention.dropping(tx, row.group_id):
+            create(tx, plan, row.group_id, "schedule")
 
 
-def _chosen(session: Session, plan: Plan, group_id: str, purpose: str = "schedule") -> list[PlanMachine]:
-    """Return the machines that a cycle of the group copies now; a failover takes paused ones along."""
+def _copied(plan: Plan, purpose: str = "schedule") -> tuple[ColumnElement[bool], ...]:
+    """Return which machines of a plan a cycle copies now; a failover takes paused ones along."""
     moving = purpose in {"sync", "final"}
-    wanted = {"active", "paused"} if moving else {"active"}
-    query = select(PlanMachine).where(
+    return (
         PlanMachine.plan == plan.name,
-        PlanMachine.group_id == group_id,
-        PlanMachine.activity.in_(wanted),
+        PlanMachine.activity.in_(("active", "paused") if moving else ("active",)),
         PlanMachine.state.in_(("failing-over",) if moving else PROTECTING),
         ~PlanMachine.raised,
         PlanMachine.machine_id.is_not(None),
     )
+
+
+def _chosen(session: Session, plan: Plan, group_id: str, purpose: str) -> list[PlanMachine]:
+    """Return the machines that a cycle of the group copies now."""
+    query = select(PlanMachine).where(PlanMachine.group_id == group_id, *_copied(plan, purpose))
     return list(session.scalars(query.order_by(PlanMachine.position)))
-
-
-def _busy(session: Session, group_id: str) -> bool:
-    open_cycle = select(Cycle.cycle_id).where(Cycle.group_id == group_id, Cycle.ended_at.is_(None))
-    return session.scalars(open_cycle).first() is not None or retention.dropping(session, group_id)
 
 
 def advance(tx: Transaction, cycle_id: str) -> None:
@@ -192,13 +240,13 @@ def give_up(tx: Transaction, cycle_id: str, why: str) -> None:
 
 
 def _waiting(tx: Transaction, cycle: Cycle) -> None:
-    plan = tx.get_one(Plan, cycle.plan)
-    definition = Definition.model_validate(plan.definition)
+    plan = tx.get_one(Plan, cycle.plan, options=[defer(Plan.definition), defer(Plan.source)])
+    definition = definitions.of_plan(plan)
     now = clock.now()
     if cycle.cancel:
         _finish(tx, cycle, "cancelled", Conflict("the cycle was cancelled", code="cancelled"))
         return
-    source, target = direction(plan)
+    source, target = turned(definition.source_site, definition.target_site, plan.active_site)
     if not is_turned(tx, plan):
         error = Conflict(f"plan {plan.name!r} is active at {plan.active_site!r}", code="plan-failed-over")
         _finish(tx, cycle, "cancelled", error)
@@ -207,10 +255,10 @@ def _waiting(tx: Transaction, cycle: Cycle) -> None:
     if (
         cycle.not_before > now.wall_s
         or any(other.group_id == cycle.group_id for other in at_work)
+        or _copying(tx, at_work, target) >= MOST_AT_WORK
         or retention.dropping(tx, cycle.group_id)
         # Ordered while nobody is there to take the point, it would only look older than it is.
         or site_state(tx, source) != "online"
-        or _copying(tx, at_work, target) >= MOST_AT_WORK
         or _first_waiting(tx, cycle.group_id) != cycle.cycle_id
     ):
         return
@@ -265,8 +313,11 @@ def _next_sequence(session: Session, group_id: str, epoch: int) -> int:
 
 def _copying(session: Session, at_work: Sequence[Cycle], site: str) -> int:
     """Return how many cycles copy to ``site``; one that only waits for its source to let go does not count."""
-    plans = {cycle.plan for cycle in at_work if cycle.state != "release"}
-    targets = {name: direction(session.get_one(Plan, name)).target for name in plans}
+    targets = {}
+    for name in {cycle.plan for cycle in at_work if cycle.state != "release"}:
+        plan = session.get_one(Plan, name, options=[defer(Plan.definition), defer(Plan.source)])
+        definition = definitions.of_plan(plan)
+        targets[name] = turned(definition.source_site, definition.target_site, plan.active_site).target
     return sum(cycle.state != "release" and targets[cycle.plan] == site for cycle in at_work)
 
 
@@ -292,7 +343,7 @@ def _pointed(tx: Transaction, cycle: Cycle, task: Task) -> None:
         _failed(tx, cycle, task)
         return
     plan = tx.get_one(Plan, cycle.plan)
-    definition = Definition.model_validate(plan.definition)
+    definition = definitions.of_plan(plan)
     found = PointResult.model_validate(task.result)
     base = tx.get(Checkpoint, cycle.base_checkpoint_id) if cycle.base_checkpoint_id else None
     held = {disk["disk_key"]: disk for disk in (base.manifest["disks"] if base else [])}
@@ -506,7 +557,7 @@ def _finish(tx: Transaction, cycle: Cycle, state: str, error: FarshoreError | No
                 plan.last_error = None
         else:
             group.failures += 1
-            rpo_s = Definition.model_validate(plan.definition).rpo
+            rpo_s = definitions.of_plan(plan).rpo
             group.not_before = now + due.pause_after(group.failures, rpo_s)
             group.last_error = error.to_dict()
             plan.last_error = {**error.to_dict(), "group_id": cycle.group_id, "at": iso(now)}

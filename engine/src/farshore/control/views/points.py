@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from farshore.checkpoints.retention import Verdict
 from farshore.control import keeping, suspicion
 from farshore.control.clock import iso
 from farshore.control.direction import direction
 from farshore.control.nearby import unknown
-from farshore.control.store.records import Checkpoint, Lease, Plan, PlanMachine
+from farshore.control.store.records import Checkpoint, Group, Lease, Plan, PlanMachine
 from farshore.model.plan import Retention
 
 
@@ -116,8 +116,15 @@ def newest(session: Session, plan: Plan, group_id: str, *, sound: bool = False) 
     What was copied between other sites, or the other way, is neither a base nor of use at the target. ``sound``: one
     that is suspect does not count; it may be the base of a cycle, but nobody wants to recover from it.
     """
-    source, target = direction(plan)
-    query = select(Checkpoint).where(
+    chosen = newest_of(plan, group_id, *direction(plan), sound=sound).scalar_subquery()
+    return session.scalars(select(Checkpoint).where(Checkpoint.checkpoint_id == chosen)).first()
+
+
+def newest_of(
+    plan: Plan, group_id: str | InstrumentedAttribute[str], source: str, target: str, *, sound: bool = False
+) -> Select[str]:
+    """Return the query for the id of what :func:`newest` returns; ``group_id`` may be a column."""
+    query = select(Checkpoint.checkpoint_id).where(
         Checkpoint.group_id == group_id,
         Checkpoint.epoch <= plan.epoch,
         Checkpoint.source_site == source,
@@ -126,7 +133,7 @@ def newest(session: Session, plan: Plan, group_id: str, *, sound: bool = False) 
     )
     if sound:
         query = query.where(Checkpoint.integrity != "suspect")
-    return session.scalars(query.order_by(Checkpoint.epoch.desc(), Checkpoint.sequence.desc()).limit(1)).first()
+    return query.order_by(Checkpoint.epoch.desc(), Checkpoint.sequence.desc()).limit(1).correlate(Group)
 
 
 def _names(row: Checkpoint) -> set[str]:
