@@ -347,7 +347,7 @@ def _pointed(tx: Transaction, cycle: Cycle, task: Task) -> None:
     found = PointResult.model_validate(task.result)
     base = tx.get(Checkpoint, cycle.base_checkpoint_id) if cycle.base_checkpoint_id else None
     held = {disk["disk_key"]: disk for disk in (base.manifest["disks"] if base else [])}
-    seeds, old_disks = _seeds(tx, plan, definition), _old_disks(tx, plan)
+    seeds, old_disks = _seeds(tx, plan, definition), _old_disks(tx, plan, found.machines)
     source, target = direction(plan)
     disks = []
     for disk in found.disks:
@@ -418,18 +418,18 @@ def _seeds(session: Session, plan: Plan, definition: Definition) -> dict[str, st
     }
 
 
-def _old_disks(session: Session, plan: Plan) -> dict[str, str]:
-    """Return the disks of old primaries that rest at the target, by the keys of the disks that grew from them."""
+def _old_disks(session: Session, plan: Plan, machines: Sequence[MachineFacts]) -> dict[str, str]:
+    """Return the disks of old primaries that rest at the target, by the keys of the ``machines``' that grew from them."""
     found = {}
-    way = direction(plan)
+    facts = {machine.machine_id: machine for machine in machines}
     for row in members(session, plan.name):
-        old = session.get(Machine, (way.target, row.old_machine_id)) if row.old_machine_id else None
-        new = session.get(Machine, (way.source, row.machine_id)) if row.machine_id else None
+        old = session.get(Machine, (direction(plan).target, row.old_machine_id)) if row.old_machine_id else None
+        new = facts.get(str(row.machine_id))
         if old is None or new is None or old.gone_at is not None:
             continue
-        facts, before = MachineFacts.model_validate(new.facts), MachineFacts.model_validate(old.facts)
-        for disk_id, old_id in same_disks(facts, before).items():
-            found[disk_key(facts.machine_id, disk_id)] = disk_key(before.machine_id, old_id)
+        before = MachineFacts.model_validate(old.facts)
+        for disk_id, old_id in same_disks(new, before).items():
+            found[disk_key(new.machine_id, disk_id)] = disk_key(before.machine_id, old_id)
     return found
 
 
