@@ -79,6 +79,8 @@ class AwsDouble:
         self._process.wait()
         self._process.stdin.close()
         self._process.stdout.close()
+        log = (self.folder / "double.log").read_text(encoding="utf-8")
+        assert "Traceback" not in log, log
 
     @property
     def url(self) -> str:
@@ -180,3 +182,11 @@ class AwsDouble:
     def policy(self, document: Mapping[str, Any] | None) -> None:
         """Allow only what an IAM policy document allows; None allows all."""
         self.command("policy", document=document)
+
+    def console(self, instance_id: str, text: str) -> None:
+        """Let an instance's console show a text."""
+        self.command("console", instance_id=instance_id, text=text)
+
+    def billing(self, resource_id: str, details: str) -> None:
+        """Let an instance or an image have other PlatformDetails than ``Linux/UNIX``."""
+        self.command("billing", resource_id=resource_id, details=details)

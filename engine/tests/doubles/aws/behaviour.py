@@ -41,6 +41,10 @@ class Behaviour:
     complete_again: bool = False
     #: Blocks are hashed as they come.
     verify: bool = True
+    #: Instances whose status checks fail.
+    impaired: list[str] = field(default_factory=list)
+    #: ARN of a role -> the external id that its trust policy asks for.
+    external_ids: dict[str, str] = field(default_factory=dict)
     #: Console text that every instance shows, unless its own was set.
     console: str = ""
 

@@ -179,6 +179,7 @@ def _start(world: World, region: str, asked: dict[str, Any]) -> Reply:
             world.tokens[token] = (arguments, snapshot_id)
         tags = {tag["Key"]: tag["Value"] for tag in asked.get("Tags", [])}
         world.register(snapshot, tags, asked.get("Description", ""))
+        world.started(snapshot_id)
         return _json(201, _started(snapshot, asked))
 
 

@@ -8,9 +8,9 @@ from typing import Final
 from xml.sax.saxutils import escape
 
 #: The services by the protocol that they speak.
-_JSON: Final = {"kms": "application/x-amz-json-1.1", "ssm": "application/x-amz-json-1.1"}
+_JSON: Final = dict.fromkeys(("kms", "ssm", "servicequotas"), "application/x-amz-json-1.1")
 #: HTTP status per code, as botocore's models and the vendor's error pages give them; 400 where nothing is said.
-_STATUS: Final = {
+STATUS: Final = {
     "AccessDenied": 403,
     "AccessDeniedException": 403,
     "ConflictException": 409,
@@ -41,7 +41,7 @@ class ApiError(Exception):
 
     def reply(self, service: str) -> tuple[int, dict[str, str], bytes]:
         """Return status, headers and body as ``service`` puts them."""
-        status = _STATUS.get(self.code, 400)
+        status = STATUS.get(self.code, 400)
         request = str(uuid.uuid4())
         text = str(self)
         if service == "ebs":

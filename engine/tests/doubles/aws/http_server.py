@@ -66,7 +66,7 @@ class Server:
     def _connection(self, peer: socket.socket) -> None:
         # Head and body of a reply are two writes: with Nagle's algorithm each would wait for a delayed acknowledgement.
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with peer, contextlib.suppress(OSError, EOFError), peer.makefile("rb", buffering=64 * 1024) as stream:
+        with peer, contextlib.suppress(ConnectionError, EOFError), peer.makefile("rb", buffering=64 * 1024) as stream:
             while (request := _read(stream, peer)) is not None:
                 reply = self._handle(request)
                 if reply.cut:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from doubles.aws import machines
+from doubles.aws import images, instances, stale, storage
+from doubles.aws.errors import STATUS, ApiError
 from doubles.aws.http_server import Reply, Request
 from doubles.aws.world import World
+from moto.core import DEFAULT_ACCOUNT_ID
 from moto.core.base_backend import BackendDict
+from moto.ec2.models import ec2_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
 _QUERY: Final = frozenset({"ec2", "sts", "iam"})
@@ -24,11 +28,16 @@ class MotoHalf:
         self.world = world
         self.consoles: dict[str, str] = {}
         self._application = DomainDispatcherApplication(create_backend_app)
-        machines.install(world)
+        self._stale = stale.Before()
+        world.started = self._stale.started
+        storage.install(world)
+        images.install(world)
+        instances.install(world, self.consoles)
 
     def clear(self) -> None:
         """Make the account empty."""
         self.consoles.clear()
+        self._stale.clear()
         BackendDict.reset()
 
     def operation_of(self, service: str, request: Request) -> str:
@@ -39,10 +48,51 @@ class MotoHalf:
             return target.rpartition(".")[2]
         return _s3_operation(request) if service == "s3" else "Unknown"
 
-    def answer(self, request: Request) -> Reply:
-        """Let moto answer."""
+    def answer(self, service: str, operation: str, region: str, request: Request, *, as_before: bool) -> Reply:
+        """Let moto answer; ``as_before``: a describe does not know of the newest."""
         with self.world.lock:
-            return self._call(request)
+            if service == "servicequotas":
+                return _quota(self.world, operation, json.loads(bytes(request.body)))
+            if service == "sts" and operation == "AssumeRole":
+                self._check_external_id(parse_qs(request.body.decode()))
+            if service == "ec2" and operation.startswith("Describe"):
+                return self._stale.answer(region, request, self._called, as_before=as_before)
+            if service == "ec2":
+                return self._once(operation, region, request)
+            return self._called(request)
+
+    def _called(self, request: Request) -> Reply:
+        reply = self._call(request)
+        if reply.status == 400 and (status := STATUS.get(self.code_of(reply))):
+            reply.status = status
+        return reply
+
+    def _once(self, operation: str, region: str, request: Request) -> Reply:
+        """Give a client token's second call the first one's reply: https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-idempotency.html."""
+        arguments = parse_qs(request.body.decode())
+        token = arguments.pop("ClientToken", [""])[0]
+        key = (region, operation, token)
+        if not token or "DryRun" in arguments:
+            reply = self._called(request)
+            self._stale.made(operation, bytes(reply.body))
+            return reply
+        if key in self.world.tokens:
+            known, reply = self.world.tokens[key]
+            if known != arguments:
+                raise ApiError("IdempotentParameterMismatch", "The token was used with other arguments")
+            return reply
+        reply = self._called(request)
+        if reply.status < 400:
+            self.world.tokens[key] = (arguments, reply)
+            self._stale.made(operation, bytes(reply.body))
+        return reply
+
+    def _check_external_id(self, arguments: dict[str, list[str]]) -> None:
+        role = arguments["RoleArn"][0]
+        wanted = self.world.behaviour.external_ids.get(role)
+        if wanted is not None and arguments.get("ExternalId") != [wanted]:
+            who = "User: arn:aws:iam::123456789012:user/farshore"
+            raise ApiError("AccessDenied", f"{who} is not authorized to perform: sts:AssumeRole on resource: {role}")
 
     def _call(self, request: Request) -> Reply:
         environ: dict[str, Any] = {
@@ -84,12 +134,37 @@ class MotoHalf:
             reply.headers = {name: value for name, value in reply.headers.items() if name.lower() != "content-length"}
         return reply
 
+    def set_billing(self, resource_id: str, details: str) -> None:
+        """Let an instance or image be billed as ``Windows`` or the like: its PlatformDetails."""
+        for backend in ec2_backends[DEFAULT_ACCOUNT_ID].values():
+            if resource_id in backend.amis:
+                backend.amis[resource_id].platform_details = details
+            elif (instance := backend.get_instance_by_id(resource_id)) is not None:
+                instance.platform_details = details
+
     def code_of(self, reply: Reply) -> str:
         """Return the error code of a reply."""
         found = re.search(rb"<Code>([^<]+)</Code>|\"__type\": ?\"(?:[^\"#]*#)?([^\"]+)\"", bytes(reply.body))
         if found is None:
             return str(reply.status)
         return (found[1] or found[2]).decode()
+
+
+def _quota(world: World, operation: str, arguments: dict[str, Any]) -> Reply:
+    """Answer GetServiceQuota for the quotas that matter here."""
+    behaviour = world.behaviour
+    values = {
+        ("ec2", "L-1216C47A"): float(behaviour.vcpus),
+        ("ebs", "L-309BACF6"): float(behaviour.snapshots),
+        ("ebs", "L-94D7AB7D"): float(behaviour.pending_snapshots),
+        ("ebs", "L-7A658B76"): behaviour.volume_gib / 1024,
+    }
+    key = (arguments.get("ServiceCode", ""), arguments.get("QuotaCode", ""))
+    if operation not in {"GetServiceQuota", "GetAWSDefaultServiceQuota"} or key not in values:
+        raise ApiError("NoSuchResourceException", "The request failed because the specified quota does not exist.")
+    quota = {"ServiceCode": key[0], "QuotaCode": key[1], "QuotaName": key[1], "Value": values[key], "Adjustable": True}
+    body = json.dumps({"Quota": quota}).encode()
+    return Reply(200, {"Content-Type": "application/x-amz-json-1.1"}, body)
 
 
 def _s3_operation(request: Request) -> str:

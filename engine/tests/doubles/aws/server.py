@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -64,9 +65,13 @@ class Double:
             if service == "ebs":
                 reply = ebs.answer(self.world, operation, region, request, fault)
             else:
-                reply = self.moto.answer(request)
+                stale = fault is not None and fault.kind == "stale"
+                reply = self.moto.answer(service, operation, region, request, as_before=stale)
         except errors.ApiError as error:
             return error.code, Reply(*error.reply(service))
+        except Exception:  # noqa: BLE001 - whatever it is: the double is broken, and whoever uses it must see that
+            traceback.print_exc()
+            return "broken", Reply(599, {}, b"the double is broken, see its log")
         return ("ok" if reply.status < 400 else self.moto.code_of(reply)), reply
 
     def _refuse(self, service: str, fault: Fault) -> None:
@@ -129,6 +134,9 @@ class Double:
 
     def _do_policy(self, document: dict[str, Any] | None) -> None:
         self.world.policy.set(document)
+
+    def _do_billing(self, resource_id: str, details: str) -> None:
+        self.moto.set_billing(resource_id, details)
 
     def _do_console(self, instance_id: str, text: str) -> None:
         self.moto.consoles[instance_id] = text

@@ -30,8 +30,9 @@ class World:
     policy: Policy = field(default_factory=Policy)
     calls: list[tuple[str, str, float, str, str, str]] = field(default_factory=list)
     tokens: dict[tuple[str, str, str], tuple[Any, Any]] = field(default_factory=dict)
-    #: Set by moto's half: makes a snapshot known to EC2, and says whether a key can be used.
+    #: Set by moto's half: makes a snapshot known to EC2 (as its newest), and says whether a key can be used.
     register: _Registers = lambda _snapshot, _tags, _description: None
+    started: Callable[[str], None] = lambda _snapshot_id: None
     key_usable: Callable[[str, str], bool] = lambda _region, _key: True
     default_key: Callable[[str], str] = lambda _region: ""
 
