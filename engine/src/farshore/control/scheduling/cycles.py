@@ -419,7 +419,7 @@ def _seeds(session: Session, plan: Plan, definition: Definition) -> dict[str, st
 
 
 def _old_disks(session: Session, plan: Plan, machines: Sequence[MachineFacts]) -> dict[str, str]:
-    """Return the disks of old primaries that rest at the target, by the keys of the ``machines``' that grew from them."""
+    """Return the disks of old primaries that rest at the target, by the keys of those that grew from them."""
     found = {}
     facts = {machine.machine_id: machine for machine in machines}
     for row in members(session, plan.name):
