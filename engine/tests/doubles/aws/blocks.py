@@ -101,7 +101,14 @@ class Blocks:
 
     def remove(self, snapshot_id: str) -> None:
         """Take a snapshot away; what others inherited from it stays."""
-        self.snapshots.pop(snapshot_id, None)
+        gone = self.snapshots.pop(snapshot_id, None)
+        if gone is not None:  # the lineage goes on over the gap
+            for one in self.snapshots.values():
+                if one.parent == snapshot_id and one.sealed:
+                    one.parent = gone.parent
+            for volume_id, descends_from in self.volumes.items():
+                if descends_from == snapshot_id:
+                    self.volumes[volume_id] = gone.parent
         if not any(snapshot_id in set(one.index.values()) for one in self.snapshots.values()):
             with self._files_lock:
                 descriptor = self._files.pop(snapshot_id, None)

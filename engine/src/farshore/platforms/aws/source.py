@@ -230,6 +230,9 @@ class AwsSource:
     def reader(self, snapshot: Snapshot, disk_key: str) -> SnapshotReader:
         """Return a reader of one disk of the point."""
         newer = snapshot.evidence[_EBS][disk_key]["snapshot"]
+        state = self._ebs.state(newer)
+        if state is None or state.state != "completed":
+            raise _gone(snapshot.point_id)
         size = snapshot.disk(disk_key).size_bytes
         return SnapshotReader(self._ebs, newer, self._tokens_of(newer), lambda: _gone(snapshot.point_id), size)
 
