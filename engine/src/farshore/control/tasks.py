@@ -177,20 +177,21 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
         most = MOST_HELD if request.recoveries is None else request.recoveries
         recoveries = sum(task.role == quotas.ROLE for task in held)
         give.extend(quotas.choose(tx, node, min(room, most - recoveries), now))
-        queued = (
-            select(Task)
-            .where(
-                Task.site == node.site,
-                Task.state == "queued",
-                Task.not_before <= now,
-                or_(Task.pinned_node.is_(None), Task.pinned_node == node_name),
-                or_(Task.role.is_(None), Task.role.in_([role for role in node.roles if role != quotas.ROLE])),
-            )
-            .order_by(Task.created_at, Task.task_id)
+        open_to_it = (
+            Task.site == node.site,
+            Task.state == "queued",
+            Task.not_before <= now,
+            or_(Task.pinned_node.is_(None), Task.pinned_node == node_name),
+            or_(Task.role.is_(None), Task.role.in_([role for role in node.roles if role != quotas.ROLE])),
         )
-        copies = min(room, _part(tx, node, now) - sum(task.kind == "replicate" for task in held))
-        give.extend(tx.scalars(queued.where(Task.kind == "replicate").limit(max(copies, 0))))
-        give.extend(tx.scalars(queued.where(Task.kind != "replicate").limit(room)))
+        # Most polls find none.
+        kinds = set(tx.scalars(select(Task.kind).where(*open_to_it).distinct()))
+        queued = select(Task).where(*open_to_it).order_by(Task.created_at, Task.task_id)
+        if "replicate" in kinds:
+            copies = min(room, _part(tx, node, now) - sum(task.kind == "replicate" for task in held))
+            give.extend(tx.scalars(queued.where(Task.kind == "replicate").limit(max(copies, 0))))
+        if kinds - {"replicate"}:
+            give.extend(tx.scalars(queued.where(Task.kind != "replicate").limit(room)))
     if fences:
         # Nothing else happens at the site of an old primary before the attempt to fence it has ended.
         fencing = {fence.task_id for fence in fences}

@@ -24,13 +24,14 @@ def orders(session: Session, node: Node) -> tuple[DialOrder, ...]:
     def add(order: DialOrder) -> None:
         found.setdefault((order.address, order.thumbprint), order)
 
-    for task in session.scalars(select(Task).where(Task.kind == "replicate", Task.state == "assigned")):
-        known: dict[str, Any] = task.session or {}
-        if known.get("listens") == "target" and known["source_node"] == node.name and task.node is not None:
+    copies = select(Task.node, Task.session).where(Task.kind == "replicate", Task.state == "assigned")
+    for puller, opened in session.execute(copies):
+        known: dict[str, Any] = opened or {}
+        if known.get("listens") == "target" and known["source_node"] == node.name and puller is not None:
             add(
                 DialOrder(
                     site=known["target_site"],
-                    node=task.node,
+                    node=puller,
                     thumbprint=known["target_thumbprint"],
                     address=known["target_address"],
                     connections=known["connections"],

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -28,6 +28,8 @@ _PLAN: Final = "plan"
 _CALLS: Final = "calls"
 #: What of the calls is handed out; the rest is for inventories and for nodes that do not know their share yet.
 _CALLS_SHARED: Final = 0.9
+#: Copies that nodes have at work.
+_COPIES: Final = (Task.kind == "replicate", Task.state == "assigned")
 
 
 def limit_of(session: Session, resource: str, now: float) -> float | None:
@@ -52,7 +54,8 @@ def renew(tx: Transaction, node: Node, request: PollRequest, *, restarted: bool,
     now = time.time()
     rows = {row.resource: row for row in tx.scalars(select(Share).where(Share.node == node.name))}
     using = _users(tx, node, request)
-    callers = _callers(tx, node, now)
+    near = tx.scalars(select(Node).where(Node.site == node.site)).all()
+    callers = _callers(tx, node, near, now)
     if callers:
         using[f"{_CALLS}:{node.site}"] = callers
     for resource in [name for name in rows if restarted or node.name not in using.get(name, ())]:
@@ -78,7 +81,7 @@ def renew(tx: Transaction, node: Node, request: PollRequest, *, restarted: bool,
             node.name,
             limit=float(limit),
             users=using[resource],
-            members=_members(tx, node.site, resource),
+            members=_members(near, resource),
             now=now,
         )
         if row is None:
@@ -118,11 +121,11 @@ def watch(tx: Transaction, before: dict[str, float | None]) -> dict[str, float |
     """Wake the nodes of sites where a limit has changed since ``before``; return the limits that hold now."""
     now = time.time()
     limits: dict[str, float | None] = {}
-    for task in _at_work(tx):
-        for resource in (task.session or {}).get("limits", ()):
+    for site, session in tx.execute(select(Task.site, Task.session).where(*_COPIES)):
+        for resource in (session or {}).get("limits", ()):
             limits[resource] = limit_of(tx, resource, now)
             if limits[resource] != before.get(resource, limits[resource]):
-                tx.wake(task.site)
+                tx.wake(site)
     return limits
 
 
@@ -130,33 +133,28 @@ def _users(session: Session, node: Node, request: PollRequest) -> dict[str, set[
     """Return the nodes with cycles on each resource at the node's site, by resource."""
     found: dict[str, set[str]] = {}
 
-    def note(tasks: Iterable[Task], name: str | None) -> None:
-        for task in tasks:
-            for resource in (task.session or {}).get("limits", ()):
-                found.setdefault(resource, set()).add(name or str(task.node))
+    def note(used: dict[str, Any] | None, name: str) -> None:
+        for resource in (used or {}).get("limits", ()):
+            found.setdefault(resource, set()).add(name)
 
-    note(_at_work(session, Task.site == node.site), None)
+    for name, used in session.execute(select(Task.node, Task.session).where(*_COPIES, Task.site == node.site)):
+        note(used, str(name))
     # A cycle that was cancelled, or given to another node, runs until its node has stopped it.
-    held = select(Task).where(Task.task_id.in_(request.running), Task.kind == "replicate")
-    note(session.scalars(held), node.name)
+    held = select(Task.session).where(Task.task_id.in_(request.running), Task.kind == "replicate")
+    for used in session.scalars(held) if request.running else ():
+        note(used, node.name)
     return found
 
 
-def _at_work(session: Session, *conditions: object) -> Sequence[Task]:
-    query = select(Task).where(Task.kind == "replicate", Task.state == "assigned")
-    return session.scalars(query.where(*conditions)).all()  # type: ignore[arg-type]
-
-
-def _members(session: Session, site: str, resource: str) -> int:
+def _members(near: Iterable[Node], resource: str) -> int:
     role = quotas.ROLE if resource.startswith(f"{_CALLS}:") else "replication"
-    return sum(role in node.roles for node in session.scalars(select(Node).where(Node.site == site)))
+    return sum(role in node.roles for node in near)
 
 
-def _callers(session: Session, node: Node, now: float) -> set[str]:
+def _callers(session: Session, node: Node, near: Iterable[Node], now: float) -> set[str]:
     """Return the recovery nodes of a node's site that answer, if it is one and its provider counts calls."""
     if quotas.ROLE not in node.roles or quotas.limits(session, node.site).calls_per_s is None:
         return set()
-    near = session.scalars(select(Node).where(Node.site == node.site)).all()
     return {
         other.name
         for other in near
