@@ -10,7 +10,7 @@ from typing import Any
 
 from doubles.scripted_node import Handler, ScriptedNode
 from farshore.checkpoints.manifest import digest
-from farshore.errors import FarshoreError, NotFound
+from farshore.errors import Conflict, FarshoreError, NotFound
 from farshore.model.checkpoint import Manifest
 from farshore.model.task import Task
 
@@ -232,6 +232,15 @@ class ScriptedSite:
             machine["on_points"] = False
         return {"machine_id": machine["machine_id"], **found}
 
+    def machine_retire(self, task: Task) -> dict[str, Any]:
+        machine = self._machine(task)
+        fence = self.fenced.get(machine["machine_id"])
+        if machine["power"] != "off" or fence is None or fence > task.params["epoch"]:
+            raise Conflict("it is not fenced", code="old-primary-not-fenced")
+        del self.machines[machine["machine_id"]]
+        removed = [*(f"disk {disk['disk_id']}" for disk in machine["disks"]), f"machine {machine['name']}"]
+        return {"machine_id": machine["machine_id"], "removed": removed, "kept": []}
+
     def machine_probe(self, task: Task) -> dict[str, Any]:
         machine = self._machine(task)
         green = self.green.get(machine["name"].split("-drill-")[0], True) and machine["power"] == "on"
@@ -326,6 +335,7 @@ KINDS = (
     "machine-unfence",
     "machine-untrack",
     "machine-detach",
+    "machine-retire",
     "network-create",
     "machine-create",
     "machine-prepare",

@@ -5,6 +5,7 @@ One document describes one plan. Durations are ``30s``, ``15m``, ``4h``; sizes `
 
 from __future__ import annotations
 
+from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Literal, Self
 
@@ -20,7 +21,7 @@ from farshore.units import INTERMEDIATE_CHECKPOINT_WINDOW, PER_DISK_WINDOW, WIND
 
 Purpose = Literal["drill", "failover", "failback", "migration"]
 #: What may need approval.
-Verb = Literal["drill", "failover", "failback", "migrate", "reprotect"]
+Verb = Literal["drill", "failover", "failback", "migrate", "reprotect", "retire"]
 Consistency = Literal["machine", "group", "application"]
 RecoverySource = Literal["current", "captured"]
 
@@ -198,6 +199,17 @@ class Retention(Model):
         return self
 
 
+class Retire(Model):
+    """What becomes of the machines that a failover or a migration leaves behind: they rest fenced, with their disks."""
+
+    old_primaries: Literal["keep", "delete"] = Field(
+        "keep",
+        description="delete: with their disks, by itself, once the change of sites is committed and `after` is over;"
+        " not those that may hold what is nowhere else. Until then, and with keep, by `farshore retire`",
+    )
+    after: Annotated[Duration, Field(ge=0)] = Field(7 * 86400.0, description="counted from the commit, such as 14d")
+
+
 class Transport(Model):
     """The data path's settings, by the names that the field uses."""
 
@@ -251,6 +263,7 @@ class Plan(Model):
         "auto", description="manual: a failover can be rolled back until somebody commits it"
     )
     drill: DrillPolicy = DrillPolicy()
+    retire: Retire = Retire()
     retention: Retention = Retention()
     recovery_settings: RecoverySource = Field(
         "current", description="captured: recover with the settings that the plan had when the checkpoint was made"
@@ -324,10 +337,12 @@ class Plan(Model):
 
     def machine(self, name: str) -> MachinePlan:
         """Return the machine called ``name``; KeyError if the plan has none."""
-        for machine in self.machines:
-            if machine.name == name:
-                return machine
-        raise KeyError(name)
+        return self.machines[self.places[name]]
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Where each machine is in :attr:`machines`, by its name: a run asks for each of thousands again and again."""
+        return {machine.name: place for place, machine in enumerate(self.machines)}
 
     def groups(self) -> tuple[BootGroup, ...]:
         """Return the boot groups, one of all machines where none are written."""

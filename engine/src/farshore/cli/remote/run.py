@@ -47,7 +47,8 @@ def list_runs(
     kind: Annotated[
         str | None,
         typer.Option(
-            help="drill, failover, migrate, reprotect, rollback, replicate, checkpoint, scrub, detach or approval."
+            help="drill, failover, migrate, reprotect, rollback, replicate, checkpoint, scrub, detach, retire or"
+            " approval."
         ),
     ] = None,
     state: Annotated[

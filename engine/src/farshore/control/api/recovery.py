@@ -11,11 +11,12 @@ from fastapi.responses import Response
 from farshore.control import views
 from farshore.control.api import schemas
 from farshore.control.api.caller import Answer, Call
-from farshore.control.runs import drill, failover, migrate, reprotect, rollback
+from farshore.control.runs import drill, failover, migrate, reprotect, retire, rollback
 from farshore.control.runs.drill import DrillWish
 from farshore.control.runs.failover import FailoverWish
 from farshore.control.runs.migrate import MigrateWish
 from farshore.control.runs.reprotect import ReprotectWish
+from farshore.control.runs.retire import RetireWish
 from farshore.control.runs.rollback import RollbackWish
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Run
@@ -151,3 +152,21 @@ def preview_migrate(call: Call, name: str, body: MigrateWish) -> dict[str, Any]:
     """Return what ``migrate_plan`` would do: machines, order, addresses."""
     with call.ctx.store.read() as session:
         return migrate.preview_of(session, name, body)
+
+
+@router.post(
+    "/plans/{name}:retire",
+    operation_id="retire_plan",
+    responses=schemas.answers(schemas.Ran, 200, 202),
+    status_code=202,
+)
+def retire_plan(call: Call, name: str, body: RetireWish | None = None) -> Response:
+    """Delete the plan's old primaries with their disks; nothing to do if there are none."""
+    return _ordered(call, "retire_plan", name, body or RetireWish(), retire.request)
+
+
+@router.post("/plans/{name}:retire-preview", operation_id="preview_retire_plan", response_model=schemas.Preview)
+def preview_retire(call: Call, name: str, body: RetireWish | None = None) -> dict[str, Any]:
+    """Return what ``retire_plan`` would delete."""
+    with call.ctx.store.read() as session:
+        return retire.preview_of(session, name, body or RetireWish())

@@ -247,13 +247,17 @@ class Direction(_Answer):
 
 
 class OldPrimary(_Answer):
-    """A machine that was the primary until an epoch began; ``divergent``: it may hold what nobody else has."""
+    """A machine that was the primary until an epoch began; ``divergent``: it may hold what nobody else has.
+
+    ``committed_at``: since then no rollback leads back to it; null where one may.
+    """
 
     machine: str
     site: str
     machine_id: str
     until_epoch: int
     divergent: bool
+    committed_at: str | None
 
 
 class Plan(_Answer):

@@ -59,6 +59,8 @@ API_ROLES: Final[dict[tuple[str, str], str]] = {
     ("POST", "/api/v1/plans/{name}:rollback-preview"): "viewer",
     ("POST", "/api/v1/plans/{name}:migrate"): "recovery-admin",
     ("POST", "/api/v1/plans/{name}:migrate-preview"): "viewer",
+    ("POST", "/api/v1/plans/{name}:retire"): "recovery-admin",
+    ("POST", "/api/v1/plans/{name}:retire-preview"): "viewer",
     ("PUT", "/api/v1/plans/{name}/checkpoints/{label}"): "operator",
     ("GET", "/api/v1/checkpoints"): "viewer",
     ("GET", "/api/v1/checkpoints/{checkpoint_id}"): "viewer",

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import Literal
 
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from farshore.control import audit, tasks
@@ -63,6 +64,9 @@ def commit(tx: Transaction, plan: Plan, moved: Iterable[PlanMachine], *, committ
     """Say of machines whether they may still be rolled back; the plan is committed when that holds of all."""
     for row in moved:
         row.committed = committed
+        if committed:
+            left = (OldPrimary.plan == plan.name, OldPrimary.machine == row.name, OldPrimary.committed_at.is_(None))
+            tx.execute(update(OldPrimary).where(*left).values(committed_at=time.time()))
     plan.committed = all(row.committed for row in members(tx, plan.name))
 
 

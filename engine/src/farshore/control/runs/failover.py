@@ -21,7 +21,7 @@ from farshore.control import clock, forecast, tasks
 from farshore.control.clock import Stamp
 from farshore.control.nearby import suggestion
 from farshore.control.planning import definitions, protect
-from farshore.control.runs import boot, drill, epoch, ledger, selection, stopping, story, subset
+from farshore.control.runs import boot, drill, epoch, ledger, retire, selection, stopping, story, subset
 from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Cycle, Plan, PlanMachine, Run, RunMachine, Task
@@ -123,6 +123,7 @@ def preview_of(session: Session, name: str, wish: FailoverWish, kind: str = "fai
     warnings += selection.doubts(chosen)
     left = subset.left_out(session, plan, chosen) if wish.groups is not None else []
     warnings += subset.stranded(plan, chosen, left)
+    warnings += retire.outlook(plan, chosen)
     used = _settings(session, plan, chosen, wish)
     definition = used.definition
     after = epoch.to_come(session, plan)

@@ -251,6 +251,7 @@ def _raise(scene: Scene) -> bool:
                 machine_id=row.target_machine_id,
                 divergent=True,
                 created_at=time.time(),
+                committed_at=time.time(),
             )
         )
         if run.facts.get("forced"):

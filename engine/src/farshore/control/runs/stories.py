@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final, cast, get_args
 
-from farshore.control.runs import approving, detach, drill, failover, hooks, ledger, migrate, reprotect, rollback, scrub
+from farshore.control.runs import (
+    approving,
+    detach,
+    drill,
+    failover,
+    hooks,
+    ledger,
+    migrate,
+    reprotect,
+    retire,
+    rollback,
+    scrub,
+)
 from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.store.records import Run
 from farshore.errors import FarshoreError
@@ -63,6 +75,7 @@ STORIES: Final[dict[str, Story]] = {
     approving.KIND: approving.STORY,
     "scrub": scrub.STORY,
     detach.KIND: detach.STORY,
+    retire.KIND: retire.STORY,
 }
 
 

@@ -13,7 +13,17 @@ from sqlalchemy.orm import Session
 
 from farshore.control import bundle, catalog, tasks
 from farshore.control.context import Context
-from farshore.control.scheduling import cycles, detaches, drills, fences, rates, retention, untracks, upkeep
+from farshore.control.scheduling import (
+    cycles,
+    detaches,
+    drills,
+    fences,
+    rates,
+    retention,
+    retirements,
+    untracks,
+    upkeep,
+)
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Node, Plan, Site, Task
 from farshore.control.views.places import is_online
@@ -117,10 +127,13 @@ class Scheduler:
             with self.ctx.store.read() as session:
                 scheduled = drills.plans(session)
                 chained = detaches.plans(session)
+                left = retirements.plans(session)
             for plan in scheduled:
                 self._each(drills.advance, plan)
             for plan in chained:
                 self._each(detaches.advance, plan)
+            for plan in left:
+                self._each(retirements.advance, plan)
         self._conductor.tend()
         self._keep_bundles()
         if time.monotonic() - self._checked > CHECK_EVERY_S:

@@ -225,7 +225,8 @@ class PlanMachine(Base):
 class OldPrimary(Base):
     """A machine that was the primary until ``epoch`` began; it rests, fenced, with its disks as they were.
 
-    ``divergent``: the epoch was forced, so that it may hold what nobody else has.
+    ``divergent``: the epoch was forced, so that it may hold what nobody else has. ``committed_at``: since then nobody
+    can roll back to it.
     """
 
     __tablename__ = "old_primary"
@@ -236,6 +237,7 @@ class OldPrimary(Base):
     machine_id: Mapped[str]
     divergent: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[float]
+    committed_at: Mapped[float | None]
 
 
 class Group(Base):

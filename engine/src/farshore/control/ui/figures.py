@@ -28,8 +28,8 @@ KINDS: Final = {"replicate": "replication", "cleanup": "clean-up"}
 #: Kinds of runs that operators order; all others change where machines run.
 ORDINARY: Final = frozenset({"replicate", "checkpoint", "drill", "cleanup", "scrub", "detach"})
 #: Kinds that can be paused, and that can be gone on with when they did not end well.
-PAUSABLE: Final = frozenset({"drill", "failover", "migrate", "reprotect", "rollback", "scrub", "detach"})
-RETRYABLE: Final = PAUSABLE - {"detach"} | {"replicate"}
+PAUSABLE: Final = frozenset({"drill", "failover", "migrate", "reprotect", "rollback", "scrub", "detach", "retire"})
+RETRYABLE: Final = PAUSABLE - {"detach", "retire"} | {"replicate"}
 #: How a state is shown; what is not here is neutral.
 TONES: Final[dict[str, str]] = {
     **dict.fromkeys(("online", "protected", "succeeded", "active", "green", "on", "verified"), "good"),

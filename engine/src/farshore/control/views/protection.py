@@ -181,6 +181,7 @@ def _old_primaries(session: Session, plan: str) -> list[dict[str, Any]]:
             "machine_id": one.machine_id,
             "until_epoch": one.epoch,
             "divergent": one.divergent,
+            "committed_at": iso(one.committed_at),
         }
         for one in session.scalars(query)
     ]
