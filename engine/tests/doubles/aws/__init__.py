@@ -183,6 +183,10 @@ class AwsDouble:
         """Allow only what an IAM policy document allows; None allows all."""
         self.command("policy", document=document)
 
+    def hold(self, instance_id: str, *, held: bool = True) -> None:
+        """Let an instance stay in the state that it passes through (``stopping``) until it is let go."""
+        self.command("hold", instance_id=instance_id, held=held)
+
     def console(self, instance_id: str, text: str) -> None:
         """Let an instance's console show a text."""
         self.command("console", instance_id=instance_id, text=text)

@@ -69,12 +69,13 @@ def _states(world: World) -> None:
 
     def described(self: Any, filters: Any = None) -> Any:
         for instance in self.all_instances():
-            _settle(instance)
+            if instance.id not in world.held:
+                _settle(instance)
         return describe(self, filters)
 
     def described_by_id(self: Any, instance_ids: list[str], filters: Any = None) -> Any:
         for instance in self.all_instances():
-            if instance.id in instance_ids:
+            if instance.id in instance_ids and instance.id not in world.held:
                 _settle(instance)
         return by_id(self, instance_ids, filters)
 

@@ -138,6 +138,9 @@ class Double:
     def _do_billing(self, resource_id: str, details: str) -> None:
         self.moto.set_billing(resource_id, details)
 
+    def _do_hold(self, instance_id: str, held: bool) -> None:
+        (self.world.held.add if held else self.world.held.discard)(instance_id)
+
     def _do_console(self, instance_id: str, text: str) -> None:
         self.moto.consoles[instance_id] = text
 

@@ -30,6 +30,8 @@ class World:
     policy: Policy = field(default_factory=Policy)
     calls: list[tuple[str, str, float, str, str, str]] = field(default_factory=list)
     tokens: dict[tuple[str, str, str], tuple[Any, Any]] = field(default_factory=dict)
+    #: Instances that stay in the state that they pass through.
+    held: set[str] = field(default_factory=set)
     #: Set by moto's half: makes a snapshot known to EC2 (as its newest), and says whether a key can be used.
     register: _Registers = lambda _snapshot, _tags, _description: None
     started: Callable[[str], None] = lambda _snapshot_id: None
@@ -49,6 +51,7 @@ class World:
         self.policy.set(None)
         self.calls.clear()
         self.tokens.clear()
+        self.held.clear()
         self._levels.clear()
 
     def record(self, service: str, operation: str, outcome: str, region: str = "", resource: str = "") -> None:
