@@ -56,6 +56,7 @@ class Blocks:
         self.snapshots: dict[str, Snapshot] = {}
         self.volumes: dict[str, str | None] = {}  # volume -> the snapshot that its next one descends from
         self._files: dict[str, int] = {}
+        self._slots: dict[str, dict[int, int]] = {}  # where a file holds a block: files do not grow with volumes
         self._files_lock = threading.Lock()
         self._diff: tuple[tuple[str, str], list[int]] | None = None
         for name in ("snapshots", "volumes", "images"):
@@ -66,6 +67,7 @@ class Blocks:
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files.clear()
+        self._slots.clear()
         self.snapshots.clear()
         self.volumes.clear()
         self._diff = None
@@ -77,11 +79,15 @@ class Blocks:
 
     def put(self, snapshot: Snapshot, index: int, data: bytes | bytearray | memoryview) -> None:
         """Write one block of a pending snapshot. Needs no lock."""
-        os.pwrite(self._file(snapshot.snapshot_id), data, index * BLOCK)
+        with self._files_lock:
+            slots = self._slots.setdefault(snapshot.snapshot_id, {})
+            slot = slots.setdefault(index, len(slots))
+        os.pwrite(self._file(snapshot.snapshot_id), data, slot * BLOCK)
 
     def get(self, snapshot: Snapshot, index: int) -> bytes:
         """Read one block. Needs no lock."""
-        return os.pread(self._file(snapshot.index[index]), BLOCK, index * BLOCK).ljust(BLOCK, b"\0")
+        holder = snapshot.index[index]
+        return os.pread(self._file(holder), BLOCK, self._slots[holder][index] * BLOCK)
 
     def seal(self, snapshot: Snapshot) -> None:
         """Make its index whole: what it inherits and what it holds itself."""
@@ -111,6 +117,7 @@ class Blocks:
                     self.volumes[volume_id] = gone.parent
         if not any(snapshot_id in set(one.index.values()) for one in self.snapshots.values()):
             with self._files_lock:
+                self._slots.pop(snapshot_id, None)
                 descriptor = self._files.pop(snapshot_id, None)
                 if descriptor is not None:
                     os.close(descriptor)
