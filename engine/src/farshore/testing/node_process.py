@@ -2,7 +2,8 @@
 
 The source prints ``port N`` and serves until it is ended. The target runs one ``replicate`` and prints its progress and
 its result, or the error, as JSON. ``faults`` is a plan of :mod:`farshore.testing.faults` for the target; ``counts`` a
-file in which the source counts the bytes that are read of each disk.
+file in which the source counts the bytes that are read of each disk. ``platform`` is that of a node's settings; else it
+is one of files below ``root``.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class CountingSource:
 
 def serve(settings: dict[str, Any]) -> None:
     """Serve points until the parent closes the pipe; tell what was sent when it asks."""
-    platform = open_platform({"type": "file", "root": settings["root"]})
+    platform = open_platform(settings.get("platform") or {"type": "file", "root": settings["root"]})
     tls = load(Path(settings["cert"]), Path(settings["key"]), Path(settings["ca"]))
     key = load_pem_public_key(settings["grant_key"].encode())
     source = CountingSource(platform.source, Path(settings["counts"])) if "counts" in settings else platform.source
@@ -94,7 +95,7 @@ def serve(settings: dict[str, Any]) -> None:
 
 def pull(settings: dict[str, Any]) -> None:
     """Run one copy."""
-    platform = open_platform({"type": "file", "root": settings["root"]})
+    platform = open_platform(settings.get("platform") or {"type": "file", "root": settings["root"]})
     tls = load(Path(settings["cert"]), Path(settings["key"]), Path(settings["ca"]))
     links = Links(tls, give_up_s=settings.get("give_up_s", 30.0))
     listener = DataListener(lambda: tls, adopt=links.adopt)

@@ -105,16 +105,36 @@ class Ebs:
             ChecksumAlgorithm="SHA256",
         )
 
-    def complete(self, snapshot_id: str, count: int, digest: bytes) -> None:
-        """End the writing. ``digest``: SHA-256 over the digests of all ``count`` blocks, by index."""
+    def complete(self, snapshot_id: str, count: int, digest: bytes, *, again: bool) -> None:
+        """End the writing. ``digest``: SHA-256 over the digests of all ``count`` blocks, by index.
+
+        ``again``: an earlier call may have come through. Then, and after a lost reply, a refusal says nothing: the
+        snapshot's state does.
+        """
         checksum = (
             {"Checksum": digest_text(digest), "ChecksumAlgorithm": "SHA256", "ChecksumAggregationMethod": "LINEAR"}
             if count
             else {}
         )
-        self._account.patiently(
-            "ebs", "complete_snapshot", SnapshotId=snapshot_id, ChangedBlocksCount=count, **checksum
-        )
+        doubt = again
+
+        def call() -> None:
+            nonlocal doubt
+            try:
+                self._account.call(
+                    "ebs", "complete_snapshot", SnapshotId=snapshot_id, ChangedBlocksCount=count, **checksum
+                )
+            except Retry as error:
+                doubt = doubt or error.code not in {"throttled", "provider-busy"}
+                raise
+
+        try:
+            patiently(call)
+        except Retry:
+            raise
+        except FarshoreError:
+            if not doubt:
+                raise
 
     def get(self, snapshot_id: str, index: int, token: str) -> bytes:
         """Read one block, checked; patient with what may pass."""

@@ -321,13 +321,10 @@ class AwsDraft:
         again = self._facts.completing
         self._facts = self._target.completing(self._facts)
         try:
-            self._ebs.complete(self._facts.snapshot_id, count, digest.digest())
+            self._ebs.complete(self._facts.snapshot_id, count, digest.digest(), again=again)
         except Retry:
             raise
         except FarshoreError as error:
-            found = self._ebs.state(self._facts.snapshot_id)
-            if found is not None and (found.state == "completed" or (again and found.state == "pending")):
-                return  # the first call came through, and only its reply was lost
             raise self._lost(f"{error.message}") from error
 
     def _settle(self, blocks: Blocks) -> None:
