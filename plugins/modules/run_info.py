@@ -27,7 +27,7 @@ options:
     description:
       - Only runs of this kind.
     type: str
-    choices: [replicate, checkpoint, drill, failover, migrate, reprotect, rollback, scrub, cleanup, detach, approval]
+    choices: [replicate, checkpoint, drill, failover, migrate, reprotect, rollback, scrub, cleanup, detach, retire, approval]
   state:
     description:
       - Only runs in this state. V(open) stands for all that have not ended.
@@ -156,6 +156,7 @@ KINDS = [
     "scrub",
     "cleanup",
     "detach",
+    "retire",
     "approval",
 ]
 STATES = ["open", "pending", "waiting-approval", "running", "paused", "succeeded", "partial", "failed", "cancelled"]

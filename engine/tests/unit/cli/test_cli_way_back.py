@@ -1,4 +1,4 @@
-"""``farshore reprotect``, ``rollback``, ``commit`` and ``migrate``."""
+"""``farshore reprotect``, ``rollback``, ``commit``, ``migrate`` and ``retire``."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ PREVIEW = {"changed": True, "before": {"active_site": "beta"}, "after": {"active
         (("rollback", "shop", "--force"), "rollback", {"force": True}),
         (("migrate", "shop", "--to", "beta", "--yes"), "migrate", {"to_site": "beta"}),
         (("migrate", "shop", "--group", "back", "--yes"), "migrate", {"groups": ["back"]}),
+        (("retire", "shop"), "retire", {}),
+        (
+            ("retire", "shop", "--machine", "db", "--site", "alpha", "--accept-divergence"),
+            "retire",
+            {"machines": ["db"], "site": "alpha", "accept_divergence": True},
+        ),
         (
             ("failover", "shop", "--to", "beta", "--group", "back", "--group", "front", "--yes"),
             "failover",
@@ -47,7 +53,7 @@ def test_they_start_runs_and_follow_them(
     assert [(sent.path, sent.body) for sent in api.sent("POST")] == [(f"/plans/shop:{verb}", body)]
 
 
-@pytest.mark.parametrize("verb", ["reprotect", "rollback", "migrate"])
+@pytest.mark.parametrize("verb", ["reprotect", "rollback", "migrate", "retire"])
 def test_a_check_shows_and_orders_nothing(api: Api, cli: Cli, verb: str) -> None:
     api.on("POST", f"/plans/shop:{verb}-preview", PREVIEW)
     result = cli(verb, "shop", "--check")

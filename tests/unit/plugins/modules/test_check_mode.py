@@ -36,6 +36,7 @@ WRITES = [
     ("failover", {"plan": "kept", "state": "rolled_back"}),
     ("reprotect", {"plan": "shop", "accept_divergence": True}),
     ("migrate", {"plan": "shop", "to_site": "beta"}),
+    ("retire", {"plan": "shop", "site": "alpha"}),
     ("failover", {"plan": "shop", "to_site": "beta", "mode": "unplanned", "force": True}),
     ("run", {"run_id": "run-2", "state": "cancelled", "wait": False}),
     ("run", {"run_id": "run-2", "state": "paused", "wait": False}),
@@ -90,7 +91,7 @@ def test_check_mode_foresees_and_writes_nothing(world, ok, module, params, diff)
 
 @pytest.mark.parametrize(("module", "params"), WRITES)
 def test_the_real_run_then_changes_what_was_foreseen(world, ok, module, params):
-    more = FAST if module in ("replicate", "checkpoint", "drill", "failover", "reprotect", "migrate") else {}
+    more = FAST if module in ("replicate", "checkpoint", "drill", "failover", "reprotect", "migrate", "retire") else {}
     foreseen = ok(module, check=True, **params, **more)
     done = ok(module, **params, **more)
     assert done["changed"] == foreseen["changed"]

@@ -22,6 +22,7 @@ def plan(ok):
         ("failover", {"to_site": "beta", "commit": "manual"}),
         ("reprotect", {"to_site": "alpha"}),
         ("migrate", {}),
+        ("retire", {"machines": ["db"]}),
     ],
 )
 def test_a_run_is_started_and_waited_for(ok, double, module, params):

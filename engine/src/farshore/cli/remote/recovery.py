@@ -319,6 +319,36 @@ def migrate(
     _started(here, _verb(here, plan, "migrate", body), wait=wait, unchanged=f"plan {plan} was migrated; nothing to do")
 
 
+def retire(
+    ctx: typer.Context,
+    plan: PlanName,
+    machine: Annotated[list[str] | None, typer.Option(help="Only what this machine has left behind.")] = None,
+    site: Annotated[str | None, typer.Option(help="Only what rests at this site.")] = None,
+    accept_divergence: Annotated[
+        bool, typer.Option("--accept-divergence", help="Also what may hold data that is nowhere else.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask on a terminal.")] = False,
+    wait: Wait = True,
+    check: Check = False,
+) -> None:
+    """Delete the old primaries of a plan with their disks, once nobody can want them back."""
+    here = shell(ctx)
+    body: dict[str, Any] = {"machines": machine} if machine else {}
+    if site:
+        body["site"] = site
+    if accept_divergence:
+        body["accept_divergence"] = True
+    asks = not yes and not here.out.as_json and sys.stdin.isatty() and sys.stdout.isatty()
+    if check or asks:
+        preview = _verb(here, plan, "retire-preview", body)
+        here.out.show(preview, lambda: preview_table(preview))
+        if check:
+            return
+        if preview.get("changed") and not typer.confirm(f"Delete these machines of plan {plan} for good?"):
+            raise typer.Abort
+    _started(here, _verb(here, plan, "retire", body), wait=wait, unchanged=f"plan {plan} has left nothing behind")
+
+
 def register(app: typer.Typer, panel: str) -> None:
     """Add the commands to ``app``."""
     app.command(rich_help_panel=panel)(replicate)
@@ -327,3 +357,4 @@ def register(app: typer.Typer, panel: str) -> None:
     app.command(rich_help_panel=panel)(rollback)
     app.command(rich_help_panel=panel)(commit)
     app.command(rich_help_panel=panel)(migrate)
+    app.command(rich_help_panel=panel)(retire)
