@@ -265,3 +265,10 @@ def _interfaces() -> None:
         return previous
 
     Instance.terminate = terminated
+    # Interfaces that were not made by the launch leave an instance that ends; it has no addresses then.
+    for name in ("private_ip", "private_ip_address", "private_dns_name", "public_ip", "public_ip_address"):
+        setattr(Instance, name, property(_unless_bare(getattr(Instance, name).fget)))
+
+
+def _unless_bare(method: Any) -> Any:
+    return lambda self: method(self) if self.nics else None
