@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from doubles.aws import AwsDouble
+from doubles.aws.sparse import copy
 
 _POLL_S: Final = 0.2
 _PORTS: Final = (8080,)
@@ -80,6 +81,8 @@ class AwsGuests:
         self._thread = threading.Thread(target=self._run, name="aws-guests", daemon=True)
         self.failure: BaseException | None = None
         self.booted: list[str] = []
+        #: What volumes held when their instance was first switched on, by its id.
+        self.launched: dict[str, list[Path]] = {}
 
     def __enter__(self) -> Self:
         assert shutil.which("qemu-system-x86_64")
@@ -118,6 +121,12 @@ class AwsGuests:
                 guest.end()
             elif guest is None and state == "running" and (disks := self._disks(instance)):
                 self._aws.hold(name)
+                if name not in self.launched:
+                    self.launched[name] = [self._folder / f"{name}-{at}.raw" for at in range(len(disks))]
+                    for disk, kept in zip(disks, self.launched[name], strict=True):
+                        with kept.open("wb") as image:
+                            image.truncate(disk.stat().st_size)
+                        copy(disk, kept)
                 self._guests[name] = Guest(self._folder, instance, disks, self._memory_mib)
                 self.booted.append(name)
 
