@@ -175,7 +175,7 @@ def _snapshots(world: World) -> None:
                 continue
             known = self.ec2_backend.create_snapshot(mapping.volume_id, self._get_param("Description", ""))
             if self._get_param("CopyTagsFromSource") == "volume":
-                known.add_tags({tag["Key"]: tag["Value"] for tag in known.volume.tag_set})
+                known.add_tags({tag["key"]: tag["value"] for tag in known.volume.tag_set})
             known.add_tags(self._parse_tag_specification().get("snapshot", {}))
             made.append(known)
         if not made:
