@@ -117,6 +117,38 @@ def _prototype(folder: Path) -> str:
     return lines
 
 
+#: Volume groups ``shop`` on physical volumes of 96 MiB whose heads in ``lvm2`` were made by lvm2 2.03.16 (pvcreate,
+#: vgcreate, lvcreate and lvextend on loop devices): where its volume ``root`` lies, in extents: (disk, first, number).
+GROUPS = {"one": [(1, 0, 12)], "pieces": [(1, 0, 10), (1, 12, 2)], "two": [(1, 0, 23), (2, 0, 7)]}
+EXTENT = 4 * MIB
+
+
+def lvm_disks(folder: Path, group: str, files: Mapping[str, bytes]) -> list[Path]:
+    """Make the disks of a volume group, one partition each; its volume ``root`` is an ext4 that holds ``files``."""
+    pieces = GROUPS[group]
+    disks = []
+    for number in sorted({disk for disk, *_ in pieces}):
+        path = folder / f"{group}-{number}.raw"
+        _table(path, START + 96 * MIB, kind=0x8E)
+        with path.open("r+b") as disk:
+            disk.seek(START)
+            disk.write(gzip.decompress((Path(__file__).parent / "lvm2" / f"{group}-{number}.gz").read_bytes()))
+        disks.append(path)
+    with tempfile.TemporaryDirectory() as place:
+        spread, image = Path(place) / "files", Path(place) / "image"
+        _spread(spread, files)
+        size = sum(extents for *_, extents in pieces) * EXTENT
+        tool(
+            "mke2fs", "-q", "-t", "ext4", "-U", ROOT_UUID, "-E", "root_owner=0:0", "-d", spread, image, f"{size >> 10}k"
+        )
+        with image.open("rb") as content:
+            for number, extent, extents in pieces:
+                with disks[number - 1].open("r+b") as disk:
+                    disk.seek(START + MIB + extent * EXTENT)
+                    disk.write(content.read(extents * EXTENT))
+    return disks
+
+
 def fat_disk(path: Path, files: Mapping[str, bytes], size: int = 34 * MIB) -> Path:
     """Make a disk with one FAT partition that holds ``files``."""
     _table(path, size, kind=0x0C)
@@ -175,9 +207,9 @@ def features(disk: Path) -> str:
     return tool("debugfs", "-R", "features", f"{disk}?offset={START}").decode()
 
 
-def sound(disk: Path) -> bool:
-    """Say whether a file system is without fault."""
-    done = subprocess.run(["e2fsck", "-fn", f"{disk}?offset={START}"], capture_output=True, check=False)
+def sound(disk: Path, start: int = START) -> bool:
+    """Say whether the file system that begins at ``start`` is without fault."""
+    done = subprocess.run(["e2fsck", "-fn", f"{disk}?offset={start}"], capture_output=True, check=False)
     return done.returncode == 0
 
 
