@@ -22,6 +22,7 @@ from botocore.utils import FileWebIdentityTokenLoader
 
 from farshore.errors import FarshoreError, Retry
 from farshore.platforms.aws.errors import translate
+from farshore.platforms.aws.pacing import Pacing
 from farshore.platforms.aws.settings import AwsSettings
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ class Account:
         self._lock = threading.Lock()
         self._session: boto3.Session | None = None
         self._clients: dict[str, Any] = {}
+        self.pacing = Pacing()
 
     def client(self, service: str) -> Any:
         """Return boto3's client of ``service``."""
@@ -62,10 +64,14 @@ class Account:
         Raises:
             FarshoreError: by duty; see :mod:`farshore.platforms.aws.errors`.
         """
+        name = _api_name(operation)
+        self.pacing.wait(name)
         try:
             reply: dict[str, Any] = getattr(self.client(service), operation)(**params)
         except (BotoCoreError, ClientError) as error:
-            failure = translate(error, service, _api_name(operation), self.settings.region)
+            failure = translate(error, service, name, self.settings.region)
+            if failure.code == "throttled":
+                self.pacing.slow(name)
             if failure.code == "credentials-expired":
                 self._forget()
             raise failure from error
