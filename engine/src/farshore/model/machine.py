@@ -101,11 +101,18 @@ class PoolFacts(Report):
 
 
 class ComputeLimits(Report):
-    """What a provider takes at once from one account, over all nodes; None where it does not say."""
+    """What a provider takes at once from one account, over all nodes; None where it does not say.
+
+    ``account`` names what the following count for, over all sites that have the same: ``calls``, by the provider's name
+    of an operation how many a second, and ``drafts``, how many disks may be written at once.
+    """
 
     creates: int | None = None
     starts: int | None = None
     calls_per_s: float | None = None
+    account: str = ""
+    calls: dict[str, float] = {}
+    drafts: int | None = None
 
 
 class Quota(Report):
