@@ -345,6 +345,9 @@ class Platform:
     the platform cannot. ``machine:<machine id>/<disk id>`` names the disk of a machine that is fenced and off;
     ``Conflict`` where it is not.
 
+    ``set_rate(operation, per_s)`` holds this process to a rate of calls of one of the provider's operations; None lifts
+    it. None where the provider does not count.
+
     ``traces(machine_id)`` names whatever of ours is on a machine that is protected, read now; a fence is named as
     ``fence ...``. None where the platform cannot tell.
 
@@ -361,4 +364,5 @@ class Platform:
     compute: Compute | None = None
     adopt: Callable[[str, int, str, str], str] | None = None
     traces: Callable[[str], list[str]] | None = None
+    set_rate: Callable[[str, float | None], None] | None = None
     retire: Callable[[str, int], RetireResult] | None = None
