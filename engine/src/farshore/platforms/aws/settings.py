@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints, ValidationError, field_validator,
 
 from farshore.errors import Invalid
 from farshore.model.base import Duration, Model
+from farshore.platforms.aws.pacing import RATES
 
 #: Services that are talked to, as boto3 names them.
 SERVICES: Final = ("ebs", "ec2", "iam", "kms", "s3", "service-quotas", "ssm", "sts")
@@ -48,6 +49,7 @@ class AwsSettings(Model):
         endpoint: one address for all services; ``endpoints`` by service (VPC endpoints).
         kms_key: encrypts new snapshots; those that grow on another have that one's key.
         instance_families: machines are chosen from these types.
+        api_rates: calls per second of operations that the account may make, where a quota is not the service's default.
         poll_s: the pace at which states are asked for while something is waited for.
         completion_s: how long a snapshot may take until it is whole.
     """
@@ -68,6 +70,7 @@ class AwsSettings(Model):
     instance_families: tuple[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")], ...] = Field(
         ("t3", "m6i", "c6i", "r6i"), min_length=1
     )
+    api_rates: dict[str, Annotated[float, Field(gt=0)]] = {}
     poll_s: Annotated[Duration, Field(gt=0, le=300)] = 5.0
     completion_s: Annotated[Duration, Field(gt=0)] = 12 * 3600.0
 
@@ -84,6 +87,14 @@ class AwsSettings(Model):
         for service in value:
             if service not in SERVICES:
                 raise ValueError(f"{service!r} is no service; write one of {', '.join(SERVICES)}")
+        return value
+
+    @field_validator("api_rates")
+    @classmethod
+    def _counted(cls, value: dict[str, float]) -> dict[str, float]:
+        for operation in value:
+            if operation not in RATES:
+                raise ValueError(f"{operation!r} is not counted; write one of {', '.join(RATES)}")
         return value
 
     @model_validator(mode="after")
