@@ -13,6 +13,7 @@ from dissect.fat import FATFS
 from dissect.ntfs import NTFS
 from dissect.xfs import XFS
 
+from farshore.errors import Permanent
 from farshore.recovery.guest.broken import BROKEN
 from farshore.recovery.guest.volumes import Volume
 
@@ -39,7 +40,7 @@ class FileSystem(Protocol):
         """Return what a node is."""
 
     def link(self, node: Any) -> str:
-        """Return where a link points."""
+        """Return where a node points that ``kind`` calls a link; ``Permanent`` for any other."""
 
     def open(self, node: Any) -> BinaryIO:
         """Open a file."""
@@ -91,6 +92,11 @@ class _Unix:
         return stat.S_IMODE(mode), owner, group
 
 
+def _no_link(node: Any) -> Permanent:
+    """Return the error of a question that only a mistake of ours can ask: these file systems show us no links."""
+    return Permanent(f"{getattr(node, 'name', 'a file')!r} is no link", code="no-link")
+
+
 class _Fat:
     def __init__(self, handle: BinaryIO) -> None:
         self._tree = FATFS(handle)
@@ -111,7 +117,7 @@ class _Fat:
         return "dir" if node.is_directory() else "file"
 
     def link(self, node: Any) -> str:
-        raise NotImplementedError
+        raise _no_link(node)
 
     def open(self, node: Any) -> BinaryIO:
         handle: BinaryIO = node.open()
@@ -140,7 +146,7 @@ class _Ntfs:
         return "dir" if node.is_dir() else "file"
 
     def link(self, node: Any) -> str:
-        raise NotImplementedError
+        raise _no_link(node)
 
     def open(self, node: Any) -> BinaryIO:
         handle: BinaryIO = node.open()
