@@ -103,15 +103,17 @@ class PoolFacts(Report):
 class ComputeLimits(Report):
     """What a provider takes at once from one account, over all nodes; None where it does not say.
 
-    ``account`` names what the following count for, over all sites that have the same: ``calls``, by the provider's name
-    of an operation how many a second, and ``drafts``, how many disks may be written at once.
+    ``account`` names what the following count for, over all sites that have the same: by the provider's names of
+    operations how many calls a second, of those that copies are written with and of those that points are read with;
+    and ``drafts``, how many disks may be written at once.
     """
 
     creates: int | None = None
     starts: int | None = None
     calls_per_s: float | None = None
     account: str = ""
-    calls: dict[str, float] = {}
+    writes: dict[str, float] = {}
+    reads: dict[str, float] = {}
     drafts: int | None = None
 
 
