@@ -12,15 +12,10 @@ from typing import Final
 
 from farshore.platforms.paced import Pace
 
-#: Calls per second of one account in one region, by the API's own names.
-RATES: Final[Mapping[str, float]] = {
-    "GetSnapshotBlock": 1000.0,
-    "PutSnapshotBlock": 1000.0,
-    "ListChangedBlocks": 50.0,
-    "ListSnapshotBlocks": 50.0,
-    "StartSnapshot": 10.0,
-    "CompleteSnapshot": 10.0,
-}
+#: Calls per second of one account in one region, by the API's own names: those that write, and those that read.
+WRITES: Final[Mapping[str, float]] = {"PutSnapshotBlock": 1000.0, "StartSnapshot": 10.0, "CompleteSnapshot": 10.0}
+READS: Final[Mapping[str, float]] = {"GetSnapshotBlock": 1000.0, "ListChangedBlocks": 50.0, "ListSnapshotBlocks": 50.0}
+RATES: Final[Mapping[str, float]] = {**WRITES, **READS}
 #: Snapshots that may be pending in an account and region at once; this many are left to others.
 PENDING_MAX: Final = 100
 PENDING_LEFT: Final = 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from farshore.errors import FarshoreError
 from farshore.model.machine import ComputeLimits
 from farshore.platforms.aws.account import Account
-from farshore.platforms.aws.pacing import PENDING_LEFT, PENDING_MAX, RATES
+from farshore.platforms.aws.pacing import PENDING_LEFT, PENDING_MAX, RATES, READS, WRITES
 
 
 def limits(account: Account) -> ComputeLimits:
@@ -18,4 +18,10 @@ def limits(account: Account) -> ComputeLimits:
         name = f"{account.patiently('sts', 'get_caller_identity')['Account']}.{settings.region}"
     except FarshoreError:
         name = ""
-    return ComputeLimits(account=name, calls={**RATES, **settings.api_rates}, drafts=PENDING_MAX - PENDING_LEFT)
+    rates = {**RATES, **settings.api_rates}
+    return ComputeLimits(
+        account=name,
+        writes={operation: rates[operation] for operation in WRITES},
+        reads={operation: rates[operation] for operation in READS},
+        drafts=PENDING_MAX - PENDING_LEFT,
+    )
