@@ -7,7 +7,7 @@ counts until its end was reported, whoever is silent meanwhile.
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from sqlalchemy import Row, func, or_, select
 from sqlalchemy.orm import Session
@@ -16,6 +16,8 @@ from farshore.control.store.records import Node, Site, Task
 from farshore.model.machine import ComputeLimits
 
 ROLE: Final = "recovery"
+#: What the names of rates of a provider's operations begin with: ``api:<account>:<operation>``.
+API: Final = "api"
 #: The kinds of tasks that a provider counts, and the limit that holds for them.
 LIMITED: Final[dict[str, str]] = {
     "machine-create": "creates",
@@ -29,6 +31,20 @@ def limits(session: Session, site: str) -> ComputeLimits:
     row = session.get(Site, site)
     found = (row.inventory or {}).get("limits") if row is not None else None
     return ComputeLimits.model_validate(found or {})
+
+
+def rates_of(session: Session, site: str, use: Literal["writes", "reads"]) -> tuple[str, ...]:
+    """Return the names of the rates of calls that copies to (or from) a site are under.
+
+    They belong to the provider's account: sites with the same one share them.
+    """
+    found = limits(session, site)
+    return tuple(f"{API}:{found.account or site}:{operation}" for operation in sorted(getattr(found, use)))
+
+
+def sites_of(session: Session, account: str) -> list[str]:
+    """Return the sites that an account belongs to; one whose provider names none stands for itself."""
+    return [name for name in session.scalars(select(Site.name)) if (limits(session, name).account or name) == account]
 
 
 def left(session: Session, site: str) -> dict[str, int]:
