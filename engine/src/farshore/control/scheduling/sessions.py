@@ -64,10 +64,15 @@ def compose(tx: Transaction, ctx: Context, task: Task, target: Node) -> dict[str
         not_after=now + GRANT_VALID_S,
     )
     listens = link(tx, manifest.source_site, manifest.target_site).data_listen
-    limits = (link_limit(manifest.source_site, manifest.target_site), plan_limit(cycle.plan))
+    limits = (
+        link_limit(manifest.source_site, manifest.target_site),
+        plan_limit(cycle.plan),
+        *quotas.rates_of(tx, manifest.target_site, "writes"),
+    )
     task.session = {
         "listens": listens,
         "limits": list(limits),
+        "reads": list(quotas.rates_of(tx, manifest.source_site, "reads")),
         "source_node": source.name,
         "target_site": manifest.target_site,
         "target_thumbprint": target.thumbprint,
