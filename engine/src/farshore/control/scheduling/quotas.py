@@ -16,8 +16,8 @@ from farshore.control.store.records import Node, Site, Task
 from farshore.model.machine import ComputeLimits
 
 ROLE: Final = "recovery"
-#: What the names of rates of a provider's operations begin with: ``api:<account>:<operation>``.
-API: Final = "api"
+#: What the names of rates of a provider's operations begin with: ``writes:<account>:<operation>``.
+OPERATIONS: Final = ("writes", "reads")
 #: The kinds of tasks that a provider counts, and the limit that holds for them.
 LIMITED: Final[dict[str, str]] = {
     "machine-create": "creates",
@@ -39,7 +39,7 @@ def rates_of(session: Session, site: str, use: Literal["writes", "reads"]) -> tu
     They belong to the provider's account: sites with the same one share them.
     """
     found = limits(session, site)
-    return tuple(f"{API}:{found.account or site}:{operation}" for operation in sorted(getattr(found, use)))
+    return tuple(f"{use}:{found.account or site}:{operation}" for operation in sorted(getattr(found, use)))
 
 
 def sites_of(session: Session, account: str) -> list[str]:
