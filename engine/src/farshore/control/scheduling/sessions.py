@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from farshore.control.context import Context
-from farshore.control.scheduling import placement
+from farshore.control.scheduling import placement, quotas
 from farshore.control.store import settings
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Cycle, Node, Task
