@@ -26,6 +26,8 @@ _LINK: Final = "link"
 _PLAN: Final = "plan"
 #: Calls of a site's provider, shared by its recovery nodes.
 _CALLS: Final = "calls"
+#: What of the rates of operations is handed out: threads wake up late, and make up for it.
+_API_SHARED: Final = 0.97
 #: What of the calls is handed out; the rest is for inventories and for nodes that do not know their share yet.
 _CALLS_SHARED: Final = 0.9
 #: Copies that nodes have at work.
@@ -38,6 +40,11 @@ def limit_of(session: Session, resource: str, now: float) -> float | None:
     if kind == _CALLS:
         calls_per_s = quotas.limits(session, name).calls_per_s
         return calls_per_s * _CALLS_SHARED if calls_per_s is not None else None
+    if kind in quotas.OPERATIONS:
+        account, _, operation = name.rpartition(":")
+        told = [quotas.limits(session, site) for site in quotas.sites_of(session, account)]
+        rates = [{**one.writes, **one.reads}[operation] for one in told if operation in {**one.writes, **one.reads}]
+        return min(rates) * _API_SHARED if rates else None
     if kind == _LINK:
         source, _, target = name.partition("/")
         return link(session, source, target).bandwidth.limit_at(now)
@@ -60,7 +67,7 @@ def renew(tx: Transaction, node: Node, request: PollRequest, *, restarted: bool,
         using[f"{_CALLS}:{node.site}"] = callers
     for resource in [name for name in rows if restarted or node.name not in using.get(name, ())]:
         tx.delete(rows.pop(resource))  # the process that had it is gone, or has no use for it any more
-        tx.wake(node.site)
+        _wake(tx, node, resource)
     told = []
     for resource in sorted(name for name, nodes in using.items() if node.name in nodes):
         limit = limit_of(tx, resource, now)
@@ -81,14 +88,14 @@ def renew(tx: Transaction, node: Node, request: PollRequest, *, restarted: bool,
             node.name,
             limit=float(limit),
             users=using[resource],
-            members=_members(near, resource),
+            members=_members(tx, near, resource),
             now=now,
         )
         if row is None:
             row = Share(resource=resource, node=node.name, rate=-1.0, held=-1.0)
             tx.add(row)
         if (row.rate, row.held) != (share.rate, share.held):
-            tx.wake(node.site)  # the others may have more from now on, or have to do with less
+            _wake(tx, node, resource)  # the others may have more from now on, or have to do with less
         row.rate, row.later, row.held, row.kept, row.until = (
             share.rate,
             share.later,
@@ -137,8 +144,12 @@ def _users(session: Session, node: Node, request: PollRequest) -> dict[str, set[
         for resource in (used or {}).get("limits", ()):
             found.setdefault(resource, set()).add(name)
 
-    for name, used in session.execute(select(Task.node, Task.session).where(*_COPIES, Task.site == node.site)):
-        note(used, str(name))
+    for name, site, used in session.execute(select(Task.node, Task.site, Task.session).where(*_COPIES)):
+        if site == node.site:
+            note(used, str(name))
+        else:  # an account may have several sites
+            note({"limits": [one for one in (used or {}).get("limits", ()) if _is_of_account(one)]}, str(name))
+        note({"limits": (used or {}).get("reads", ())}, str((used or {}).get("source_node")))
     # A cycle that was cancelled, or given to another node, runs until its node has stopped it.
     held = select(Task.session).where(Task.task_id.in_(request.running), Task.kind == "replicate")
     for used in session.scalars(held) if request.running else ():
@@ -146,7 +157,23 @@ def _users(session: Session, node: Node, request: PollRequest) -> dict[str, set[
     return found
 
 
-def _members(near: Iterable[Node], resource: str) -> int:
+def _is_of_account(resource: str) -> bool:
+    return resource.partition(":")[0] in quotas.OPERATIONS
+
+
+def _sites(session: Session, resource: str) -> list[str]:
+    return quotas.sites_of(session, resource.partition(":")[2].rpartition(":")[0])
+
+
+def _wake(tx: Transaction, node: Node, resource: str) -> None:
+    """Let the nodes that share a rate with ``node`` ask for theirs."""
+    for site in {node.site, *(_sites(tx, resource) if _is_of_account(resource) else ())}:
+        tx.wake(site)
+
+
+def _members(session: Session, near: Iterable[Node], resource: str) -> int:
+    if _is_of_account(resource):
+        near = session.scalars(select(Node).where(Node.site.in_(_sites(session, resource)))).all()
     role = quotas.ROLE if resource.startswith(f"{_CALLS}:") else "replication"
     return sum(role in node.roles for node in near)
 
