@@ -68,6 +68,13 @@ class Site:
     #: What plans name but do not hold; None in a worker process.
     secrets: Secrets | None = None
 
+    def limit(self, name: str, per_s: float | None) -> None:
+        """Hold this process to a rate: of bytes, or of calls of an operation of the provider."""
+        if name.partition(":")[0] not in {"writes", "reads"}:
+            self.window.limit(name, per_s)
+        elif self.platform.set_rate is not None:
+            self.platform.set_rate(name.rpartition(":")[2], per_s)
+
     def compute(self) -> Compute:
         """Return the platform's machines.
 
