@@ -76,7 +76,7 @@ class Hand:
                 if call is not None:
                     call.cancel.set()
             elif do == "limit":
-                self._site.window.limit(message["name"], message["bytes_per_s"])
+                self._site.limit(message["name"], message["bytes_per_s"])
             elif do == "renew":
                 self._site.links.renew(self._load())
 
