@@ -113,7 +113,7 @@ class Node:
         guests = self._platform.compute is not None
         self._kits = Kits(site.player if recovers else None, guests=guests, clock=time.monotonic)
         site.secrets = Secrets(config.secrets_path)
-        self._crew = Crew(config, workers, budget_bytes, site.window.limit) if workers else None
+        self._crew = Crew(config, workers, budget_bytes, site.limit) if workers else None
         site.elsewhere = self._crew.replicate if self._crew else None
         limits = config.limits
         lanes = {name: Lane(name, limit) for name, limit in limits.model_dump().items()}
@@ -128,7 +128,7 @@ class Node:
         )
         self._dialer = Dialer(lambda: service.identity, service.serve_connection)
         self._drafts = Drafts()
-        self._limit_bytes = self._crew.limit if self._crew else site.window.limit
+        self._limit_bytes = self._crew.limit if self._crew else site.limit
         self._standing = Standing(self._limit, self._dialer)
 
     def _player(self) -> Player:
@@ -154,6 +154,8 @@ class Node:
         """Let a share hold: of calls of the provider, or of bytes."""
         if resource.startswith("calls:"):
             self._pace.set(per_s)
+        elif resource.startswith("reads:"):
+            self._site.limit(resource, per_s)  # points are read in this process only
         else:
             self._limit_bytes(resource, per_s)
 
