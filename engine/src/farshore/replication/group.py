@@ -229,7 +229,7 @@ class _Group:
                 params.transport.per_disk_window,
                 params.transport.intermediate_checkpoint_window,
                 writers_max=self._target.caps.max_parallel,
-                limits=params.limits,
+                limits=[name for name in params.limits if not name.startswith("writes:")],  # calls keep to those
                 name=disk.disk_key,
             )
             landing = Landing(
