@@ -68,7 +68,7 @@ def open_kvm(config: Mapping[str, Any], part: str = "") -> Platform:
         inventory=compute.inventory,
         compute=compute,
         adopt=partial(retiring.adopt, hypervisor, target),
-        retire=partial(retiring.remove, hypervisor, compute),
+        retire=partial(retiring.remove, hypervisor, target, compute),
     )
 
 

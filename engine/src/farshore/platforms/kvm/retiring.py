@@ -69,11 +69,11 @@ def _resting(handle: Any) -> Domain:
     return found
 
 
-def remove(hypervisor: Hypervisor, compute: KvmCompute, machine_id: str, epoch: int) -> RetireResult:
+def remove(hypervisor: Hypervisor, target: KvmTarget, compute: KvmCompute, machine_id: str, epoch: int) -> RetireResult:
     """Delete an old primary: its images first, its definition last, so that one cut short is found and gone on with.
 
     Kept are images that another machine uses or stands on, those that its own stand on, which may be anybody's, and
-    what is no file.
+    what is no file. Points are not told of: they stay or go by other rules.
 
     Raises:
         NotFound: there is no such machine.
@@ -98,7 +98,8 @@ def remove(hypervisor: Hypervisor, compute: KvmCompute, machine_id: str, epoch: 
         elif (user := used.get(path.resolve())) is not None:
             kept.append(f"disk {disk.target}: {path} is used by machine {user}")
         else:
-            kept += [f"{below}, which {path} stands on" for below in images.below(path)]
+            foreign = [each for each in images.below(path) if not each.is_relative_to(target.layers.pool)]
+            kept += [f"{below}, which {path} stands on" for below in foreign]
             size = path.stat().st_size if path.exists() else 0
             path.unlink(missing_ok=True)
             removed.append(f"disk {disk.target}: {path} ({format_size(size)})")
