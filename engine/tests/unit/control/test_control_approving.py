@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import pytest
 from doubles import shop_records
+from farshore.control.planning import protect
 from farshore.control.runs import approving, failover, ledger, orders, story
 from farshore.control.store import Store
-from farshore.control.store.records import Run
+from farshore.control.store.records import Plan, Run
 from farshore.errors import Conflict
 
 
@@ -59,3 +60,18 @@ def test_a_run_that_was_not_approved_in_time_has_failed_and_done_nothing(
         run = session.get_one(Run, run_id)
         assert (run.state, (run.error or {})["code"]) == ("failed", "approval-expired")
     assert sealed == [run_id]
+
+
+def test_a_plan_that_asks_for_approval_is_not_deleted_and_made_anew(tmp_path: Path) -> None:
+    store = Store(tmp_path / "records.db")
+    store.migrate()
+    with store.write() as tx:
+        shop_records.plan(tx, approval=policy("failover", people=2), activity="inactive")
+    with store.write() as tx, pytest.raises(Conflict) as refused:
+        protect.remove(tx, "shop")
+    assert (refused.value.code, refused.value.field) == ("approval-asked", "approval")
+    with store.write() as tx:
+        tx.get_one(Plan, "shop").approval = None
+        protect.remove(tx, "shop")
+    with store.read() as session:
+        assert session.get(Plan, "shop") is None

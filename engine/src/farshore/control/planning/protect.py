@@ -192,7 +192,7 @@ def remove(tx: Transaction, name: str) -> None:
     """Remove a plan's records; checkpoints stay.
 
     Raises:
-        Conflict: it protects machines, or a drill or failover of it has not ended.
+        Conflict: it protects machines, a drill or failover of it has not ended, or it asks for approval.
         Unavailable: a cycle of it is ending, which it does by itself.
     """
     plan = record(tx, name)
@@ -209,6 +209,13 @@ def remove(tx: Transaction, name: str) -> None:
     if tx.scalars(select(Cycle.cycle_id).where(Cycle.plan == name, Cycle.ended_at.is_(None))).first():
         raise Unavailable(f"a cycle of plan {name!r} is ending", code="cycle-open", hint="Try again in a moment.")
     ledger.refuse_kept_drill(tx, name)
+    if plan.approval is not None:  # made anew without it, the plan would ask nobody
+        raise Conflict(
+            f"plan {name!r} asks for approval by others; it is deleted once they have agreed that it asks no more",
+            code="approval-asked",
+            field="approval",
+            hint="Apply it without `approval` and let others approve that: `farshore run list --kind approval`.",
+        )
     for fence in tx.scalars(select(Fence).where(Fence.plan == name, Fence.done_at.is_(None))):
         raise Conflict(
             f"machine {fence.machine!r} of plan {name!r} waits to be fenced at site {fence.site!r}",
