@@ -14,6 +14,7 @@ STATUS: Final = {
     "AccessDenied": 403,
     "AccessDeniedException": 403,
     "ConflictException": 409,
+    "DryRunOperation": 412,
     "ExpiredTokenException": 403,
     "InternalError": 500,
     "InternalServerException": 500,

@@ -95,6 +95,8 @@ class Double:
             raise errors.ApiError("MissingAuthenticationTokenException", "Missing Authentication Token")
         with self.world.lock:
             self.world.admit(service, operation)
+        if service == "ec2" and b"DryRun=true" in request.body:
+            raise errors.ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
 
     def _control(self, name: str, arguments: dict[str, Any]) -> Reply:
         with self.world.lock:
