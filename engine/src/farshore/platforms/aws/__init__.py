@@ -12,7 +12,6 @@ from typing import Any
 
 from farshore import durable
 from farshore.errors import Permanent
-from farshore.model.machine import Inventory
 from farshore.platforms.contract import Platform
 
 __all__ = ["open_aws"]
@@ -35,6 +34,7 @@ def open_aws(config: Mapping[str, Any], part: str = "") -> Platform:  # noqa: AR
         )
     from farshore.platforms.aws import inventory, settings
     from farshore.platforms.aws.account import Account
+    from farshore.platforms.aws.compute import AwsCompute
     from farshore.platforms.aws.manifests import S3Manifests
     from farshore.platforms.aws.source import AwsSource
     from farshore.platforms.aws.target import AwsTarget
@@ -48,16 +48,13 @@ def open_aws(config: Mapping[str, Any], part: str = "") -> Platform:  # noqa: AR
         lambda machine_id: inventory.machine_facts(account, types, [inventory.instance(account, machine_id)])[0],
     )
     target = AwsTarget(account)
+    compute = AwsCompute(account, types, target.usage)
     return Platform(
         type="aws",
         source=source,
         target=target,
         manifests=S3Manifests(account),
-        inventory=lambda: Inventory(
-            platform="aws",
-            machines=tuple(inventory.machine_facts(account, types, list(inventory.instances(account)))),
-            networks=tuple(inventory.network_facts(account)),
-            pool=target.usage(),
-        ),
+        inventory=compute.inventory,
+        compute=compute,
         traces=source.traces,
     )

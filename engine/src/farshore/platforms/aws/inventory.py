@@ -29,8 +29,18 @@ FENCE: Final = "farshore:fence"
 #: On a volume that a fence has taken from its machine: whose it is, and the name of its place there.
 FENCED_FROM: Final = "farshore:fenced-from"
 FENCED_DEVICE: Final = "farshore:fenced-device"
+#: On the same: it went with its machine.
+FENCED_DELETE: Final = "farshore:fenced-delete"
 #: On a volume that we made: the name that the disk has in plans and checkpoints.
 DISK_ID: Final = "farshore:disk-id"
+#: On what we made: the name of the machine that it is part of.
+NAME: Final = "farshore:name"
+#: On an interface that we made: the hardware address that the guest had for it.
+SOURCE_MAC: Final = "farshore:source-mac"
+#: On a machine of ours whose disks are all in their places.
+MADE: Final = "farshore:made"
+#: The role of what only serves to launch a machine: an image of nothing, and the snapshot that it stands on.
+SHELL: Final = "shell"
 #: On an isolated network's subnet: the name that a run knows it by.
 NETWORK: Final = "farshore:network"
 #: vCPUs of running on-demand instances of the standard families; https://docs.aws.amazon.com/ec2/latest/instancetypes/

@@ -49,6 +49,11 @@ class AwsSettings(Model):
         endpoint: one address for all services; ``endpoints`` by service (VPC endpoints).
         kms_key: encrypts new snapshots; those that grow on another have that one's key.
         instance_families: machines are chosen from these types.
+        machines: filters of EC2 that limit the inventory, such as ``{"tag:backup": ["yes"]}``.
+        security_groups: of recovered machines; the default group of their network where none is named.
+        key_pair, instance_profile: of recovered machines, never of rehearsed ones.
+        licence_images: by what a machine is billed as (``Windows``), the image whose licence a recovered one gets.
+        power_s: how long a machine may take to start or to be powered off.
         api_rates: calls per second of operations that the account may make, where a quota is not the service's default.
         poll_s: the pace at which states are asked for while something is waited for.
         completion_s: how long a snapshot may take until it is whole.
@@ -70,8 +75,14 @@ class AwsSettings(Model):
     instance_families: tuple[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")], ...] = Field(
         ("t3", "m6i", "c6i", "r6i"), min_length=1
     )
+    machines: dict[Annotated[str, StringConstraints(min_length=1)], tuple[str, ...]] = {}
+    security_groups: tuple[Annotated[str, StringConstraints(pattern=r"^sg-[0-9a-z]+$")], ...] = ()
+    key_pair: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
+    instance_profile: Annotated[str, StringConstraints(pattern=r"^[\w+=,.@-]{1,128}$")] | None = None
+    licence_images: dict[str, Annotated[str, StringConstraints(pattern=r"^ami-[0-9a-z]+$")]] = {}
     api_rates: dict[str, Annotated[float, Field(gt=0)]] = {}
     poll_s: Annotated[Duration, Field(gt=0, le=300)] = 5.0
+    power_s: Annotated[Duration, Field(gt=0)] = 900.0
     completion_s: Annotated[Duration, Field(gt=0)] = 12 * 3600.0
 
     @field_validator("prefix")

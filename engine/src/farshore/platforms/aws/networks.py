@@ -1,0 +1,211 @@
+"""Networks without a way out, and the proof of it.
+
+An isolated network is a VPC of its own: it has no gateway, no peer, no endpoint and no resolver, so nothing but its own
+subnet can be reached from it, whatever addresses it has. Its security group admits members of the same group only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from farshore.errors import Conflict, Invalid, NotFound
+from farshore.model.task import IsolationResult, NetworkCreateParams
+from farshore.platforms.aws import inventory, tags
+from farshore.platforms.aws.account import Account
+from farshore.platforms.aws.machines import ask, marks, ours
+
+_SUBNET: Final = re.compile(r"subnet-[0-9a-z]+")
+#: What a VPC may be at most and at least; https://docs.aws.amazon.com/vpc/latest/userguide/vpc-cidr-blocks.html
+_WIDEST, _NARROWEST = 16, 28
+#: What may lead out of a VPC: operation, where it lists them, the filter by VPC, and states in which they are gone.
+_WAYS_OUT: Final = (
+    ("describe_internet_gateways", "InternetGateways", "attachment.vpc-id", "internet gateway"),
+    ("describe_vpn_gateways", "VpnGateways", "attachment.vpc-id", "VPN gateway"),
+    ("describe_nat_gateways", "NatGateways", "vpc-id", "NAT gateway"),
+    ("describe_vpc_endpoints", "VpcEndpoints", "vpc-id", "endpoint"),
+    ("describe_transit_gateway_vpc_attachments", "TransitGatewayVpcAttachments", "vpc-id", "transit gateway"),
+    ("describe_vpc_peering_connections", "VpcPeeringConnections", "requester-vpc-info.vpc-id", "peering"),
+    ("describe_vpc_peering_connections", "VpcPeeringConnections", "accepter-vpc-info.vpc-id", "peering"),
+)
+_GONE: Final = frozenset({"deleted", "deleting", "detached", "rejected", "expired", "failed"})
+
+
+class Networks:
+    """Subnets that machines are plugged into."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+
+    def place(self, network: str, tag: str) -> tuple[str, tuple[str, ...]]:
+        """Return the subnet and security groups for a network: a subnet's id or name, or an isolated one of ``tag``.
+
+        Raises:
+            NotFound: there is none.
+            Conflict: several subnets have this name, or it is in another zone.
+        """
+        subnet = self._isolated(network, tag)
+        if subnet is not None:
+            group = self._group(tag, subnet["VpcId"])
+            if group is None:
+                raise Conflict(f"network {network!r} of {tag} is not whole", code="network-unfinished", network=network)
+            return str(subnet["SubnetId"]), (str(group["GroupId"]),)
+        by = "subnet-id" if _SUBNET.fullmatch(network) else f"tag:{tags.NAME}"
+        found = self._all("describe_subnets", "Subnets", [{"Name": by, "Values": [network]}])
+        zone = self._account.settings.zone
+        here = [item for item in found if item.get("AvailabilityZone") == zone]
+        if not found:
+            raise NotFound(
+                f"there is no subnet {network!r} in this account and region",
+                code="network-not-found",
+                hint="Name a subnet by its id, or by its tag Name, in the plan's networks.",
+                network=network,
+            )
+        if len(here) != 1:
+            raise Conflict(
+                f"{len(here)} subnets of zone {zone} are called {network!r}",
+                code="network-ambiguous" if here else "network-elsewhere",
+                hint=f"Name one subnet of zone {zone}, where volumes and machines are made, by its id.",
+                network=network,
+            )
+        return str(here[0]["SubnetId"]), self._account.settings.security_groups
+
+    def create_isolated(self, spec: NetworkCreateParams) -> None:
+        """Make a network without a way out; the same tag and name find it.
+
+        Raises:
+            Invalid: its addresses are more, or fewer, than a VPC has.
+        """
+        wanted = ipaddress.ip_network(spec.subnet)
+        if not _WIDEST <= wanted.prefixlen <= _NARROWEST:
+            raise Invalid(
+                f"the drill subnet {spec.subnet} has a prefix of {wanted.prefixlen}; EC2 takes {_WIDEST} to"
+                f" {_NARROWEST}",
+                code="subnet-size",
+                field="networks.drill.subnet",
+                hint="Write a subnet between /16 and /28.",
+            )
+        own = marks(self._account, spec.tag, **{inventory.NETWORK: spec.name, tags.NAME: spec.name})
+
+        def tagged(kind: str) -> list[dict[str, Any]]:
+            return [{"ResourceType": kind, "Tags": own}]
+
+        vpcs = self._all("describe_vpcs", "Vpcs", self._by_name(spec.tag, spec.name))
+        vpc = min((str(item["VpcId"]) for item in vpcs), default="") or str(
+            ask(self._account, "create_vpc", CidrBlock=spec.subnet, TagSpecifications=tagged("vpc"))["Vpc"]["VpcId"]
+        )
+        # The provider's resolver answers for the whole internet: names would be a way out.
+        for attribute in ("EnableDnsHostnames", "EnableDnsSupport"):
+            ask(self._account, "modify_vpc_attribute", VpcId=vpc, **{attribute: {"Value": False}})
+        group = self._group(spec.tag, vpc)
+        if group is None:
+            ask(
+                self._account,
+                "create_security_group",
+                GroupName=f"farshore-{spec.name}"[:255],
+                Description="Farshore: machines of one rehearsal reach each other, and nothing else",
+                VpcId=vpc,
+                TagSpecifications=tagged("security-group"),
+            )
+            group = self._group(spec.tag, vpc)
+        if group is None:
+            raise Conflict(f"network {spec.name!r} of {spec.tag} is not whole", code="network-unfinished")
+        self._close(group)
+        if self._isolated(spec.name, spec.tag) is None:
+            ask(
+                self._account,
+                "create_subnet",
+                VpcId=vpc,
+                CidrBlock=spec.subnet,
+                AvailabilityZone=self._account.settings.zone,
+                TagSpecifications=tagged("subnet"),
+            )
+
+    def _close(self, group: dict[str, Any]) -> None:
+        """Leave a security group with rules for its members only."""
+        group_id = group["GroupId"]
+        among = [{"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group_id}]}]
+        for key, kind in (("IpPermissionsEgress", "egress"), ("IpPermissions", "ingress")):
+            rules = group.get(key) or []
+            foreign = [rule for rule in rules if not _among(rule, group_id)]
+            if foreign:
+                ask(self._account, f"revoke_security_group_{kind}", GroupId=group_id, IpPermissions=foreign)
+            if len(foreign) == len(rules):
+                with contextlib.suppress(Conflict):
+                    ask(self._account, f"authorize_security_group_{kind}", GroupId=group_id, IpPermissions=among)
+
+    def isolation(self, tag: str, networks: Sequence[str]) -> IsolationResult:
+        """Read back that isolated networks lead nowhere. EC2 has no packet to try it with, and counts none.
+
+        Raises:
+            NotFound: one of them is not of ``tag``.
+        """
+        found = []
+        for name in networks:
+            subnet = self._isolated(name, tag)
+            if subnet is None:
+                raise NotFound(f"network {name!r} is not one of {tag}", code="network-not-found", network=name)
+            found += [f"{name}: {why}" for why in self._ways_out(subnet, tag)]
+        if found:
+            return IsolationResult(proven=False, reason="; ".join(found))
+        return IsolationResult(
+            proven=True,
+            reason="read back: a VPC without gateways, peers, endpoints, foreign routes and resolver, and one security"
+            " group for its members only",
+        )
+
+    def _ways_out(self, subnet: dict[str, Any], tag: str) -> Iterator[str]:
+        vpc = str(subnet["VpcId"])
+        for operation, key, by, what in _WAYS_OUT:
+            for item in self._all(operation, key, [{"Name": by, "Values": [vpc]}]):
+                state = item.get("State") or item.get("Status") or ""
+                if (state.get("Code", "") if isinstance(state, dict) else str(state)).lower() not in _GONE:
+                    yield f"the VPC has a {what}"
+        for gateway in self._all("describe_egress_only_internet_gateways", "EgressOnlyInternetGateways", ()):
+            if any(item.get("VpcId") == vpc for item in gateway.get("Attachments") or ()):
+                yield "the VPC has an egress-only internet gateway"
+        for table in self._all("describe_route_tables", "RouteTables", [{"Name": "vpc-id", "Values": [vpc]}]):
+            for route in table.get("Routes") or ():
+                if route.get("GatewayId") != "local":
+                    yield f"a route leads to {route.get('DestinationCidrBlock') or 'elsewhere'}"
+        reply = self._account.patiently("ec2", "describe_vpc_attribute", VpcId=vpc, Attribute="enableDnsSupport")
+        if reply["EnableDnsSupport"].get("Value"):
+            yield "the provider's resolver answers in the VPC"
+        group = self._group(tag, vpc)
+        if group is None:
+            yield "its security group is gone"
+            return
+        rules = [*(group.get("IpPermissions") or ()), *(group.get("IpPermissionsEgress") or ())]
+        if not all(_among(rule, group["GroupId"]) for rule in rules):
+            yield "its security group admits others"
+        interfaces = [{"Name": "subnet-id", "Values": [subnet["SubnetId"]]}]
+        for nic in self._all("describe_network_interfaces", "NetworkInterfaces", interfaces):
+            if {item["GroupId"] for item in nic.get("Groups") or ()} != {group["GroupId"]}:
+                yield f"interface {nic['NetworkInterfaceId']} is in other security groups"
+            if nic.get("Association"):
+                yield f"interface {nic['NetworkInterfaceId']} has a public address"
+
+    def _by_name(self, tag: str, name: str) -> list[dict[str, Any]]:
+        return [*ours(self._account, tag), {"Name": f"tag:{inventory.NETWORK}", "Values": [tags.value(name)]}]
+
+    def _isolated(self, name: str, tag: str) -> dict[str, Any] | None:
+        return next(iter(self._all("describe_subnets", "Subnets", self._by_name(tag, name))), None)
+
+    def _group(self, tag: str, vpc: str) -> dict[str, Any] | None:
+        """Return the security group that we made in a VPC."""
+        wanted = [*ours(self._account, tag), {"Name": "vpc-id", "Values": [vpc]}]
+        return next(iter(self._all("describe_security_groups", "SecurityGroups", wanted)), None)
+
+    def _all(self, operation: str, key: str, filters: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        more = {"Filters": list(filters)} if filters else {}
+        return [item for page in self._account.pages("ec2", operation, **more) for item in page[key]]
+
+
+def _among(rule: dict[str, Any], group_id: str) -> bool:
+    """Say whether a rule is about members of the group itself only."""
+    pairs = rule.get("UserIdGroupPairs") or ()
+    elsewhere = [*(rule.get("IpRanges") or ()), *(rule.get("Ipv6Ranges") or ()), *(rule.get("PrefixListIds") or ())]
+    return bool(pairs) and not elsewhere and all(pair.get("GroupId") == group_id for pair in pairs)
