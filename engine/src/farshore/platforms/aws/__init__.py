@@ -57,4 +57,5 @@ def open_aws(config: Mapping[str, Any], part: str = "") -> Platform:  # noqa: AR
         inventory=compute.inventory,
         compute=compute,
         traces=source.traces,
+        set_rate=account.pacing.set,
     )
