@@ -32,7 +32,11 @@ class SessionInfo:
     sent_bytes: int
 
 
-class _Listing:
+#: A page of extents is gathered for no longer than this, in seconds.
+PAGE_S = 1.0
+
+
+class Listing:
     """The extents of one disk, given out page by page; a page may be asked for again."""
 
     def __init__(self, begin: Callable[[], Iterator[Extent]]) -> None:
@@ -55,7 +59,8 @@ class _Listing:
                     ahead = next(iterator, None)
             rows: list[tuple[int, int, bool]] = []
             at = offset
-            while ahead is not None and len(rows) < limit:
+            until = time.monotonic() + PAGE_S  # a cloud's list may come slowly: what is known of it is told
+            while ahead is not None and len(rows) < limit and (not rows or time.monotonic() < until):
                 start = max(ahead.offset, offset)
                 at = ahead.offset + ahead.length
                 rows.append((start, at - start, ahead.kind is Kind.ZERO))
@@ -89,7 +94,7 @@ class SourceSession:
         # A disk whose storage stalls while it is opened keeps only its own readers waiting.
         self._opening = tuple(threading.Lock() for _ in grant.disks)
         self._laws = tuple(CompressionLaw(rate, os.cpu_count() or 1) for _ in grant.disks)
-        self._extents: dict[tuple[int, bool], _Listing] = {}
+        self._extents: dict[tuple[int, bool], Listing] = {}
 
     def size(self, disk: int) -> int:
         """Return a disk's size; refuse an index that the grant does not have."""
@@ -150,7 +155,7 @@ class SourceSession:
                 reader = self._readers[disk] = self._source.reader(self.snapshot(disk), self.grant.disks[disk].disk_key)
             return reader
 
-    def extents(self, disk: int, *, since_base: bool) -> _Listing:
+    def extents(self, disk: int, *, since_base: bool) -> Listing:
         """Return the disk's extents since the grant's base, or all that is allocated."""
         granted = self.grant.disks[disk]
         if since_base and granted.base is None:
@@ -159,7 +164,7 @@ class SourceSession:
         with self._lock:
             return self._extents.setdefault(
                 (disk, since_base),
-                _Listing(lambda: self._source.changed(snapshot, granted.disk_key, base)),
+                Listing(lambda: self._source.changed(snapshot, granted.disk_key, base)),
             )
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Two sites of files and the processes between them, for the tests and measurements of the data path."""
+"""Two sites, of files if nothing else is said, and what runs between them: for tests and measurements of data paths."""
 
 from __future__ import annotations
 
@@ -78,19 +78,29 @@ class Child:
 
 
 class Sites:
-    """A source site ``alpha`` and a target site ``beta``, both of files, with the control plane's part played here."""
+    """A source site ``alpha`` and a target site ``beta``, with the control plane's part played here."""
 
     def __init__(
-        self, folder: Path, disks: Mapping[str, Mapping[str, int]], transport: Transport | None = None
+        self,
+        folder: Path,
+        disks: Mapping[str, Mapping[str, int]],
+        transport: Transport | None = None,
+        platforms: Mapping[str, dict[str, Any]] | None = None,
     ) -> None:
+        """``platforms``: by role, ``source`` or ``target``, the settings of a platform in the place of one of files."""
         self.folder = folder
         self.transport = transport or Transport(intermediate_checkpoint_window=8 * MIB)
         self.alpha_root, self.beta_root = folder / "alpha", folder / "beta"
         for machine_id, sizes in disks.items():
             FileMachine.create(self.alpha_root, machine_id, sizes)
         self.machine_ids = tuple(disks)
-        self.alpha: Platform = open_platform({"type": "file", "root": self.alpha_root})
-        self.beta: Platform = open_platform({"type": "file", "root": self.beta_root})
+        self._platforms = platforms or {}
+        self.alpha: Platform = open_platform(
+            self._platforms.get("source", {"type": "file", "root": str(self.alpha_root)})
+        )
+        self.beta: Platform = open_platform(
+            self._platforms.get("target", {"type": "file", "root": str(self.beta_root)})
+        )
         self.authority = TestAuthority(folder / "pki")
         self.alpha_files = self.authority.node("alpha", "alpha-1")
         self.beta_files = self.authority.node("beta", "beta-1")
@@ -283,6 +293,8 @@ class Sites:
 
     def _child(self, role: str, settings: dict[str, Any]) -> Child:
         within = self.within.get(role, ())
+        if role in self._platforms:
+            settings = {**settings, "platform": self._platforms[role]}
         child = Child(role, settings, self.folder, f"{role}-{next(self._numbers)}", within)
         self._children.append(child)
         return child

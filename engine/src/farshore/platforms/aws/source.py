@@ -43,11 +43,11 @@ class AwsSource:
 
     caps = Caps(granularity_bytes=BLOCK, max_parallel=32, levels=("machine",))
 
-    def __init__(self, account: Account, facts: Callable[[str], MachineFacts]) -> None:
+    def __init__(self, account: Account, facts: Callable[[str], MachineFacts], ebs: Ebs | None = None) -> None:
         settings = account.settings
         self._account = account
         self._facts = facts
-        self._ebs = Ebs(account)
+        self._ebs = ebs or Ebs(account)
         self._site = tags.site_of(settings.bucket, settings.prefix)
         self._records = _Records(account)
         self._tokens: dict[str, Tokens] = {}
