@@ -10,7 +10,7 @@ from typing import Any, Final
 from farshore.errors import Conflict, NotFound, Permanent, Retry
 from farshore.model.machine import Finding, Inventory, MachineFacts, PoolFacts, Power
 from farshore.model.task import DetachResult, IsolationResult, MachineCreateParams, NetworkCreateParams
-from farshore.platforms.aws import checks, inventory, sweeping, tags
+from farshore.platforms.aws import checks, inventory, quotas, sweeping, tags
 from farshore.platforms.aws import fence as fencing
 from farshore.platforms.aws.account import Account, wait_for
 from farshore.platforms.aws.machines import Maker, ask, awaited, settled
@@ -55,6 +55,7 @@ class AwsCompute:
             machines=tuple(sorted(machines, key=lambda one: one.name)),
             networks=tuple(inventory.network_facts(self._account)),
             pool=self._usage(),
+            limits=quotas.limits(self._account),
             quota=quota,
             findings=(*findings, *inventory.impaired(self._account)),
         )
