@@ -94,8 +94,7 @@ def renew(tx: Transaction, node: Node, request: PollRequest, *, restarted: bool,
         if row is None:
             row = Share(resource=resource, node=node.name, rate=-1.0, held=-1.0)
             tx.add(row)
-        if (row.rate, row.held) != (share.rate, share.held):
-            _wake(tx, node, resource)  # the others may have more from now on, or have to do with less
+        changed = (row.rate, row.held) != (share.rate, share.held)
         row.rate, row.later, row.held, row.kept, row.until = (
             share.rate,
             share.later,
@@ -103,6 +102,8 @@ def renew(tx: Transaction, node: Node, request: PollRequest, *, restarted: bool,
             share.kept,
             share.until,
         )
+        if changed:
+            _wake(tx, node, resource)  # the others may have more from now on, or have to do with less
         told.append(
             RateShare(
                 resource=resource,
