@@ -363,6 +363,14 @@ def resume(shop: Workshop, size: Size) -> Figure:
 
 Measured = Callable[[Workshop, Size], Figure]
 
+
+def aws_faults(shop: Workshop, size: Size) -> Figure:
+    """Every call of the platform ``aws`` with every fault; what stands for AWS is loaded only then."""
+    from benchmarks import aws_faults
+
+    return aws_faults.figure(shop.say, size.name, shop.run)
+
+
 FIGURES: Final[dict[str, Measured]] = {
     "dp-full-80": full_copy("dp-full-80", Shape(80, GBIT), 0.96, 0.98),
     "dp-full-20": full_copy("dp-full-20", Shape(20, GBIT), 0.97),
@@ -375,6 +383,7 @@ FIGURES: Final[dict[str, Measured]] = {
     "dp-resume": resume,
     "dp-limit": limited.figure,
     "dp-stall": stall,
+    "aws-faults": aws_faults,
     "rec-1000": lambda shop, size: recovery.many_machines(shop, size.name),
     "rec-kill": lambda shop, size: recovery.killed(shop, size.name),
     "rec-scale": lambda shop, size: recovery.shared(shop, size.name),
