@@ -28,14 +28,14 @@ _BOOT_SIGNATURE: Final = b"\x55\xaa"
 class Guest:
     """One instance's QEMU."""
 
-    def __init__(self, folder: Path, instance: Mapping[str, Any], disks: Sequence[Path], memory_mib: int) -> None:
+    def __init__(self, folder: Path, instance: Mapping[str, Any], disks: Sequence[Path], accelerator: str) -> None:
         self.name = str(instance["InstanceId"])
         self.console = folder / f"{self.name}.console"
         self._qmp = folder / f"{self.name}.qmp"
         address = instance["PrivateIpAddress"]
         forwards = "".join(f",hostfwd=tcp:{address}:{port}-:{port}" for port in _PORTS)
-        argv = ["qemu-system-x86_64", "-name", self.name, "-machine", "pc,accel=kvm:tcg", "-cpu", "max"]
-        argv += ["-m", str(memory_mib), "-display", "none", "-no-reboot", "-nodefaults", "-vga", "std"]
+        argv = ["qemu-system-x86_64", "-name", self.name, "-machine", f"pc,accel={accelerator}", "-cpu", "max"]
+        argv += ["-m", "256", "-display", "none", "-no-reboot", "-nodefaults", "-vga", "std"]
         argv += ["-serial", f"file:{self.console}", "-qmp", f"unix:{self._qmp},server=on,wait=off"]
         argv += ["-netdev", f"user,id=net0{forwards}", "-device", "virtio-net-pci,netdev=net0"]
         for index, disk in enumerate(disks):
@@ -71,11 +71,11 @@ class Guest:
 class AwsGuests:
     """``with AwsGuests(aws, folder):`` looks at the double's instances and lets their guests run and stop with them."""
 
-    def __init__(self, aws: AwsDouble, folder: Path, memory_mib: int = 256) -> None:
+    def __init__(self, aws: AwsDouble, folder: Path, accelerator: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._aws = aws
         self._folder = folder
-        self._memory_mib = memory_mib
+        self._accelerator = accelerator
         self._guests: dict[str, Guest] = {}
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="aws-guests", daemon=True)
@@ -115,6 +115,7 @@ class AwsGuests:
             if guest is not None and not guest.is_on:
                 self._guests.pop(name)
                 self._aws.hold(name, held=False)
+                assert state != "running", f"the guest of {name} went off by itself: {self.console(name)[-2000:]}"
             elif guest is not None and state == "stopping":
                 guest.press()
             elif guest is not None and state in {"stopped", "shutting-down", "terminated"}:
@@ -127,7 +128,7 @@ class AwsGuests:
                         with kept.open("wb") as image:
                             image.truncate(disk.stat().st_size)
                         copy(disk, kept)
-                self._guests[name] = Guest(self._folder, instance, disks, self._memory_mib)
+                self._guests[name] = Guest(self._folder, instance, disks, self._accelerator)
                 self.booted.append(name)
 
     def _disks(self, instance: Mapping[str, Any]) -> list[Path]:

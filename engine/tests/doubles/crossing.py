@@ -154,8 +154,10 @@ def crossing(folder: Path, cache: Path) -> Iterator[Crossing]:
     control = Control(folder / "home").start()
     lab = Lab(folder / "l", cache)
     nodes: list[NodeProcess] = []
+    image = guest.build(cache)
+    kind = accelerator(cache, image, lambda _line: None)
     try:
-        with AwsDouble(folder / "aws") as aws, AwsGuests(aws, folder / "guests") as guests:
+        with AwsDouble(folder / "aws") as aws, AwsGuests(aws, folder / "guests", kind) as guests:
             make_bucket(aws)
             ec2 = aws.client("ec2")
             vpc = ec2.create_vpc(CidrBlock=_VPC)["Vpc"]["VpcId"]
@@ -163,9 +165,8 @@ def crossing(folder: Path, cache: Path) -> Iterator[Crossing]:
             subnet = ec2.create_subnet(VpcId=vpc, CidrBlock=_SUBNET, AvailabilityZone=zone)["Subnet"]["SubnetId"]
             api_port, node_port = (int(url.rpartition(":")[2]) for url in (control.home.url, control.home.node_url))
             lab.up(sites_only=True, api_port=api_port, node_port=node_port)
-            image = guest.build(cache)
             database = lab.guests["db"]
-            database.ensure(image, accelerator(cache, image, lambda _line: None), lambda _line: None)
+            database.ensure(image, kind, lambda _line: None)
             to_alpha, to_cloud = free_port(), free_port()
             lab.relay.add(Route("cloud-to-alpha", HOST, to_alpha, "alpha", DATA_PORTS["alpha"]))
             lab.relay.add(Route("alpha-to-cloud", "alpha", to_cloud, HOST, to_cloud))
