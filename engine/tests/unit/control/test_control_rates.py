@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from doubles import shop_records
-from farshore.control.scheduling import dials, rates
+from farshore.control.scheduling import dials, quotas, rates
 from farshore.control.scheduling.shares import LEASE_S
 from farshore.control.store import Store
 from farshore.control.store.database import Transaction
-from farshore.control.store.records import Node, Plan, Share, SiteLink, Task
+from farshore.control.store.records import Node, Plan, Share, Site, SiteLink, Task
 from farshore.model.task import DialOrder, PollRequest, RateShare
 from sqlalchemy import select
 
@@ -182,3 +182,54 @@ def test_a_source_dials_the_targets_that_listen(store: Store) -> None:
         copy(tx, "t-2", "beta-2", "target")
         assert [(order.node, order.connections) for order in dials.orders(tx, node)] == [("beta-2", 4)]
         assert dials.orders(tx, tx.get_one(Node, "beta-1")) == ()
+
+
+def in_cloud(store: Store, **limits: Any) -> None:
+    """Let the target's site, and another one, belong to one account of a provider that counts."""
+    told = {"account": "1.eu", "writes": {"PutBlock": 100.0}, "reads": {"GetBlock": 50.0}, **limits}
+    with store.write() as tx:
+        tx.add(Site(name="gamma", platform="file", data_listen="source", description="", created_at=1.0))
+        tx.flush()
+        for name in ("beta", "gamma"):
+            tx.get_one(Site, name).inventory = {"platform": "file", "limits": told}
+        first = tx.get_one(Node, "beta-1")
+        tx.add(
+            Node(
+                name="gamma-1",
+                site="gamma",
+                roles=["replication"],
+                data_address="gamma-1:9101",
+                created_at=1.0,
+                generation=1,
+                thumbprint="thumb-gamma-1",
+                last_seen=first.last_seen,
+            )
+        )
+
+
+def test_calls_belong_to_an_account_whichever_of_its_sites_makes_them(store: Store) -> None:
+    in_cloud(store)
+    with store.write() as tx:
+        for name, node, site in (("t-1", "beta-1", "beta"), ("t-2", "gamma-1", "gamma")):
+            task = copy(tx, name, node)
+            task.site = site
+            task.session = {
+                **task.session,
+                "limits": list(quotas.rates_of(tx, site, "writes")),
+                "reads": list(quotas.rates_of(tx, "beta", "reads")),
+                "source_node": "beta-2",
+            }
+    put, get = "writes:1.eu:PutBlock", "reads:1.eu:GetBlock"
+    for _ in range(3):
+        told = {name: ask(store, name) for name in ("beta-1", "gamma-1", "beta-2")}
+    assert {name: sorted(shares) for name, shares in told.items()} == {
+        "beta-1": [put],
+        "gamma-1": [put],
+        "beta-2": [get],
+    }
+    assert [told[name][put].bytes_per_s for name in ("beta-1", "gamma-1")] == [48.0, 48.0]
+    assert told["beta-2"][get].bytes_per_s == 48.0
+    with store.write() as tx:
+        tx.get_one(Task, "t-2").state = "cancelled"
+    assert ask(store, "gamma-1") == {}
+    assert ask(store, "beta-1")[put].bytes_per_s == 97.0
