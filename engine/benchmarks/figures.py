@@ -371,6 +371,13 @@ def aws_faults(shop: Workshop, size: Size) -> Figure:
     return aws_faults.figure(shop.say, size.name, shop.run)
 
 
+def aws_crossing(shop: Workshop, _size: Size) -> Figure:
+    """A guest that goes to AWS and comes back; loaded as above."""
+    from benchmarks import aws_crossing
+
+    return aws_crossing.figure(shop.say)
+
+
 FIGURES: Final[dict[str, Measured]] = {
     "dp-full-80": full_copy("dp-full-80", Shape(80, GBIT), 0.96, 0.98),
     "dp-full-20": full_copy("dp-full-20", Shape(20, GBIT), 0.97),
@@ -383,6 +390,7 @@ FIGURES: Final[dict[str, Measured]] = {
     "dp-resume": resume,
     "dp-limit": limited.figure,
     "dp-stall": stall,
+    "aws-crossing": aws_crossing,
     "aws-faults": aws_faults,
     "rec-1000": lambda shop, size: recovery.many_machines(shop, size.name),
     "rec-kill": lambda shop, size: recovery.killed(shop, size.name),
