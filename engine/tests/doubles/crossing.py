@@ -25,6 +25,7 @@ from farshore.testing.lab import Lab, app, guest
 from farshore.testing.lab.accelerator import accelerator
 from farshore.testing.lab.relay import DATA_PORTS, HOST, Route
 from farshore.testing.lab.site import Site
+from farshore.units import GIB
 
 DB: Final = app.tier("db").name
 #: Addresses of instances: of the loopback, so that guests behind them answer there.
@@ -200,3 +201,51 @@ def crossing(folder: Path, cache: Path) -> Iterator[Crossing]:
             launcher.stop(key)
         lab.down()
         control.kill()
+
+
+def same(one: Path, one_format: str, other: Path, other_format: str) -> bool:
+    """Say whether two images hold the same; what one has beyond the other's end is zero."""
+    words = ["qemu-img", "compare", "-U", "-f", one_format, "-F", other_format, str(one), str(other)]
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert done.returncode in {0, 1}, done.stderr
+    return done.returncode == 0
+
+
+def there_and_back(made: Crossing) -> dict[str, Any]:
+    """Protect the database, fail it over to AWS and back; its disks are the same at both stops, and it answers."""
+    made.protect()
+    until(lambda: (made.ask_alpha("insert?value=over") or {}).get("value") == "over", "a row is stored", 120)
+    over = made.run("failover", {"to_site": "cloud"})
+    away = made.machine("cloud")
+    instance = str(away["machine_id"])
+    assert made.guests.booted == [instance]
+    # The guest at home is off and fenced: its own disks are the image that nobody of us has written.
+    compared = 0
+    for disk, image in zip(made.lab.guests["db"].disks.values(), made.guests.launched[instance], strict=True):
+        assert image.stat().st_size == GIB
+        assert same(disk, "qcow2", image, "raw"), f"{disk} is not what runs in AWS"
+        compared += 1
+    address = away["nics"][0]["addresses"][0]
+    assert until(lambda: made.ask_cloud(address, "find?value=over"), "it answers in AWS", 120)["rows"] == 1
+    stored = until(lambda: made.ask_cloud(address, "insert?value=back"), "a row is stored in AWS", 120)
+    assert stored["value"] == "back"
+
+    back = made.run("reprotect", {})
+    stats = back["cycles"][0]["stats"]
+    home = made.run("failover", {"to_site": "alpha"})
+    volumes = {disk["disk_id"]: made.aws.volume(disk["path"]) for disk in away["disks"]}
+    pool = made.lab.alpha.storage / "pool"
+    for disk in made.point(home)["disks"]:
+        volume = volumes[disk["disk_key"].partition("/")[2]]
+        assert same(pool / f"{disk['point']}.qcow2", "qcow2", volume, "raw"), f"{disk} is not what ran in AWS"
+        compared += 1
+    assert until(lambda: made.ask_alpha("find?value=back"), "it answers at home", 120)["rows"] == 1
+    return {
+        "compared": compared,
+        "green": sum(run["machines"][0]["state"] == "green" for run in (over, home)),
+        "over_rto_s": over["machines"][0]["rto_s"],
+        "home_rto_s": home["machines"][0]["rto_s"],
+        "back_mode": stats["mode"],
+        "back_moved_bytes": stats["moved_bytes"],
+        "disk_bytes": stats["disk_bytes"],
+    }
