@@ -26,7 +26,7 @@ class Hub:
         self.now = BEGIN
         self._numbers = itertools.count()
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
-        self._waiting: list[tuple[str, greenlet.greenlet]] = []
+        self._waiting: dict[int, tuple[str, greenlet.greenlet]] = {}
         self._main = greenlet.getcurrent()
         self.failure: BaseException | None = None
 
@@ -60,12 +60,11 @@ class Hub:
     def await_change(self, topic: str, seconds: float) -> None:
         """Wait for :meth:`changed`, but no longer than so."""
         me = greenlet.getcurrent()
-        mine = (topic, me)
-        self._waiting.append(mine)
+        number = next(self._numbers)  # a later wait of the same piece is another one
+        self._waiting[number] = (topic, me)
 
         def wake() -> None:
-            if mine in self._waiting:
-                self._waiting.remove(mine)
+            if self._waiting.pop(number, None):
                 self._go(me)
 
         self.at(self.now + seconds, wake)
@@ -73,14 +72,14 @@ class Hub:
 
     def changed(self, topic: str) -> None:
         """Wake whoever waits for a change of ``topic``, a moment from now."""
-        waiting = [piece for about, piece in self._waiting if about == topic]
-        self._waiting = [pair for pair in self._waiting if pair[0] != topic]
+        waiting = [piece for about, piece in self._waiting.values() if about == topic]
+        self._waiting = {number: pair for number, pair in self._waiting.items() if pair[0] != topic}
         for piece in waiting:
             self.at(self.now + 0.01, lambda piece=piece: self._go(piece))  # type: ignore[misc]
 
     def kill(self, piece: greenlet.greenlet) -> None:
         """End a piece of work where it waits."""
-        self._waiting = [pair for pair in self._waiting if pair[1] is not piece]
+        self._waiting = {number: pair for number, pair in self._waiting.items() if pair[1] is not piece}
         if not piece.dead and piece:
             piece.throw()
 
