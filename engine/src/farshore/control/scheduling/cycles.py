@@ -19,7 +19,7 @@ from farshore.control.clock import Stamp, iso
 from farshore.control.direction import turned
 from farshore.control.planning import definitions
 from farshore.control.runs import closing
-from farshore.control.scheduling import due, retention
+from farshore.control.scheduling import due, quotas, retention
 from farshore.control.store import settings
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Checkpoint, Cycle, Group, Machine, Plan, PlanMachine, Task
@@ -266,8 +266,11 @@ def _waiting(tx: Transaction, cycle: Cycle) -> None:
     if not chosen:
         _finish(tx, cycle, "cancelled", Conflict("no machine of the group is protected", code="nothing-protected"))
         return
-    base = newest(tx, plan, cycle.group_id)
     machine_ids = tuple(str(row.machine_id) for row in chosen)
+    writing = [_writing(tx, other.plan, other.machines or ()) for other in at_work]
+    if not quotas.takes_drafts(tx, *_writing(tx, cycle.plan, machine_ids), writing):
+        return
+    base = newest(tx, plan, cycle.group_id)
     bases = {disk["disk_key"]: disk["source_point"] for disk in (base.manifest["disks"] if base else [])}
     bases = {key: point for key, point in bases.items() if key.rpartition("/")[0] in machine_ids}
     cycle.state, cycle.attempt, cycle.started_at = "point", 0, cycle.started_at or now.wall_s
@@ -416,6 +419,13 @@ def _seeds(session: Session, plan: Plan, definition: Definition) -> dict[str, st
         if machine.name == row.name
         for disk_id, image in machine.seed.items()
     }
+
+
+def _writing(session: Session, plan: str, machine_ids: Sequence[str]) -> tuple[str, int]:
+    """Return the site that machines are copied to, and how many disks they have."""
+    source, target = direction(session.get_one(Plan, plan))
+    rows = (session.get(Machine, (source, machine_id)) for machine_id in machine_ids)
+    return target, sum(len(row.facts["disks"]) for row in rows if row is not None)
 
 
 def _old_disks(session: Session, plan: Plan, machines: Sequence[MachineFacts]) -> dict[str, str]:
