@@ -35,6 +35,8 @@ class SiteState:
     #: Addresses that machines there have now, each with the machine's name.
     addresses: dict[str, str] = field(default_factory=dict)
     bundle: Literal["current", "late", "missing"] = "current"
+    #: How many disks its provider lets an account write at once; None where it does not say.
+    drafts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
