@@ -110,3 +110,23 @@ def room(facts: Facts) -> Iterator[Finding]:
                 f"a {verb} may take {format_size(need)}; the pool has {format_size(pool.free_bytes)} free",
                 "Make the pool larger, keep fewer checkpoints, or recover fewer machines at once.",
             )
+
+
+def groups(facts: Facts) -> Iterator[Finding]:
+    """Name the groups whose disks cannot all be written at once, so that no checkpoint of them is ever sealed."""
+    most = facts.target.drafts
+    if most is None:
+        return
+    disks = {machine.name: len(facts_of(machine).disks) for machine in facts.machines}
+    if facts.plan.consistency == "group":
+        disks = {facts.plan.name: sum(disks.values())}
+    for name, number in disks.items():
+        if number > most:
+            yield finding(
+                "group-too-large",
+                "error",
+                name,
+                f"{name!r} has {number} disks in one consistency group; the account of site {facts.target.name!r} may"
+                f" write {most} at once",
+                "Split the plan, or leave disks out: `consistency: machine` makes a group of each machine.",
+            )
