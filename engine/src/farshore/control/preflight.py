@@ -120,6 +120,7 @@ def _site(session: Session, name: str, ours: set[str]) -> SiteState:
             for address in nic.addresses
         },
         bundle=_bundle(session, name),
+        drafts=found.limits.drafts if found is not None else None,
     )
 
 
