@@ -170,6 +170,7 @@ WRONG: dict[str, Facts] = {
     ),
     "guest-tools-missing": beta(nodes=kitted(lacks=("ntfs-3g (package ntfs-3g)",))),
     "control-plane-shares-fate": good(source=replace(good().source, nodes=(AWAY,)), control_host="here"),
+    "group-too-large": beta(drafts=0),
 }
 
 
