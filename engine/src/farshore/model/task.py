@@ -329,7 +329,7 @@ class LookParams(Report):
 
 
 class LookResult(Report):
-    """A machine's console text, and its screen as a PNG in base64 (empty where there is none; ``note`` says why)."""
+    """A machine's console text, and its screen in base64 (empty where there is none; ``note`` says why)."""
 
     machine_id: str
     taken_at: float

@@ -316,7 +316,7 @@ class Compute(Protocol):
         """Return the end of the machine's console text."""
 
     def screen(self, machine_id: str) -> bytes:
-        """Return what the machine shows on its screen as a PNG; ``NotFound`` if it has none or is off."""
+        """Return what the machine shows on its screen, a PNG or a JPEG; ``NotFound`` if it has none or is off."""
 
     def agent(self, machine_id: str, request: Mapping[str, Any], timeout_s: float) -> Any:
         """Ask the guest's agent, in the words of the QEMU guest agent; return what it answers under ``return``.

@@ -21,10 +21,15 @@ CONSOLE_CHARACTERS: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What a machine showed: its screen as a PNG, empty if it has none, and the text of its console."""
+    """What a machine showed: a picture of its screen, empty if it has none, and the text of its console."""
 
     screen: bytes
     console: str
+
+
+def media_type(picture: bytes) -> str:
+    """Return what kind of picture a platform gave of a screen."""
+    return "image/jpeg" if picture.startswith(b"\xff\xd8\xff") else "image/png"
 
 
 def html(body: dict[str, Any], position: int, previous: str, sights: Mapping[str, Sight] | None = None) -> str:
@@ -41,7 +46,9 @@ def _fitting(sights: Mapping[str, Sight]) -> dict[str, dict[str, str]]:
     shown: dict[str, dict[str, str]] = {}
     for name, sight in sights.items():
         parts = {
-            "picture": base64.b64encode(sight.screen).decode(),
+            "picture": f"data:{media_type(sight.screen)};base64,{base64.b64encode(sight.screen).decode()}"
+            if sight.screen
+            else "",
             "console": sight.console[-CONSOLE_CHARACTERS:],
         }
         for what, text in parts.items():
@@ -149,7 +156,7 @@ if body.objectives else none %}
 {% for name, seen in shown.items() %}
 <figure>
 <figcaption>{{ name }}</figcaption>
-{% if seen.picture %}<img alt="screen of {{ name }}" src="data:image/png;base64,{{ seen.picture }}">{% endif %}
+{% if seen.picture %}<img alt="screen of {{ name }}" src="{{ seen.picture }}">{% endif %}
 
 {% if seen.console %}<details><summary>end of its console</summary><pre>{{ seen.console }}</pre></details>{% endif %}
 

@@ -182,6 +182,15 @@ def test_the_proof_of_isolation_and_what_machines_showed_are_on_the_page_and_cov
         evidence.verify_rendering(report, "html", page.replace("login", "logon").encode())
 
 
+def test_a_picture_is_shown_as_what_it_is() -> None:
+    body = copy.deepcopy(BODY)
+    body["run"]["facts"] = {"sights": {"db": {"taken_at": "noon", "console_sha256": "c" * 64, "screen_sha256": None}}}
+    jpeg = b"\xff\xd8\xff\xe0" + bytes(20)
+    page = evidence.render(body, 1, evidence.ORIGIN, {"db": Sight(jpeg, "")})["html"]
+    assert f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" in page
+    assert "<img" not in evidence.render(body, 1, evidence.ORIGIN, {"db": Sight(b"", "no screen")})["html"]
+
+
 def test_objectives_and_who_approved_are_shown() -> None:
     body = copy.deepcopy(BODY)
     body["run"]["approval"] = {"people": 2, "by": [{"actor": "ada", "at": "noon"}]}

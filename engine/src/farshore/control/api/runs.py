@@ -18,6 +18,7 @@ from farshore.control.store.records import Run
 from farshore.control.views.history import record
 from farshore.errors import Forbidden
 from farshore.recovery import evidence
+from farshore.recovery.pages import media_type
 
 router = APIRouter(prefix="/api/v1", tags=["runs"])
 
@@ -118,11 +119,11 @@ def get_report(call: Call, run_id: str) -> Response:
 
 @router.get("/runs/{run_id}/machines/{machine}/screen", operation_id="get_screen", response_class=Response)
 def get_screen(call: Call, run_id: str, machine: str) -> Response:
-    """Return the picture of what a machine showed in a run, a PNG."""
+    """Return the picture of what a machine showed in a run, a PNG or a JPEG, as its platform gave it."""
     with call.ctx.store.read() as session:
         content = sights.screen(session, run_id, machine)
     # What a guest shows is not to be taken for a page of ours.
-    return Response(content, media_type="image/png", headers={"X-Content-Type-Options": "nosniff"})
+    return Response(content, media_type=media_type(content), headers={"X-Content-Type-Options": "nosniff"})
 
 
 @router.get("/runs/{run_id}/machines/{machine}/console", operation_id="get_console", response_class=Response)

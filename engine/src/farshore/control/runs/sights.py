@@ -22,6 +22,7 @@ from farshore.control.store.records import Run, RunSight
 from farshore.control.views.history import record
 from farshore.errors import NotFound
 from farshore.model.task import LookResult
+from farshore.recovery.pages import media_type
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 
@@ -63,7 +64,8 @@ def keep(tx: Transaction, ctx: Context, run: Run, machine: str, seen: LookResult
         folder = ctx.home.reports
         durable.write(folder / f"{run_id}-{machine}.console.txt", console, 0o640)
         if screen:
-            durable.write(folder / f"{run_id}-{machine}.png", screen, 0o640)
+            kind = media_type(screen).removeprefix("image/")
+            durable.write(folder / f"{run_id}-{machine}.{kind}", screen, 0o640)
 
     run_id = run.run_id
     tx.after(export)
