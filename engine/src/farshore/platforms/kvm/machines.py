@@ -42,6 +42,13 @@ def power(handle: Any) -> Power:
     return "unknown"
 
 
+def is_shut_down(handle: Any) -> bool:
+    """Say whether a guest has powered itself off, and libvirt has not noticed yet that nothing of it runs any more."""
+    with contextlib.suppress(libvirt.libvirtError):
+        return bool(handle.state(0)[0] == libvirt.VIR_DOMAIN_SHUTDOWN)
+    return False
+
+
 def size_bytes(handle: Any, disk: domains.DomainDisk) -> int:
     """Return the size that the guest sees of a disk."""
     with asking(f"reading the size of disk {disk.target}"):

@@ -10,7 +10,8 @@ from farshore.model.machine import Power
 from farshore.model.task import MachineResult
 from farshore.platforms.contract import Compute
 
-#: A guest that has powered itself off during a backup job is shown as running by libvirt for 30 s after the job's end.
+#: A guest that has powered itself off during a backup job is shown as running by libvirt for 30 s after the job's end,
+#: where nobody calls it to end what is left (the kvm platform does).
 VERIFY_OFF_S: Final = 45.0
 _POLL_S: Final = 0.5
 
