@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Final
 
 from benchmarks import limited, lost, recovery, rehearsal, wayback
@@ -378,6 +379,24 @@ def aws_crossing(shop: Workshop, _size: Size) -> Figure:
     return aws_crossing.figure(shop.say)
 
 
+def aws_storage(figure_id: str) -> Measured:
+    """What the block interface of EBS is asked for and what that takes; loaded only then, too."""
+
+    def measure(shop: Workshop, size: Size) -> Figure:
+        module = import_module(f"benchmarks.{figure_id.replace('-', '_')}")
+        figure: Figure = module.figure(shop, size.name)
+        return figure
+
+    return measure
+
+
+def aws_crash(shop: Workshop, size: Size) -> Figure:
+    """A node that dies at every call of a checkpoint in AWS."""
+    from benchmarks import aws_crash
+
+    return aws_crash.figure(shop.say, size.name, shop.run)
+
+
 FIGURES: Final[dict[str, Measured]] = {
     "dp-full-80": full_copy("dp-full-80", Shape(80, GBIT), 0.96, 0.98),
     "dp-full-20": full_copy("dp-full-20", Shape(20, GBIT), 0.97),
@@ -391,7 +410,11 @@ FIGURES: Final[dict[str, Measured]] = {
     "dp-limit": limited.figure,
     "dp-stall": stall,
     "aws-crossing": aws_crossing,
+    "aws-crash": aws_crash,
     "aws-faults": aws_faults,
+    "aws-calls": aws_storage("aws-calls"),
+    "aws-memory": aws_storage("aws-memory"),
+    "aws-throughput": aws_storage("aws-throughput"),
     "rec-1000": lambda shop, size: recovery.many_machines(shop, size.name),
     "rec-kill": lambda shop, size: recovery.killed(shop, size.name),
     "rec-scale": lambda shop, size: recovery.shared(shop, size.name),
