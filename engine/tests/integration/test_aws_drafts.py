@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from farshore.platforms.aws.account import Account
 from farshore.platforms.aws.ebs import BLOCK
 from farshore.platforms.aws.manifests import S3Manifests
 from farshore.platforms.aws.target import AwsDraft, AwsTarget
+from farshore.platforms.contract import Snapshot
 from farshore.units import GIB, TIB
 
 SIZE = 6 * BLOCK + 512
@@ -141,8 +143,7 @@ def test_what_was_on_its_way_at_a_crash_reads_as_before(
     assert content_of(again, point) == before[:BLOCK] + other[BLOCK : 2 * BLOCK] + before[2 * BLOCK :]
 
 
-@pytest.mark.parametrize("looks", [0, 3])
-@pytest.mark.parametrize("kind", ["lost", "cut", "throttle", "5xx"])
+@pytest.mark.parametrize(("kind", "looks"), [("lost", 0), ("lost", 3), ("cut", 3), ("throttle", 0)])
 def test_a_seal_whose_reply_was_lost_is_found(aws: AwsDouble, target: AwsTarget, kind: str, looks: int) -> None:
     aws.settings(completion_looks=looks)
     draft = target.open(DISK, SIZE, None, "one")
@@ -218,8 +219,16 @@ def test_blocks_are_read_with_fresh_tokens(aws: AwsDouble, target: AwsTarget) ->
     assert content_of(target, point) == CONTENT
 
 
-@pytest.mark.parametrize("kind", ["throttle", "5xx", "lost", "cut", "expired-token"])
-@pytest.mark.parametrize("operation", ["GetSnapshotBlock", "ListSnapshotBlocks"])
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("GetSnapshotBlock", "throttle"),
+        ("GetSnapshotBlock", "cut"),
+        ("GetSnapshotBlock", "expired-token"),
+        ("ListSnapshotBlocks", "5xx"),
+        ("ListSnapshotBlocks", "lost"),
+    ],
+)
 def test_reading_outlasts_what_passes(aws: AwsDouble, target: AwsTarget, operation: str, kind: str) -> None:
     point = sealed(target, "one")
     aws.fault(operation, kind, times=1 if kind == "expired-token" else 2)
@@ -289,3 +298,106 @@ def test_a_missing_bucket_is_the_settings_fault(account: Account, aws: AwsDouble
     with pytest.raises(NotFound) as caught:
         store.get("groups/a/1.json")
     assert caught.value.field == "platform.bucket"
+
+
+# --- points of instances ----------------------------------------------------------------------------------------------
+
+
+class Protected:
+    """An instance with one disk, and a source that reads it."""
+
+    def __init__(self, aws: AwsDouble, account: Account) -> None:
+        self.instance = aws_site.Instance(aws, ["sda1"])
+        self.key = self.instance.key("sda1")
+        self.source = aws_site.source(account)
+        self.instance.write(self.key, 0, CONTENT)
+
+    def point(self, point_id: str, base: str | None = None) -> Snapshot:
+        return self.source.snapshot("grp", point_id, [self.instance.machine_id], {self.key: base}, "machine")
+
+    def applied(self, point_id: str, base: str | None = None) -> Snapshot:
+        snapshot = self.point(point_id, base)
+        self.source.release("grp", point_id, [self.instance.machine_id], applied=True)
+        return snapshot
+
+    def read(self, snapshot: Snapshot) -> bytes:
+        buffer = bytearray(SIZE)
+        self.source.reader(snapshot, self.key).read_into(0, memoryview(buffer))
+        return bytes(buffer)
+
+
+@pytest.fixture
+def protected(aws: AwsDouble, account: Account) -> Protected:
+    return Protected(aws, account)
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("CreateSnapshots", "lost"),
+        ("CreateSnapshots", "5xx"),
+        ("DescribeSnapshots", "stale"),
+        ("ListChangedBlocks", "throttle"),
+        ("PutObject", "lost"),
+    ],
+)
+def test_a_point_is_taken_over_what_passes(aws: AwsDouble, protected: Protected, operation: str, kind: str) -> None:
+    """And in the end there is one snapshot for each of its disks."""
+    protected.applied("pt-1")
+    protected.instance.write(protected.key, BLOCK, b"changed")
+    aws.fault(operation, kind)
+    snapshot = protected.applied("pt-2", "pt-1")
+    assert snapshot.disks[0].incremental
+    assert protected.read(snapshot)[BLOCK : BLOCK + 7] == b"changed"
+    assert len(protected.instance.snapshots()) == 1
+
+
+def test_a_list_goes_on_behind_a_page_whose_token_has_expired(aws: AwsDouble, protected: Protected) -> None:
+    aws.settings(page_blocks=2, empty_page_every=3)
+    protected.applied("pt-1")
+    protected.instance.write(protected.key, 0, bytes(SIZE))
+    snapshot = protected.point("pt-2", "pt-1")
+    aws.fault("ListChangedBlocks", "expired-token", skip=2)
+    extents = list(protected.source.changed(snapshot, protected.key, "pt-1"))
+    assert extents[0].offset == 0
+    assert all(one.offset + one.length == two.offset for one, two in itertools.pairwise(extents))
+    assert extents[-1].offset + extents[-1].length == 7 * BLOCK
+    assert protected.read(snapshot) == bytes(SIZE)
+
+
+def test_a_base_that_was_deleted_meanwhile_ends_the_listing(protected: Protected) -> None:
+    protected.applied("pt-1")
+    snapshot = protected.point("pt-2", "pt-1")
+    for found in protected.instance.snapshots(role="base"):
+        protected.instance.ec2.delete_snapshot(SnapshotId=found)
+    with pytest.raises(RestartFromCheckpoint) as caught:
+        list(protected.source.changed(snapshot, protected.key, "pt-1"))
+    assert caught.value.code == "base-unknown"
+    assert not protected.point("pt-3", "pt-1").disks[0].incremental
+
+
+def test_a_volume_in_the_place_of_another_has_no_changes_to_list(aws: AwsDouble, protected: Protected) -> None:
+    protected.applied("pt-1")
+    ec2, machine = protected.instance.ec2, protected.instance.machine_id
+    ec2.stop_instances(InstanceIds=[machine])
+    aws.settings(state_looks=0)
+    ec2.describe_instances(InstanceIds=[machine])
+    ec2.describe_instances(InstanceIds=[machine])
+    ec2.detach_volume(VolumeId=protected.instance.volumes[protected.key], InstanceId=machine)
+    other = ec2.create_volume(AvailabilityZone=f"{aws.region}a", Size=1, VolumeType="gp3")["VolumeId"]
+    ec2.describe_volumes(VolumeIds=[other])
+    ec2.attach_volume(VolumeId=other, InstanceId=machine, Device="/dev/sda1")
+    snapshot = protected.point("pt-2", "pt-1")
+    assert not snapshot.disks[0].incremental
+    assert "unrelated" in snapshot.disks[0].reason
+    assert protected.read(snapshot) == bytes(SIZE)
+
+
+def test_a_machine_that_is_not_protected_any_more_has_nothing_of_ours(protected: Protected) -> None:
+    protected.applied("pt-1")
+    protected.point("pt-2", "pt-1")
+    assert len(protected.source.traces(protected.instance.machine_id)) == 2
+    protected.source.untrack(protected.instance.machine_id)
+    assert protected.source.traces(protected.instance.machine_id) == []
+    assert protected.instance.snapshots() == []
+    assert protected.source.find("pt-2") is None

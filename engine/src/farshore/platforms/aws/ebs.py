@@ -6,6 +6,7 @@ https://docs.aws.amazon.com/ebs/latest/userguide/ebs-accessing-snapshot.html and
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -244,13 +245,20 @@ class Ebs:
         self._account.patiently("ec2", "delete_tags", Resources=[snapshot_id], Tags=[{"Key": key}])
 
     def wait_completed(self, snapshot_ids: list[str]) -> dict[str, SnapshotState]:
-        """Return when all snapshots are completed, or one is in ``error`` or gone: look at the states."""
+        """Return when all snapshots are completed, or one is in ``error`` or gone: look at the states.
+
+        One that was just made is not told of at once everywhere: it counts as gone after some looks.
+        """
         settings = self._account.settings
+        missing_until = time.monotonic() + min(UNSEEN_S, 20 * settings.poll_s)
 
         def look() -> dict[str, SnapshotState] | None:
             found = self.describe(snapshot_ids)
-            settled = len(found) < len(snapshot_ids) or all(one.state == "completed" for one in found.values())
-            return found if settled or any(one.state == "error" for one in found.values()) else None
+            if any(one.state == "error" for one in found.values()):
+                return found
+            if len(found) < len(set(snapshot_ids)):
+                return found if time.monotonic() >= missing_until else None
+            return found if all(one.state == "completed" for one in found.values()) else None
 
         def late() -> FarshoreError:
             return Retry(

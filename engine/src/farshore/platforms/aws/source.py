@@ -302,10 +302,12 @@ class AwsSource:
     def _make_base(self, point_id: str, record: dict[str, Any]) -> None:
         if record["role"] != _BASE:
             self._records.write(point_id, {**record, "role": _BASE})
-        found = self._ebs.describe([one["snapshot"] for one in _ebs_of(record).values()])
-        for one in found.values():
+        held = {one["snapshot"] for one in _ebs_of(record).values()}
+        for one in list(self._ebs.find(tags.filters(SITE=self._site, POINT=point_id))):
             self._tokens.pop(one.snapshot_id, None)
-            if one.tags.get(tags.ROLE) != _BASE:
+            if one.snapshot_id not in held:
+                self._ebs.delete(one.snapshot_id)  # taken twice, for the first reply was lost
+            elif one.tags.get(tags.ROLE) != _BASE:
                 self._ebs.tag(one.snapshot_id, {tags.ROLE: _BASE})
 
     def _discard(self, point_id: str) -> None:
