@@ -93,6 +93,7 @@ attributes:
 seealso:
   - module: farshore.dr.drill
   - module: farshore.dr.reprotect
+  - module: farshore.dr.retire
   - module: farshore.dr.run_info
 """
 

@@ -42,6 +42,7 @@ attributes:
     support: full
 seealso:
   - module: farshore.dr.failover
+  - module: farshore.dr.retire
   - module: farshore.dr.run_info
 """
 

@@ -50,6 +50,7 @@ attributes:
 seealso:
   - module: farshore.dr.failover
   - module: farshore.dr.migrate
+  - module: farshore.dr.retire
   - module: farshore.dr.run_info
 """
 
