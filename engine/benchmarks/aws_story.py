@@ -209,7 +209,8 @@ class Stage:
         aws_site.make_bucket(aws)
         self.aws = aws
         self.guest = Guest(aws_site.Instance(aws))
-        self.account = aws_site.account(aws_site.config(aws, scratch), shared)
+        self.settings = aws_site.config(aws, scratch)
+        self.account = aws_site.account(self.settings, shared)
         self._before = self._there()
 
     def site(self) -> Site:
