@@ -127,7 +127,7 @@ def translate(error: Exception, service: str, operation: str, region: str) -> Fa
         )
     if isinstance(error, (boto.CredentialRetrievalError, boto.TokenRetrievalError, boto.MetadataRetrievalError)):
         return Retry(f"credentials could not be had: {error}", code="credentials-unavailable", operation=what)
-    if isinstance(error, (boto.HTTPClientError, boto.EndpointConnectionError)):
+    if isinstance(error, (boto.HTTPClientError, boto.ConnectionError)):
         return Unavailable(
             f"{service} in {region} cannot be reached: {error}",
             code="provider-unreachable",
