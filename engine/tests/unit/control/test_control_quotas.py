@@ -74,3 +74,16 @@ def test_runs_take_turns_and_share_what_the_provider_takes(store: Store) -> None
         "one machine-probe",
     ]
     assert _chosen(store, 0) == []
+
+
+def test_disks_that_are_written_count_over_all_sites_of_an_account(store: Store) -> None:
+    with store.write() as tx:
+        told = {"limits": {"account": "1.eu", "drafts": 10}}
+        tx.get_one(Site, "beta").inventory = told
+        tx.add(Site(name="gamma", platform="simulated", description="", created_at=0.0, inventory=told))
+        tx.add(Site(name="delta", platform="simulated", description="", created_at=0.0))
+    with store.read() as session:
+        assert quotas.takes_drafts(session, "beta", 4, [("beta", 3), ("gamma", 3), ("delta", 50)])
+        assert not quotas.takes_drafts(session, "beta", 5, [("beta", 3), ("gamma", 3)])
+        assert quotas.takes_drafts(session, "beta", 50, [("delta", 50)]), "it begins alone"
+        assert quotas.takes_drafts(session, "delta", 50, [("delta", 50)])
