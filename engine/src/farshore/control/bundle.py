@@ -89,8 +89,9 @@ _PASSING: Final[dict[str, frozenset[str]]] = {
     "fence": frozenset({"attempts", "not_before", "task_id", "error"}),
     "token": frozenset({"last_used_at"}),
 }
-#: Carried over, but no reason to write a new bundle.
-_QUIET: Final = frozenset({"changed_at", "content"})
+#: Carried over, but no reason to write a new bundle: what is large changes together with what is named beside it, a
+#: definition with its revision, a machine's home with its epoch.
+_QUIET: Final = frozenset({"changed_at", "content", "definition", "home"})
 #: What people said about checkpoints; no manifest knows it.
 _SAID: Final = ("pinned", "label", "note", "hold", "held_by", "held_at", "cleared")
 MARKS: Final[tuple[Column[Any], ...]] = tuple(
@@ -182,7 +183,7 @@ class Keeper:
             late = [site for site in session.scalars(select(Site.name)) if _is_late(session, site, wanted)]
         if late:
             with self._ctx.store.write() as tx:
-                _renew(tx, self._ctx, late)
+                _renew(tx, self._ctx, late, wanted)
         # Its own processor time, for on a busy machine it waits more than it works.
         spent_s = time.thread_time() - began
         self._look_at = time.monotonic() + min(max(PAUSE_S, spent_s / SHARE), LONGEST_LOOK_S)
@@ -193,8 +194,9 @@ def _is_late(session: Session, site: str, wanted: str) -> bool:
     return row is None or row.digest != wanted or row.task_id is not None
 
 
-def _renew(tx: Transaction, ctx: Context, sites: list[str]) -> None:
-    wanted, now = digest(tx), time.time()
+def _renew(tx: Transaction, ctx: Context, sites: list[str], wanted: str) -> None:
+    """Have the bundles written that lack what ``wanted`` is the digest of; what has changed since may follow."""
+    now = time.time()
     due = []
     for site in sites:
         if tx.get(Site, site) is None:

@@ -309,7 +309,7 @@ def test_a_site_that_is_left_in_a_hurry_hears_nothing_until_its_machines_stay_do
 
 def test_a_site_that_is_deleted_before_its_bundle_is_written_is_passed_over(lost: Context) -> None:
     with lost.store.write() as tx:
-        bundle._renew(tx, lost, ["gone"])
+        bundle._renew(tx, lost, ["gone"], bundle.digest(tx))
     with lost.store.read() as session:
         assert session.get(SiteBundle, "gone") is None
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, Select, bindparam, func, or_, select
 from sqlalchemy.orm import Session, aliased, defer
 
 from farshore import errors
@@ -104,6 +104,11 @@ def create(
 
 def open_cycles(session: Session) -> Sequence[str]:
     """Return the ids of the cycles to look at, oldest first: of those of a plan that wait, the first few will do."""
+    return session.scalars(_TO_LOOK_AT, {"now": time.time()}).all()
+
+
+def _to_look_at() -> Select[str]:
+    """Return the query of :func:`open_cycles`, whose making takes longer than its answer."""
     other = aliased(Cycle)
     at_work = select(other.group_id).where(other.ended_at.is_(None), other.state.in_(AT_WORK))
     dropping = select(Checkpoint.group_id).where(Checkpoint.state == "dropping")
@@ -113,7 +118,7 @@ def open_cycles(session: Session) -> Sequence[str]:
         .where(
             Cycle.ended_at.is_(None),
             Cycle.state == "waiting",
-            Cycle.not_before <= time.time(),
+            Cycle.not_before <= bindparam("now"),
             Cycle.group_id.not_in(at_work),
             Cycle.group_id.not_in(dropping),
         )
@@ -128,7 +133,10 @@ def open_cycles(session: Session) -> Sequence[str]:
             Cycle.cycle_id.in_(select(heads.c.cycle_id).where(heads.c.place <= MOST_LOOKED_AT)),
         ),
     )
-    return session.scalars(query.order_by(Cycle.created_at)).all()
+    return query.order_by(Cycle.created_at)
+
+
+_TO_LOOK_AT: Final = _to_look_at()
 
 
 def begin_due(tx: Transaction, plan_name: str) -> None:
