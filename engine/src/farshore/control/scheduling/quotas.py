@@ -6,7 +6,7 @@ counts until its end was reported, whoever is silent meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import zip_longest
 from typing import Any, Final, Literal
 
@@ -48,8 +48,12 @@ def sites_of(session: Session, account: str) -> list[str]:
     return [name for name in session.scalars(select(Site.name)) if (limits(session, name).account or name) == account]
 
 
-def takes_drafts(session: Session, site: str, disks: int, at_work: Iterable[tuple[str, int]]) -> bool:
+def takes_drafts(
+    session: Session, site: str, disks: Callable[[], int], at_work: Iterable[tuple[str, int]]
+) -> bool:
     """Say whether a site's provider lets so many disks more be written; ``at_work``: target sites and disks of copies.
+
+    Neither is looked at where the provider has no limit.
 
     One that is larger than the limit begins alone: what the provider says to it is told then.
     """
@@ -58,7 +62,7 @@ def takes_drafts(session: Session, site: str, disks: int, at_work: Iterable[tupl
         return True
     near = set(sites_of(session, found.account or site))
     writing = sum(number for other, number in at_work if other in near)
-    return writing == 0 or writing + disks <= found.drafts
+    return writing == 0 or writing + disks() <= found.drafts
 
 
 def left(session: Session, site: str) -> dict[str, int]:
