@@ -275,8 +275,8 @@ def _waiting(tx: Transaction, cycle: Cycle) -> None:
         _finish(tx, cycle, "cancelled", Conflict("no machine of the group is protected", code="nothing-protected"))
         return
     machine_ids = tuple(str(row.machine_id) for row in chosen)
-    writing = [_writing(tx, other.plan, other.machines or ()) for other in at_work]
-    if not quotas.takes_drafts(tx, *_writing(tx, cycle.plan, machine_ids), writing):
+    writing = (_writing(tx, other.plan, other.machines or ()) for other in at_work)
+    if not quotas.takes_drafts(tx, target, lambda: _writing(tx, cycle.plan, machine_ids)[1], writing):
         return
     base = newest(tx, plan, cycle.group_id)
     bases = {disk["disk_key"]: disk["source_point"] for disk in (base.manifest["disks"] if base else [])}
@@ -431,9 +431,12 @@ def _seeds(session: Session, plan: Plan, definition: Definition) -> dict[str, st
 
 def _writing(session: Session, plan: str, machine_ids: Sequence[str]) -> tuple[str, int]:
     """Return the site that machines are copied to, and how many disks they have."""
-    source, target = direction(session.get_one(Plan, plan))
+    row = session.get(Plan, plan)
+    if row is None:
+        return "", 0
+    source, target = direction(row)
     rows = (session.get(Machine, (source, machine_id)) for machine_id in machine_ids)
-    return target, sum(len(row.facts["disks"]) for row in rows if row is not None)
+    return target, sum(len(machine.facts["disks"]) for machine in rows if machine is not None)
 
 
 def _old_disks(session: Session, plan: Plan, machines: Sequence[MachineFacts]) -> dict[str, str]:
