@@ -83,7 +83,7 @@ def test_disks_that_are_written_count_over_all_sites_of_an_account(store: Store)
         tx.add(Site(name="gamma", platform="simulated", description="", created_at=0.0, inventory=told))
         tx.add(Site(name="delta", platform="simulated", description="", created_at=0.0))
     with store.read() as session:
-        assert quotas.takes_drafts(session, "beta", 4, [("beta", 3), ("gamma", 3), ("delta", 50)])
-        assert not quotas.takes_drafts(session, "beta", 5, [("beta", 3), ("gamma", 3)])
-        assert quotas.takes_drafts(session, "beta", 50, [("delta", 50)]), "it begins alone"
-        assert quotas.takes_drafts(session, "delta", 50, [("delta", 50)])
+        assert quotas.takes_drafts(session, "beta", lambda: 4, [("beta", 3), ("gamma", 3), ("delta", 50)])
+        assert not quotas.takes_drafts(session, "beta", lambda: 5, [("beta", 3), ("gamma", 3)])
+        assert quotas.takes_drafts(session, "beta", lambda: 50, [("delta", 50)]), "it begins alone"
+        assert quotas.takes_drafts(session, "delta", lambda: 50, [("delta", 50)])
