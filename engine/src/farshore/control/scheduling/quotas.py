@@ -48,9 +48,7 @@ def sites_of(session: Session, account: str) -> list[str]:
     return [name for name in session.scalars(select(Site.name)) if (limits(session, name).account or name) == account]
 
 
-def takes_drafts(
-    session: Session, site: str, disks: Callable[[], int], at_work: Iterable[tuple[str, int]]
-) -> bool:
+def takes_drafts(session: Session, site: str, disks: Callable[[], int], at_work: Iterable[tuple[str, int]]) -> bool:
     """Say whether a site's provider lets so many disks more be written; ``at_work``: target sites and disks of copies.
 
     Neither is looked at where the provider has no limit.
