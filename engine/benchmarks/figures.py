@@ -379,6 +379,13 @@ def aws_crossing(shop: Workshop, _size: Size) -> Figure:
     return aws_crossing.figure(shop.say)
 
 
+def aws_shares(shop: Workshop, size: Size) -> Figure:
+    """Two nodes under one account's rate of calls; loaded as above."""
+    from benchmarks import aws_shares
+
+    return aws_shares.figure(shop.say, size.name)
+
+
 def aws_storage(figure_id: str) -> Measured:
     """What the block interface of EBS is asked for and what that takes; loaded only then, too."""
 
@@ -412,6 +419,7 @@ FIGURES: Final[dict[str, Measured]] = {
     "aws-crossing": aws_crossing,
     "aws-crash": aws_crash,
     "aws-faults": aws_faults,
+    "aws-shares": aws_shares,
     "aws-calls": aws_storage("aws-calls"),
     "aws-memory": aws_storage("aws-memory"),
     "aws-throughput": aws_storage("aws-throughput"),
