@@ -13,7 +13,7 @@ import typer
 
 from farshore import __version__
 from farshore.cli.context import Shell, shell
-from farshore.cli.local import control, doctor, evidence, linktest
+from farshore.cli.local import aws, control, doctor, evidence, linktest
 from farshore.cli.local import node as local_node
 from farshore.cli.output import Output, fail
 from farshore.cli.remote import (
@@ -81,6 +81,7 @@ recovery.register(app, panel=ACT)
 rehearsal.register(recovery.drill)
 app.add_typer(site.app, name="site", rich_help_panel=LOOK)
 app.add_typer(linktest.app, name="linktest", rich_help_panel=LOCAL)
+app.add_typer(aws.app, name="aws", rich_help_panel=LOCAL)
 app.add_typer(link.app, name="site-link", rich_help_panel=LOOK)
 app.add_typer(local_node.app, name="node", rich_help_panel=LOOK)
 app.add_typer(machine.app, name="machine", rich_help_panel=LOOK)

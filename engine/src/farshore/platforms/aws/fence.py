@@ -3,7 +3,7 @@
 EC2 has no switch for that. What it does refuse is to start an instance that has no root volume, so a fence takes the
 root volume of a machine that is off out of its place and keeps it, marked with where it belongs. A machine that is on
 cannot lose its root volume: until it is off its fence is a mark that only Farshore obeys, and whatever powers it off
-here sets the bar at once. See docs/adr/0016.
+here sets the bar at once. See docs/adr/0017.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from farshore.platforms.aws.machines import ask, attach, awaited, detach
 
 def epoch_of(raw: Mapping[str, Any]) -> int | None:
     """Return the epoch that an instance is fenced in; None if it is not."""
-    found = tags.tag_map(raw).get(inventory.FENCE, "")
+    found = tags.tag_map(raw).get(tags.FENCE, "")
     return int(found) if found.isdecimal() else None
 
 
@@ -42,7 +42,7 @@ def fence(account: Account, machine_id: str, epoch: int) -> bool:
     raw = inventory.instance(account, machine_id)
     epoch = max(epoch, epoch_of(raw) or 0)
     if epoch_of(raw) != epoch:
-        ask(account, "create_tags", Resources=[machine_id], Tags=tags.tag_list({inventory.FENCE: str(epoch)}))
+        ask(account, "create_tags", Resources=[machine_id], Tags=tags.tag_list({tags.FENCE: str(epoch)}))
     bar(account, machine_id)
     after = inventory.instance(account, machine_id)
     return epoch_of(after) == epoch and (after["State"]["Name"] != "stopped" or barred(after))
@@ -85,7 +85,7 @@ def lift(account: Account, machine_id: str) -> None:
             f"the root volume that the fence took from {machine_id} is gone",
             code="fence-volume-gone",
             hint="Make one from a checkpoint or snapshot, attach it at the root device, and remove the tag"
-            f" {inventory.FENCE}.",
+            f" {tags.FENCE}.",
             machine_id=machine_id,
         )
     gone = [{"Key": key} for key in (inventory.FENCED_FROM, inventory.FENCED_DEVICE, inventory.FENCED_DELETE)]
@@ -97,7 +97,7 @@ def lift(account: Account, machine_id: str) -> None:
             mapping = {"DeviceName": device, "Ebs": {"DeleteOnTermination": True}}
             ask(account, "modify_instance_attribute", InstanceId=machine_id, BlockDeviceMappings=[mapping])
         ask(account, "delete_tags", Resources=[volume["VolumeId"]], Tags=gone)
-    ask(account, "delete_tags", Resources=[machine_id], Tags=[{"Key": inventory.FENCE}])
+    ask(account, "delete_tags", Resources=[machine_id], Tags=[{"Key": tags.FENCE}])
 
     def free() -> str | None:
         return machine_id if epoch_of(inventory.instance(account, machine_id)) is None else None

@@ -24,8 +24,6 @@ from farshore.units import GIB
 POWER: Final[Mapping[str, Power]] = {"pending": "on", "running": "on", "stopping": "on", "stopped": "off"}
 #: Instances in other states are gone, or on their way.
 ALIVE: Final = tuple(POWER)
-#: A fenced machine's tag, with the epoch; see :mod:`farshore.platforms.aws.fence`.
-FENCE: Final = "farshore:fence"
 #: On a volume that a fence has taken from its machine: whose it is, and the name of its place there.
 FENCED_FROM: Final = "farshore:fenced-from"
 FENCED_DEVICE: Final = "farshore:fenced-device"

@@ -2,7 +2,7 @@
 
 EC2 has no way to make an instance without starting it. So that a recovered guest does not run before it should, what
 is launched is a *shell*: an instance of an image of nothing. It is stopped, its empty root volume goes, and volumes
-made of the points take their places (docs/adr/0016). Each step finds what an earlier try of it has done, by client
+made of the points take their places (docs/adr/0017). Each step finds what an earlier try of it has done, by client
 tokens and tags.
 """
 
@@ -130,9 +130,9 @@ class Maker:
 
     def _give_up_name(self, old: Mapping[str, Any], epoch: int) -> None:
         known = tags.tag_map(old)
-        if inventory.FENCE not in known or inventory.power(old) != "off":
+        if tags.FENCE not in known or inventory.power(old) != "off":
             raise Conflict(
-                f"machine {known.get(tags.NAME)} is {'not off' if inventory.FENCE in known else 'not fenced'}: it may"
+                f"machine {known.get(tags.NAME)} is {'not off' if tags.FENCE in known else 'not fenced'}: it may"
                 " still be written",
                 code="old-primary-not-fenced",
                 hint="It is fenced at first contact. Wait for that, or look at its site.",

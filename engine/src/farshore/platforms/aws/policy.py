@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from farshore.platforms.aws import inventory, tags
+from farshore.platforms.aws import tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +131,10 @@ LIST: Final = Statement("FarshoreListManifests", ("s3:ListBucket",), ("arn:{part
 KEEP: Final = Statement(
     "FarshoreKeepManifests", ("s3:GetObject", "s3:PutObject"), ("arn:{partition}:s3:::{bucket}/{prefix}/*",)
 )
+#: Records of points at the source are no manifests: they go with their points.
+FORGET: Final = Statement(
+    "FarshoreForgetPoints", ("s3:DeleteObject",), ("arn:{partition}:s3:::{bucket}/{prefix}/source/*",)
+)
 KEY: Final = Statement(
     "FarshoreKey",
     (
@@ -147,7 +151,7 @@ GRANT: Final = Statement(
 )
 PASS: Final = Statement("FarshorePassRole", ("iam:PassRole",), ("{instance_role}",))
 
-STATEMENTS: Final = (LOOK, READ, WRITE, MARK, MAKE, POWER, REMOVE, LIST, KEEP, KEY, GRANT, PASS)
+STATEMENTS: Final = (LOOK, READ, WRITE, MARK, MAKE, POWER, REMOVE, LIST, KEEP, FORGET, KEY, GRANT, PASS)
 _OPTIONAL: Final = {KEY.sid: "kms_key", GRANT.sid: "kms_key", PASS.sid: "instance_role"}
 
 
@@ -173,7 +177,7 @@ def guard() -> dict[str, Any]:
                 "Effect": "Deny",
                 "Action": "ec2:StartInstances",
                 "Resource": "*",
-                "Condition": {"Null": {f"aws:ResourceTag/{inventory.FENCE}": "false"}},
+                "Condition": {"Null": {f"aws:ResourceTag/{tags.FENCE}": "false"}},
             }
         ],
     }

@@ -25,6 +25,8 @@ MACHINE: Final = "farshore:machine"
 LEASE: Final = "farshore:lease:"
 #: Of a run that made machines, volumes, interfaces and groups.
 TAG: Final = "farshore:tag"
+#: On a fenced machine, with the epoch.
+FENCE: Final = "farshore:fence"
 NAME: Final = "Name"
 
 _TOKENS: Final = UUID("6b0d6c0e-5a1f-4f6e-9d43-0f0f53a7c2d1")
