@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from farshore.blocks.rangeset import RangeSet
+from farshore.blocks.rangeset import RangeSet, align_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,3 +88,16 @@ def test_adding_twice_equals_once_and_removing_undoes_nothing_else(
     assert once == twice
     twice.remove(*span)
     assert members(twice) == members(ranges) - set(range(*span))
+
+
+@given(st.integers(1, 9), st.integers(0, 60), st.integers(0, 60), st.integers(0, 5))
+def test_what_is_aligned_in_is_all_whole_granules_of_a_range(granule: int, start: int, length: int, more: int) -> None:
+    stop, limit = start + length, start + length + more
+    low, high = align_in(start, stop, granule, limit)
+    inside = {
+        at
+        for first in range(0, limit, granule)
+        for at in range(first, min(first + granule, limit))
+        if start <= first and min(first + granule, limit) <= stop
+    }
+    assert set(range(low, high)) == inside
