@@ -95,7 +95,7 @@ def test_cycles_retention_and_a_lost_daemon(tmp_path: Path) -> None:
         killer = Killer(tmp_path / "kvm" / "s" / "daemons")
         with pytest.raises(Retry) as caught:
             pull(both, links, snapshot, killer)
-        assert caught.value.code == "draft-lost"
+        assert caught.value.code in {"draft-lost", "daemon-killed"}  # the second disk's may only just have begun
         manifest, _ = pull(both, links, snapshot)
         assert both.published(manifest) == expected
         platform.target.close()  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from farshore.errors import Conflict, Invalid, Permanent
+from farshore.errors import Conflict, Invalid, Permanent, Retry
 from farshore.platforms.nbd.launcher import Export, Launcher
 from farshore.units import MIB
 
@@ -70,6 +70,19 @@ def test_says_why_a_daemon_did_not_start(tmp_path: Path, image: Path) -> None:
     assert missing.value.code == "image-missing"
     assert list(launcher.keys()) == ["holder"]
     launcher.stop("holder")
+
+
+def test_a_daemon_that_is_killed_while_it_starts_may_be_tried_again(
+    tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "qemu-storage-daemon"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nkill -KILL $$\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    with pytest.raises(Retry, match="SIGKILL") as caught:
+        Launcher(tmp_path / "d").start("k", [node(image)], [EXPORT])
+    assert caught.value.code == "daemon-killed"
 
 
 def test_refuses_a_folder_whose_sockets_would_have_too_long_names(tmp_path: Path) -> None:

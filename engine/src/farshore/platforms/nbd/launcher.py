@@ -237,7 +237,10 @@ def _wait_ready(daemon: StorageDaemon, child: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(Unavailable, Reconnect):
             daemon.monitor().close()
             return
-        if child.poll() is not None:
+        if (ended := child.poll()) is not None:
+            if ended < 0:
+                name = signal.Signals(-ended).name
+                raise Retry(f"{TOOL} was ended by {name} while it started", code="daemon-killed", log=daemon.log())
             raise failure(f"{TOOL} did not start", daemon.log())
         if time.monotonic() > deadline:
             raise Retry(f"{TOOL} was not ready after {START_S:.0f} s", code="daemon-hangs", log=daemon.log())
