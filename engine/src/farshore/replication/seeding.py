@@ -49,7 +49,8 @@ def take_in(
     for disk in params.disks:
         if cancel is not None and cancel.is_set():
             raise Retry("the cycle was cancelled", code="cancelled", hint="What is durable is kept.")
-        wanted = (disk.seed is not None or disk.old_disk is not None) and disk.base_point is None
+        # A platform that takes in no disks of old primaries copies them whole.
+        wanted = (disk.seed is not None or (disk.old_disk is not None and adopt is not None)) and not disk.base_point
         disks.append(_take_in(disk, params, manifests, adopt) if wanted else disk)
     return params.model_copy(update={"disks": tuple(disks)})
 
