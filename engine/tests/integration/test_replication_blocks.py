@@ -113,3 +113,13 @@ def test_what_a_draft_holds_of_an_earlier_point_is_not_sent_again(blocks: Blocks
     result = blocks.cycle()
     assert result.stats.moved_bytes + 4 * BLOCK < 2 * DISK
     assert 0 < blocks.target.puts <= 9 + 13
+
+
+def test_a_disk_of_an_old_primary_that_cannot_be_taken_in_is_copied_whole(blocks: Blocks) -> None:
+    here = blocks.here
+    snapshot = here.sites.point()
+    params = here.sites.params(snapshot)
+    disks = tuple(disk.model_copy(update={"old_disk": "old/vda"}) for disk in params.disks)
+    result = here.replicate(params.model_copy(update={"disks": disks}))
+    assert result.stats.mode == "full"
+    assert here.sites.published(result.manifest) == here.sites.frozen(snapshot)
