@@ -156,16 +156,22 @@ class AwsTarget:
         """Remove the draft named ``key`` if it exists."""
         facts = self._journals.read(key)
         if facts is None:
-            for left in list(self._ebs.find(tags.filters(SITE=self._site, DRAFT=key))):
-                if left.state != "completed":
-                    self._ebs.delete(left.snapshot_id)
+            self._remove_begun(key)
             return
         with self._journals.held(key):
-            if facts.snapshot_id and not facts.sealed:
+            if not facts.snapshot_id:
+                self._remove_begun(key)  # it may have been begun, and whoever did so died before the reply
+            elif not facts.sealed:
                 found = self._ebs.state(facts.snapshot_id)
                 if found is None or found.state != "completed":  # else it was sealed, and only the reply was lost
                     self._ebs.delete(facts.snapshot_id)
             self._journals.remove(key)
+
+    def _remove_begun(self, key: str) -> None:
+        """Remove the snapshots of a draft, by its tags, that are no points."""
+        for left in list(self._ebs.find(tags.filters(SITE=self._site, DRAFT=key))):
+            if left.state != "completed":
+                self._ebs.delete(left.snapshot_id)
 
     def sealed(self, facts: DraftFacts) -> DraftFacts:
         """Keep that a draft is a point now; called by the draft."""
