@@ -32,15 +32,17 @@ _SERVICES: Final = ("ec2", "ebs", "s3")
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """Where a node dies: at the ``nth`` call (from 0) of checkpoint 1 or 2; who goes on."""
+    """Where a node dies: at the ``nth`` call (from 0) of an operation, of any, in checkpoint 1 or 2; who goes on."""
 
     number: int
     nth: int
     when: Literal["kill", "kill-after"]
     successor: Literal["same term", "other term"]
+    operation: str = "*"
 
     def __str__(self) -> str:
-        return f"checkpoint {self.number}: {self.when} at call {self.nth + 1}, then the {self.successor}"
+        call = f"{self.operation} #{self.nth + 1}"
+        return f"checkpoint {self.number}: {self.when} at {call}, then the {self.successor}"
 
 
 class Nursery:
@@ -119,12 +121,12 @@ class Life:
         stage.guest.write()
         stage.aws.forget_calls()
 
-    def node(self, nth: int | None, when: str) -> int:
+    def node(self, death: Death | None) -> int:
         """Let a node do the checkpoint, and die at a call; return how it ended."""
         stage = self._stage
         pid = self._nursery.conceive(stage.settings, stage.guest.machine.machine_id, self._number, self._base)
-        if nth is not None:
-            stage.aws.fault("*", when, skip=nth, pid=pid)
+        if death is not None:
+            stage.aws.fault(death.operation, death.when, skip=death.nth, pid=pid)
         return self._nursery.live()
 
     def drafts(self) -> set[str]:
@@ -158,7 +160,7 @@ def calls(house: Theatre, nursery: Nursery, number: int) -> int:
     """Return how many calls a checkpoint makes when nobody dies."""
     with house.stage() as stage:
         life = Life(stage, nursery, number)
-        if life.node(None, "") != 0:
+        if life.node(None) != 0:
             raise ProgramFailed(f"checkpoint {number} does not come through although nobody dies")
         return len(stage.aws.calls())
 
@@ -177,7 +179,7 @@ def died(house: Theatre, nursery: Nursery, death: Death) -> tuple[str, list[str]
     """Play one; return what became of the snapshots that the dead node wrote, and what was wrong."""
     with house.stage() as stage:
         life = Life(stage, nursery, death.number)
-        if (ended := life.node(death.nth, death.when)) != -signal.SIGKILL:
+        if (ended := life.node(death)) != -signal.SIGKILL:
             return "", [f"the node ended with {ended}"]
         before = life.drafts()
         try:
