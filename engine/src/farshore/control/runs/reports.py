@@ -63,7 +63,8 @@ def _body(tx: Transaction, run: Run) -> dict[str, Any]:
     if not definition:
         revision = tx.get(PlanRevision, (run.plan, run.plan_revision))
         definition = revision.definition if revision is not None else {}
-    facts.pop("failures", None)
+    for internal in ("failures", "halted"):
+        facts.pop(internal, None)
     points = {
         machine.checkpoint_id: tx.get(Checkpoint, machine.checkpoint_id)
         for machine in tx.scalars(select(RunMachine).where(RunMachine.run_id == run.run_id))

@@ -314,10 +314,18 @@ def look_around(scene: Scene, *purposes: str) -> None:
 
 
 def quiet(scene: Scene) -> bool:
-    """Stop whatever the run still has at work, and wait until it has stopped."""
+    """Stop whatever the run still has at work, and wait until it has stopped.
+
+    Once only: what is at work later belongs to the phases that follow, also where this one is told anew.
+    """
+    if scene.run.facts.get("halted"):
+        return True
     open_tasks = scene.tx.scalars(
         select(Task).where(Task.run_id == scene.run.run_id, Task.state.not_in(tasks.ENDED))
     ).all()
     for task in open_tasks:
         tasks.cancel(scene.tx, task)
-    return all(task.state in tasks.ENDED for task in open_tasks)
+    if any(task.state not in tasks.ENDED for task in open_tasks):
+        return False
+    ledger.note(scene.tx, scene.run, halted=True)
+    return True

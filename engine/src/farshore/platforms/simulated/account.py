@@ -246,8 +246,10 @@ class Account:
     def _start(self, pending: Pending, draw: random.Random) -> None:
         machine_id = str(pending.params["machine_id"])
         machine = self.machines.get(machine_id)
-        if f"{START}/{machine_id}" in self._at_work or (machine is not None and machine.power == "on"):
+        working = self._at_work.get(f"{START}/{machine_id}")
+        if working is not None or (machine is not None and machine.power == "on"):
             pending.joined = True
+            pending.ends_at = working.ends_at if working else pending.ends_at
         elif self._is_full(pending, self.limits.starts):
             return
         else:

@@ -52,6 +52,8 @@ from farshore.testing.simulated.virtual import Event, Hub, instead
 #: The longest a run may take, and the whole of a schedule, in made-up time.
 LONGEST_RUN_S: Final = 4 * 3600.0
 _LOOK_AGAIN_S: Final = 30.0
+#: Longer than from the beginning of a schedule to the return of the last node that died.
+NODES_BACK_S: Final = 160.0
 #: Times that a run is gone on with after all faults were healed.
 MOST_RETRIES: Final = 3
 _POOL: Final = PoolFacts(path="/pool", capacity_bytes=1 << 40, free_bytes=1 << 40)
@@ -155,7 +157,9 @@ class _VirtualNode:
         self.start()
 
     def start(self) -> None:
-        """Begin, with nothing in hand."""
+        """Begin, with nothing in hand; nothing to do for one that lives."""
+        if self._pieces:
+            return
         world = self.world
         self._incarnation = f"{self.name}-{next(self._numbers)}"
         self._held: dict[str, Call] = {}
@@ -497,7 +501,7 @@ def _play(world: World, found: Outcome) -> None:
         if found.states[-1] == "succeeded":
             break
         world.heal()
-        world.hub.run(lambda: False, 100.0)  # nodes that died come back
+        world.hub.run(lambda: False, NODES_BACK_S)
         try:
             run_id = world.again(run_id)
         except FarshoreError as error:
