@@ -10,10 +10,10 @@ module: retire
 short_description: Delete the machines that failovers and migrations of a plan have left behind
 version_added: 0.1.0
 description:
-  - After a failover or a migration, the old primary rests where it was, fenced and off, with its disks. This deletes it for good. Where there is none, nothing
-    is done.
-  - Refused is what somebody may still want back, such as before the failover was committed, and what a first copy begins with. A node deletes only what it finds
-    fenced and off; images that another machine uses are kept, and told of.
+  - After a failover or a migration, the old primary rests where it was, fenced and off, with its disks. This deletes it for good. Where there is none,
+    nothing is done.
+  - Refused is what somebody may still want back, such as before the failover was committed, and what a first copy begins with. A node deletes only what
+    it finds fenced and off; images that another machine uses are kept, and told of.
   - A later reprotect to that site copies everything, for nothing rests there to begin with.
   - Old primaries are deleted by themselves where the plan says C(retire) with C(old_primaries=delete) and how long C(after) the commit.
 author:
