@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -94,6 +94,17 @@ class Snapshot:
             if disk.disk_key == key:
                 return disk
         raise KeyError(key)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the point as it is written down; :meth:`from_json` reads it."""
+        machines = [facts.model_dump(mode="json") for facts in self.machines]
+        return {**asdict(self), "machines": machines, "evidence": dict(self.evidence)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Snapshot:
+        """Return the point that :meth:`to_json` wrote down."""
+        machines = tuple(MachineFacts.model_validate(facts) for facts in data["machines"])
+        return cls(**{**data, "machines": machines, "disks": tuple(SnapshotDisk(**disk) for disk in data["disks"])})
 
 
 class Reader(Protocol):

@@ -67,6 +67,24 @@ def _started(here: Shell, answer: dict[str, Any], *, wait: bool, unchanged: str)
         )
 
 
+def _order(
+    here: Shell, plan: str, verb: str, body: dict[str, Any], *, wait: bool, check: bool, unchanged: str, ask: str = ""
+) -> None:
+    """Order a verb and follow its run.
+
+    ``check``: only show what it would do. ``ask``: on a terminal show that and ask this first.
+    """
+    asks = bool(ask) and not here.out.as_json and sys.stdin.isatty() and sys.stdout.isatty()
+    if check or asks:
+        preview = _verb(here, plan, f"{verb}-preview", body)
+        here.out.show(preview, lambda: preview_table(preview))
+        if check:
+            return
+        if preview.get("changed") and not typer.confirm(ask):
+            raise typer.Abort
+    _started(here, _verb(here, plan, verb, body), wait=wait, unchanged=unchanged)
+
+
 def preview_table(preview: dict[str, Any]) -> list[RenderableType]:
     """Return a preview for people: what would be made, in which order, with how much data lost."""
     after = preview.get("after")
@@ -154,14 +172,8 @@ def replicate(
     body: dict[str, Any] = {"machines": machine} if machine else {}
     if max_age is not None:
         body["max_age_s"] = seconds(max_age, "--max-age")
-    if check:
-        preview = _verb(here, plan, "replicate-preview", body)
-        here.out.show(preview, lambda: preview_table(preview))
-        return
-    answer = _verb(here, plan, "replicate", body)
-    _started(
-        here, answer, wait=wait, unchanged=f"plan {plan}: the newest checkpoint is younger than that; nothing to do"
-    )
+    unchanged = f"plan {plan}: the newest checkpoint is younger than that; nothing to do"
+    _order(here, plan, "replicate", body, wait=wait, check=check, unchanged=unchanged)
 
 
 @drill.command("start")
@@ -185,11 +197,7 @@ def drill_start(
         body["allow_suspect"] = True
     if settings is not None:
         body["recovery_settings"] = settings
-    if check:
-        preview = _verb(here, plan, "drill-preview", body)
-        here.out.show(preview, lambda: preview_table(preview))
-        return
-    _started(here, _verb(here, plan, "drill", body), wait=wait, unchanged=f"plan {plan}: nothing to do")
+    _order(here, plan, "drill", body, wait=wait, check=check, unchanged=f"plan {plan}: nothing to do")
 
 
 @drill.command("end")
@@ -228,17 +236,9 @@ def failover(
         body["allow_suspect"] = True
     if settings is not None:
         body["recovery_settings"] = settings
-    if check:
-        preview = _verb(here, plan, "failover-preview", body)
-        here.out.show(preview, lambda: preview_table(preview))
-        return
-    if not yes and not here.out.as_json and sys.stdin.isatty() and sys.stdout.isatty():
-        preview = _verb(here, plan, "failover-preview", body)
-        here.out.show(preview, lambda: preview_table(preview))
-        if preview.get("changed") and not typer.confirm(f"Fail plan {plan} over to {to} ({mode.value})?"):
-            raise typer.Abort
-    answer = _verb(here, plan, "failover", body)
-    _started(here, answer, wait=wait, unchanged=f"plan {plan} is active at {to} already; nothing to do")
+    unchanged = f"plan {plan} is active at {to} already; nothing to do"
+    ask = "" if yes else f"Fail plan {plan} over to {to} ({mode.value})?"
+    _order(here, plan, "failover", body, wait=wait, check=check, unchanged=unchanged, ask=ask)
 
 
 def reprotect(
@@ -259,12 +259,8 @@ def reprotect(
     body: dict[str, Any] = {"to_site": to} if to else {}
     if accept_divergence:
         body["accept_divergence"] = True
-    if check:
-        preview = _verb(here, plan, "reprotect-preview", body)
-        here.out.show(preview, lambda: preview_table(preview))
-        return
-    answer = _verb(here, plan, "reprotect", body)
-    _started(here, answer, wait=wait, unchanged=f"plan {plan} is replicated from where it runs; nothing to do")
+    unchanged = f"plan {plan} is replicated from where it runs; nothing to do"
+    _order(here, plan, "reprotect", body, wait=wait, check=check, unchanged=unchanged)
 
 
 def rollback(
@@ -279,11 +275,7 @@ def rollback(
     """Give up a failover that was not committed: stop what it made, start the old primary again."""
     here = shell(ctx)
     body = {"force": True} if force else {}
-    if check:
-        preview = _verb(here, plan, "rollback-preview", body)
-        here.out.show(preview, lambda: preview_table(preview))
-        return
-    _started(here, _verb(here, plan, "rollback", body), wait=wait, unchanged=f"plan {plan}: nothing to roll back")
+    _order(here, plan, "rollback", body, wait=wait, check=check, unchanged=f"plan {plan}: nothing to roll back")
 
 
 def commit(ctx: typer.Context, plan: PlanName) -> None:
@@ -308,15 +300,9 @@ def migrate(
     body: dict[str, Any] = {"to_site": to} if to else {}
     if group:
         body["groups"] = group
-    asks = not yes and not here.out.as_json and sys.stdin.isatty() and sys.stdout.isatty()
-    if check or asks:
-        preview = _verb(here, plan, "migrate-preview", body)
-        here.out.show(preview, lambda: preview_table(preview))
-        if check:
-            return
-        if preview.get("changed") and not typer.confirm(f"Migrate plan {plan} for good?"):
-            raise typer.Abort
-    _started(here, _verb(here, plan, "migrate", body), wait=wait, unchanged=f"plan {plan} was migrated; nothing to do")
+    unchanged = f"plan {plan} was migrated; nothing to do"
+    ask = "" if yes else f"Migrate plan {plan} for good?"
+    _order(here, plan, "migrate", body, wait=wait, check=check, unchanged=unchanged, ask=ask)
 
 
 def retire(
@@ -338,15 +324,9 @@ def retire(
         body["site"] = site
     if accept_divergence:
         body["accept_divergence"] = True
-    asks = not yes and not here.out.as_json and sys.stdin.isatty() and sys.stdout.isatty()
-    if check or asks:
-        preview = _verb(here, plan, "retire-preview", body)
-        here.out.show(preview, lambda: preview_table(preview))
-        if check:
-            return
-        if preview.get("changed") and not typer.confirm(f"Delete these machines of plan {plan} for good?"):
-            raise typer.Abort
-    _started(here, _verb(here, plan, "retire", body), wait=wait, unchanged=f"plan {plan} has left nothing behind")
+    unchanged = f"plan {plan} has left nothing behind"
+    ask = "" if yes else f"Delete these machines of plan {plan} for good?"
+    _order(here, plan, "retire", body, wait=wait, check=check, unchanged=unchanged, ask=ask)
 
 
 def register(app: typer.Typer, panel: str) -> None:

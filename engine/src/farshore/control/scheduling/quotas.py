@@ -51,9 +51,8 @@ def sites_of(session: Session, account: str) -> list[str]:
 def takes_drafts(session: Session, site: str, disks: Callable[[], int], at_work: Iterable[tuple[str, int]]) -> bool:
     """Say whether a site's provider lets so many disks more be written; ``at_work``: target sites and disks of copies.
 
-    Neither is looked at where the provider has no limit.
-
-    One that is larger than the limit begins alone: what the provider says to it is told then.
+    Neither they nor ``disks`` are looked at where the provider has no limit. A copy that is larger than the limit
+    begins alone: what the provider says to it is told then.
     """
     found = limits(session, site)
     if found.drafts is None:

@@ -14,7 +14,6 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import Any, Final
 
@@ -196,7 +195,7 @@ class AwsSource:
         found = self._ebs.describe(wanted)
         if any(one not in found or found[one].state != "completed" for one in wanted):
             return None
-        return _from_json(record["point"])
+        return Snapshot.from_json(record["point"])
 
     # Reading --------------------------------------------------------------------------------------------------------
 
@@ -351,7 +350,7 @@ class _Records:
 
     def put(self, snapshot: Snapshot, role: str) -> None:
         """Write what a point is."""
-        self.write(snapshot.point_id, {"role": role, "point": _to_json(snapshot)})
+        self.write(snapshot.point_id, {"role": role, "point": snapshot.to_json()})
 
     def write(self, point_id: str, record: Mapping[str, Any]) -> None:
         """Write a record."""
@@ -417,21 +416,3 @@ def _evidence(consistency: Consistency, machines: Sequence[MachineFacts], skew_s
     if consistency == "application":
         evidence["below_application"] = ["nothing is run in instances"]
     return evidence
-
-
-def _to_json(snapshot: Snapshot) -> dict[str, Any]:
-    return {
-        **asdict(snapshot),
-        "machines": [facts.model_dump(mode="json") for facts in snapshot.machines],
-        "evidence": dict(snapshot.evidence),
-    }
-
-
-def _from_json(data: Mapping[str, Any]) -> Snapshot:
-    return Snapshot(
-        **{
-            **data,
-            "machines": tuple(MachineFacts.model_validate(facts) for facts in data["machines"]),
-            "disks": tuple(SnapshotDisk(**disk) for disk in data["disks"]),
-        }
-    )

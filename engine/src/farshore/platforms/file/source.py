@@ -14,13 +14,12 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from farshore import durable
 from farshore.errors import Invalid, NotFound, RestartFromCheckpoint
-from farshore.model.machine import Inventory, MachineFacts, PoolFacts, disk_key
+from farshore.model.machine import Inventory, PoolFacts, disk_key
 from farshore.model.plan import Consistency, Quiesce
 from farshore.platforms.contract import Caps, Extent, Kind, Snapshot, SnapshotDisk
 from farshore.platforms.file.machine import BLOCK, FileMachine, machines
@@ -77,7 +76,7 @@ class FileSource:
             disks=tuple(disks),
             evidence=_evidence(consistency),
         )
-        durable.write_json(folder / "snapshot.json", _to_json(snapshot))
+        durable.write_json(folder / "snapshot.json", snapshot.to_json())
         return snapshot
 
     def _freeze(
@@ -106,7 +105,7 @@ class FileSource:
     def find(self, point_id: str) -> Snapshot | None:
         """Return the point if it is whole and still there."""
         try:
-            return _from_json(json.loads((self._folder(point_id) / "snapshot.json").read_bytes()))
+            return Snapshot.from_json(json.loads((self._folder(point_id) / "snapshot.json").read_bytes()))
         except FileNotFoundError:
             return None
 
@@ -335,21 +334,3 @@ def _evidence(consistency: Consistency) -> dict[str, Any]:
     if consistency == "application":
         evidence["below_application"] = ["images have no guest agent that could freeze what is in them"]
     return evidence
-
-
-def _to_json(snapshot: Snapshot) -> dict[str, Any]:
-    return {
-        **asdict(snapshot),
-        "machines": [facts.model_dump(mode="json") for facts in snapshot.machines],
-        "evidence": dict(snapshot.evidence),
-    }
-
-
-def _from_json(data: dict[str, Any]) -> Snapshot:
-    return Snapshot(
-        **{
-            **data,
-            "machines": tuple(MachineFacts.model_validate(facts) for facts in data["machines"]),
-            "disks": tuple(SnapshotDisk(**disk) for disk in data["disks"]),
-        }
-    )
