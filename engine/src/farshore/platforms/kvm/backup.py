@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from farshore.errors import Retry
+from farshore.errors import NotFound, Retry
 from farshore.model.machine import disk_key
 from farshore.platforms.kvm import machines, tracking
 from farshore.platforms.kvm.connection import CHECKPOINT_INCONSISTENT, asking, code_of, libvirt, translate
@@ -203,7 +203,7 @@ def _is_busy(handle: Any) -> bool:
 
 def _take_in_ends(handle: Any) -> None:
     """Make libvirt look at what QEMU reported of the disks' jobs."""
-    with contextlib.suppress(libvirt.libvirtError):  # switched off in between
+    with contextlib.suppress(NotFound):  # a domain without a definition, switched off in between
         for disk in _disks(machines.read(handle)):
             with contextlib.suppress(libvirt.libvirtError):  # always said: it "is still being ended"
                 handle.blockJobAbort(disk.target, 0)
