@@ -97,3 +97,23 @@ def test_the_command_line_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
             main.main([*arguments, *more])
         assert not ended.value.code
         assert sids <= {one["Sid"] for one in json.loads(capsys.readouterr().out)["Statement"]}
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--region", ""),
+        ("--bucket", "Bad Bucket"),
+        ("--account", "12"),
+        ("--kms-key", "alias/mine"),
+        ("--partition", "azure"),
+    ],
+)
+def test_the_command_refuses_what_can_be_no_name(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["aws", "policy", "--region", "eu-central-1", "--bucket", "acme-dr", option, value]
+    with pytest.raises(SystemExit) as ended:
+        main.main(arguments)
+    assert ended.value.code == 65
+    said = capsys.readouterr()
+    assert not said.out
+    assert f"error: {option.removeprefix('--').replace('-', '_')}: {value!r} is not" in said.err

@@ -5,11 +5,27 @@ What is removed has to carry the site's own tag; nothing else can be deleted wit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from farshore.errors import Invalid
 from farshore.platforms.aws import tags
+
+#: What names look like in AWS; https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+REGION: Final = r"^[a-z]{2}(-[a-z]+)+-[0-9]+$"
+BUCKET: Final = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
+PREFIX: Final = r"^[A-Za-z0-9_][A-Za-z0-9_./=-]{0,199}$"
+_FORMS: Final = {
+    "region": (REGION, "a region, such as eu-central-1"),
+    "bucket": (BUCKET, "the name of a bucket: 3 to 63 of a-z, 0-9, dots and hyphens"),
+    "prefix": (PREFIX, "the beginning of a key, such as farshore"),
+    "account": (r"^([0-9]{12}|\*)$", "the number of an account, 12 digits"),
+    "partition": (r"^aws(-[a-z]+)*$", "aws, aws-cn or aws-us-gov"),
+    "kms_key": (r"^(arn:[a-z-]+:kms:\S+)?$", "the ARN of a key"),
+    "instance_role": (r"^(arn:[a-z-]+:iam::\S+)?$", "the ARN of a role"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +40,11 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """For which site the document is. Empty: without the optional parts."""
+    """For which site the document is. Empty: without the optional parts.
+
+    Raises:
+        Invalid: a value is not what it should be; ``field`` names it. Nobody would notice it in the document.
+    """
 
     region: str
     bucket: str
@@ -33,6 +53,11 @@ class Scope:
     partition: str = "aws"
     kms_key: str = ""
     instance_role: str = ""
+
+    def __post_init__(self) -> None:
+        for name, (form, what) in _FORMS.items():
+            if not re.match(form, value := getattr(self, name)):
+                raise Invalid(f"{value!r} is not {what}", code="aws-name", field=name)
 
     @property
     def site(self) -> str:

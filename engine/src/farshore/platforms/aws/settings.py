@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints, ValidationError, field_validator,
 
 from farshore.errors import Invalid
 from farshore.model.base import Duration, Model
+from farshore.platforms.aws import policy
 from farshore.platforms.aws.pacing import RATES
 
 #: Services that are talked to, as boto3 names them.
@@ -60,10 +61,10 @@ class AwsSettings(Model):
     """
 
     type: Literal["aws"] = "aws"
-    region: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]+$")]
+    region: Annotated[str, StringConstraints(pattern=policy.REGION)]
     zone: str
-    bucket: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
-    prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./=-]{0,199}$")] = "farshore"
+    bucket: Annotated[str, StringConstraints(pattern=policy.BUCKET)]
+    prefix: Annotated[str, StringConstraints(pattern=policy.PREFIX)] = "farshore"
     scratch: AbsolutePath
     profile: Annotated[str, StringConstraints(min_length=1)] | None = None
     role: RoleSettings | None = None
