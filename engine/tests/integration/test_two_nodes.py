@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -381,8 +382,11 @@ def test_another_node_goes_on_with_what_the_first_had_made_durable(
 def children(node: NodeProcess) -> list[int]:
     """Return the worker processes of a node."""
     assert node.process is not None
-    text = Path(f"/proc/{node.process.pid}/task").iterdir()
-    return sorted(int(pid) for task in text for pid in (task / "children").read_text().split())
+    found = set()
+    for task in Path(f"/proc/{node.process.pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            found.update(map(int, (task / "children").read_text().split()))
+    return sorted(found)
 
 
 def is_there(pid: int) -> bool:

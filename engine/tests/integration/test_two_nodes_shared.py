@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 from pathlib import Path
 
 from doubles.control_process import until
+from doubles.gate import Gate
 from doubles.node_process import NodeProcess
 from doubles.ports import free_port
+from farshore.transport.sockets import CONNECTIONS
 from integration.test_two_nodes import PLAN, House, children, farshore, house  # noqa: F401 - house is a fixture
 
 LINK = "/site-links/alpha/beta"
@@ -63,18 +68,57 @@ def test_two_nodes_of_a_site_share_one_limit(house: House, tmp_path: Path):  # n
     assert house.is_same()
 
 
-def test_copies_whose_source_dials_run_in_the_nodes_own_process(house: House):  # noqa: F811
+def incoming(node: NodeProcess, pid: int) -> int:
+    """Return how many connections to the node's port a process holds."""
+    held = set()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a descriptor, or the process, has just gone
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            held.add(str(entry.readlink()))
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[1].endswith(f":{node.port:04X}") and row[3] == "01" and f"socket:[{row[9]}]" in held for row in rows)
+
+
+def test_copies_whose_source_dials_run_in_worker_processes(house: House):  # noqa: F811
     assert house.beta.stop() == 0
     house.beta.settings["workers"] = 2
     house.beta.write()
     house.beta.start()
     until(house.online, "both nodes are online")
-    house.control.ok("PUT", LINK, {"data_listen": "target"})
+    house.control.ok("PUT", LINK, {"data_listen": "target", "bandwidth": "8 KiB/s"})  # neither copy comes to its end
+    gate = Gate(house.beta.port)
+    body = {"site": "beta", "roles": ["replication", "recovery"], "data_address": f"127.0.0.1:{gate.port}"}
+    house.control.ok("PUT", "/nodes/beta-1", body)
     house.write(1)
-    house.protect()
-    house.seeded()
-    assert house.is_same()
-    house.write(2, mib=1)
-    house.replicate()
-    assert house.is_same()
-    assert children(house.beta) == [], "docs/internals/node.md says where they run"
+    try:
+        house.protect()
+        workers = until(lambda: len(found := children(house.beta)) == 2 and found, "there are worker processes")
+        until(lambda: all(incoming(house.beta, pid) == CONNECTIONS for pid in workers), "each has its connections")
+        node = house.beta.process
+        assert node is not None
+        until(lambda: incoming(house.beta, node.pid) == 1, "one asks the node how many processes there are")
+        until(lambda: len(house.beta.said("task begins", kind="replicate")) == 2, "both copies have begun")
+        os.kill(workers[0], signal.SIGKILL)
+        assert house.beta.await_said("task ended", kind="replicate", state="failed")["code"] == "worker-process"
+        until(
+            lambda: sorted(incoming(house.beta, pid) for pid in children(house.beta)) == [CONNECTIONS, CONNECTIONS],
+            "a new process has the connections of the one that died",
+        )
+        house.control.ok("PUT", LINK, {"data_listen": "target"})
+        house.seeded()
+        assert house.is_same()
+        gate.cut()
+        house.write(2, mib=1)
+        house.replicate()
+        assert house.is_same()
+        # Fewer processes, and then none.
+        for count in (1, 0):
+            assert house.beta.stop() == 0
+            house.beta.settings["workers"] = count
+            house.beta.write()
+            house.beta.start()
+            house.write(3 + count, mib=1)
+            house.replicate()
+            assert house.is_same()
+            assert len(children(house.beta)) == count
+    finally:
+        gate.close()

@@ -4,7 +4,8 @@ A group always goes to the same process: there its connections are, and whatever
 byte budget and its rates are divided: a process gets an equal part of a rate while it has a cycle under it. A process
 that dies fails its own tasks, with an error that says to try again, and is started anew by the next one.
 
-Cycles whose source node dials run in the node's own process, for that is where the connections come in.
+Where the source node dials, its connections come in at the node's port, name the process that they are for, and are
+handed over before their handshake (:mod:`farshore.transport.parts`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from cryptography.hazmat.primitives import serialization
@@ -30,6 +31,7 @@ from farshore.node.channel import Channel
 from farshore.node.config import NodeConfig
 from farshore.node.log import fields
 from farshore.node.worker import Call
+from farshore.transport.parts import hand_over
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +39,6 @@ START_TIMEOUT_S: Final = 30.0
 END_TIMEOUT_S: Final = 5.0
 #: How soon a task that runs elsewhere sees that it was cancelled.
 _CANCEL_CHECK_S: Final = 0.2
-
-SetLimit = Callable[[str, float | None], None]
 
 
 def processes(setting: int | str, processors: int) -> int:
@@ -55,30 +55,24 @@ class Crew:
         config: the node's settings.
         count: how many, at least one.
         budget_bytes: what each may have in flight.
-        here: sets a limit in the node's own process.
     """
 
-    def __init__(self, config: NodeConfig, count: int, budget_bytes: int, here: SetLimit) -> None:
+    def __init__(self, config: NodeConfig, count: int, budget_bytes: int) -> None:
         self._hands = [_Hand(config, f"{number + 1}", budget_bytes) for number in range(count)]
-        self._here = here
+        self._expecting = False
         self._lock = threading.Lock()
         self._rates: dict[str, float | None] = {}
-        #: Cycles by the process that runs them (None is this one) and by limit.
-        self._under: Counter[tuple[_Hand | None, str]] = Counter()
-        self._set: dict[tuple[_Hand | None, str], tuple[float | None, int]] = {}
+        #: Cycles by the process that runs them and by limit.
+        self._under: Counter[tuple[_Hand, str]] = Counter()
+        self._set: dict[tuple[_Hand, str], tuple[float | None, int]] = {}
 
-    def replicate(
-        self, params: ReplicateParams, call: Call, key: Ed25519PublicKey | None, here: Callable[[], ReplicateResult]
-    ) -> ReplicateResult:
-        """Run a replication in the process that it belongs to; ``here`` runs it in this one.
+    def replicate(self, params: ReplicateParams, call: Call, key: Ed25519PublicKey | None) -> ReplicateResult:
+        """Run a replication in the process that it belongs to.
 
         Raises:
             FarshoreError: what the replication raised.
             Retry: the process died, or did not start.
         """
-        if not params.address:
-            with self._counted(None, params.limits):
-                return here()
         hand = self._hands[zlib.crc32(params.manifest.group_id.encode()) % len(self._hands)]
         hand.start()
         with self._counted(hand, params.limits):
@@ -92,6 +86,25 @@ class Crew:
             if bytes_per_s is None:
                 del self._rates[name]
 
+    def expect(self) -> int:
+        """Return how many processes there are, for a source node that is there and will connect to each."""
+        self._expecting = True
+        return len(self._hands)
+
+    def take(self, part: int, connection: socket.socket, host: str) -> bool:
+        """Hand a connection to a process; False if there is no such one.
+
+        Nobody has shown who it is yet: a process is started for it only once a source node was there.
+
+        Raises:
+            Retry, OSError: the process did not start, or does not take it.
+        """
+        if part > len(self._hands):
+            return False
+        if self._expecting:
+            self._hands[part - 1].take(connection, host)
+        return True
+
     def renew(self) -> None:
         """Have all show the node's newest certificate from now on."""
         for hand in self._hands:
@@ -103,7 +116,7 @@ class Crew:
             hand.stop()
 
     @contextlib.contextmanager
-    def _counted(self, hand: _Hand | None, names: Sequence[str]) -> Iterator[None]:
+    def _counted(self, hand: _Hand, names: Sequence[str]) -> Iterator[None]:
         """Count a cycle under its limits while it runs."""
         with self._lock:
             for name in names:
@@ -123,14 +136,11 @@ class Crew:
         users = [hand for (hand, other), count in self._under.items() if other == name and count]
         part = None if rate is None else rate / max(len(users), 1)
         for hand in users:
-            now = part, hand.life if hand else 0
+            now = part, hand.life
             if self._set.get((hand, name)) == now:
                 continue
             self._set[hand, name] = now
-            if hand is None:
-                self._here(name, part)
-            else:
-                hand.tell("limit", name=name, bytes_per_s=part)
+            hand.tell("limit", name=name, bytes_per_s=part)
 
 
 class _Pending:
@@ -164,6 +174,7 @@ class _Hand:
         self._keeper: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
+        self._door: socket.socket | None = None
         self._ready = self._stopping = False
         self._pending: dict[str, _Pending] = {}
 
@@ -179,7 +190,7 @@ class _Hand:
                 self._keeper = threading.Thread(target=self._keep, name=f"farshore-hand-{self._part}", daemon=True)
                 self._keeper.start()
             keeper = self._keeper
-            self._changed.wait_for(lambda: self._ready or self._keeper is not keeper, START_TIMEOUT_S)
+            self._changed.wait_for(lambda: self._ready or keeper is None or self._keeper is not keeper, START_TIMEOUT_S)
             if not self._ready:
                 raise Retry("a worker process of the node did not start", code="worker-process")
 
@@ -205,6 +216,14 @@ class _Hand:
             raise from_dict(pending.outcome["error"])
         result: dict[str, Any] = pending.outcome["result"]
         return result
+
+    def take(self, connection: socket.socket, host: str) -> None:
+        """Hand a connection to the process; see :meth:`Crew.take`."""
+        self.start()
+        door = self._door
+        if door is None:
+            raise Retry("a worker process of the node has just ended", code="worker-process")
+        hand_over(door, connection, host)
 
     def tell(self, do: str, **values: Any) -> None:
         """Send a message to the process if it runs. One that does not listen is ended, and its tasks fail."""
@@ -239,7 +258,7 @@ class _Hand:
             _log.error("a worker process does not start", extra=fields(reason=str(error)))
         finally:
             with self._changed:
-                self._process = self._channel = self._keeper = None
+                self._process = self._channel = self._door = self._keeper = None
                 self._ready = False
                 lost = list(self._pending.values())
                 self._changed.notify_all()
@@ -257,14 +276,16 @@ class _Hand:
     def _live(self) -> int:
         """Start the process and hear it to its end; return its status."""
         ours, theirs = socket.socketpair()
-        with contextlib.closing(Channel(ours)) as channel:
-            with theirs:
-                argv = [sys.executable, "-m", "farshore.node.hand", str(theirs.fileno()), str(os.getpid())]
-                process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),))
+        door, inside = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        with contextlib.closing(Channel(ours)) as channel, door:
+            with theirs, inside:
+                ends = theirs.fileno(), inside.fileno()
+                argv = [sys.executable, "-m", "farshore.node.hand", *map(str, ends), str(os.getpid())]
+                process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, pass_fds=ends)
             try:
                 with self._changed:
                     self.life += 1
-                    self._process, self._channel = process, channel
+                    self._process, self._channel, self._door = process, channel, door
                 config = self._config.model_dump(mode="json")
                 self.tell("begin", config=config, part=self._part, budget_bytes=self._budget_bytes)
                 for message in channel.messages():

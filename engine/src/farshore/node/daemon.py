@@ -98,7 +98,7 @@ class Node:
         durable.make_dir(self._journal_dir)
         workers = processes(config.workers, len(os.sched_getaffinity(0)))
         budget_bytes = node_budget(memory_bytes(), config.node_window)
-        budget_bytes = max(CHUNK_SIZE, budget_bytes // (workers + 1))
+        budget_bytes = max(CHUNK_SIZE, budget_bytes // max(workers, 1))
         site = self._site = Site(
             platform=self._platform,
             links=Links(certificate),
@@ -113,7 +113,7 @@ class Node:
         guests = self._platform.compute is not None
         self._kits = Kits(site.player if recovers else None, guests=guests, clock=time.monotonic)
         site.secrets = Secrets(config.secrets_path)
-        self._crew = Crew(config, workers, budget_bytes, site.limit) if workers else None
+        self._crew = Crew(config, workers, budget_bytes) if workers else None
         site.elsewhere = self._crew.replicate if self._crew else None
         limits = config.limits
         lanes = {name: Lane(name, limit) for name, limit in limits.model_dump().items()}
@@ -125,6 +125,7 @@ class Node:
             lambda: service.identity,
             serve=service.serve_connection,
             adopt=site.links.adopt,
+            parts=self._crew,
         )
         self._dialer = Dialer(lambda: service.identity, service.serve_connection)
         self._drafts = Drafts()

@@ -1,6 +1,6 @@
 """A worker process of a node: runs replications that it is given, with connections and windows of its own.
 
-Started by :mod:`farshore.node.crew` as ``python -m farshore.node.hand DESCRIPTOR PARENT``. It holds no state but
+Started by :mod:`farshore.node.crew` as ``python -m farshore.node.hand CHANNEL DOOR PARENT``. It holds no state but
 journals and drafts, which are those that the node itself would keep, so it may be killed at any instant. It ends with
 its parent: the kernel sees to that, and the end of the channel.
 """
@@ -34,6 +34,8 @@ from farshore.replication.flow import NodeWindow
 from farshore.replication.usage import settle
 from farshore.transport import tls
 from farshore.transport.links import Links
+from farshore.transport.listener import DataListener
+from farshore.transport.parts import Door
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ _PR_SET_PDEATHSIG: Final = 1
 class Hand:
     """What a worker process is."""
 
-    def __init__(self, channel: Channel, config: NodeConfig, part: str, budget_bytes: int) -> None:
+    def __init__(self, channel: Channel, door: Door, config: NodeConfig, part: str, budget_bytes: int) -> None:
         self._channel = channel
         self._identity = of(config)
         self._lock = threading.Lock()
@@ -59,6 +61,8 @@ class Hand:
             locks=KeyedLocks(),
             grant_key=lambda: load_grant_key(self._grant_key_pem) if self._grant_key_pem else None,
         )
+        links = self._site.links
+        DataListener(lambda: links.identity, adopt=links.adopt).start_at(door)
 
     def _load(self) -> tls.NodeTls:
         return tls.load(self._identity.certificate_path, self._identity.key_path, self._identity.ca_path)
@@ -143,7 +147,7 @@ def end_with(parent: int) -> None:
 
 def main(argv: list[str]) -> int:
     """Run a worker process; return the exit status."""
-    descriptor, parent = int(argv[0]), int(argv[1])
+    descriptor, door, parent = map(int, argv)
     end_with(parent)
     faulthandler.register(signal.SIGUSR1)
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides when we end
@@ -153,7 +157,7 @@ def main(argv: list[str]) -> int:
     begin = next(messages)
     config = NodeConfig.model_validate(begin["config"])
     log.configure(config.log_level)
-    hand = Hand(channel, config, begin["part"], begin["budget_bytes"])
+    hand = Hand(channel, Door(fileno=door), config, begin["part"], begin["budget_bytes"])
     settle()
     channel.send("ready")
     hand.run(messages)

@@ -45,9 +45,7 @@ _log = logging.getLogger(__name__)
 CONSOLE_TAIL_BYTES: Final = 16384
 
 
-Elsewhere = Callable[
-    [model.ReplicateParams, Call, Ed25519PublicKey | None, Callable[[], model.ReplicateResult]], model.ReplicateResult
-]
+Elsewhere = Callable[[model.ReplicateParams, Call, Ed25519PublicKey | None], model.ReplicateResult]
 
 
 @dataclass(slots=True)
@@ -61,7 +59,7 @@ class Site:
     marks: Marks
     locks: KeyedLocks
     grant_key: Callable[[], Ed25519PublicKey | None]
-    #: Runs replications in other processes, where there are any: the parameters, the call, and how to do it here.
+    #: Runs replications in other processes, where there are any.
     elsewhere: Elsewhere | None = None
     #: Plays files of Ansible tasks; None in a worker process, which gets none.
     player: Player | None = None
@@ -155,7 +153,7 @@ def replicate(site: Site, params: model.ReplicateParams, call: Call) -> model.Re
     """Pull a source point into new native points and publish them, here or in a worker process."""
     if site.elsewhere is None:
         return replicate_here(site, params, call)
-    return site.elsewhere(params, call, site.grant_key(), lambda: replicate_here(site, params, call))
+    return site.elsewhere(params, call, site.grant_key())
 
 
 def replicate_here(site: Site, params: model.ReplicateParams, call: Call) -> model.ReplicateResult:

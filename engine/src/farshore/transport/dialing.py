@@ -1,7 +1,8 @@
 """Connections that we open: to a node that listens, whichever of the two then asks.
 
 :func:`dial` opens one. A :class:`Dialer` is for a source behind a wall: it keeps connections open to target nodes that
-listen, and serves what they ask.
+listen, and serves what they ask. Where such a node has parts (:mod:`farshore.transport.parts`), each of them gets
+connections of its own, and one is kept to the node itself, which tells at each greeting how many parts there are.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Literal
 
 from farshore.errors import FarshoreError, Forbidden, Permanent, Reconnect
 from farshore.transport import frames
 from farshore.transport.listener import Serve
 from farshore.transport.notices import Notices, code_of, named
+from farshore.transport.parts import name_of
 from farshore.transport.sockets import connections_for, hang_up, parse_address, prepare, receive_frame, wire_of
 from farshore.transport.tls import NodeTls, Peer, peer_of, same_thumbprint
 
@@ -40,9 +43,9 @@ def pause_s(attempt: int) -> float:
 
 
 def dial(
-    identity: NodeTls, address: tuple[str, int], expected: Peer, timeout_s: float = CONNECT_TIMEOUT_S
+    identity: NodeTls, address: tuple[str, int], expected: Peer, timeout_s: float = CONNECT_TIMEOUT_S, part: int = 0
 ) -> ssl.SSLSocket:
-    """Return a connection to ``expected`` that has this time-out; the greeting comes next.
+    """Return a connection to ``expected``, or a part of it, that has this time-out; the greeting comes next.
 
     Raises:
         OSError: nobody is there.
@@ -53,7 +56,7 @@ def dial(
     connection: socket.socket = plain
     try:
         prepare(plain)
-        connection = secured = identity.client.wrap_socket(plain)
+        connection = secured = identity.client.wrap_socket(plain, server_hostname=name_of(part))
         check_peer(peer_of(secured), expected, f"{address[0]}:{address[1]}")
     except ssl.SSLError as error:
         connection.close()
@@ -93,8 +96,8 @@ def refusal(error: ssl.SSLError, peer: Peer) -> FarshoreError:
     return Reconnect(f"the TLS handshake with {peer} failed: {text}", code="not-tls")
 
 
-def check_answer(header: frames.Header, meta: memoryview, *, answers: bool, peer: Peer) -> None:
-    """Check what a greeting was answered with.
+def check_answer(header: frames.Header, meta: memoryview, *, answers: bool, peer: Peer) -> frames.Hello:
+    """Return the greeting that a greeting was answered with.
 
     Raises:
         FarshoreError: what the peer says against us.
@@ -109,6 +112,7 @@ def check_answer(header: frames.Header, meta: memoryview, *, answers: bool, peer
     hello.agree()
     if hello.answers is not answers:
         raise Permanent(f"{peer} {'answers' if hello.answers else 'asks'}, as this node does", code="wrong-role")
+    return hello
 
 
 class Dialer:
@@ -138,26 +142,38 @@ class Dialer:
         with self._lock:
             kept = self._kept.setdefault((address, peer), _Kept())
             kept.auto = connections == "auto"
-            surplus = self._fill(kept, parsed, peer, connections_for(kept.rtt_s) if kept.auto else int(connections))
+            kept.connections = connections_for(kept.rtt_s) if connections == "auto" else connections
+            surplus = self._fill(kept, parsed, peer)
         for caller in surplus:
             caller.end()
 
-    def _fill(self, kept: _Kept, address: tuple[str, int], peer: Peer, connections: int) -> list[_Caller]:
-        """Add callers up to a number, or take away and return those beyond; the lock is held."""
-        surplus = kept.callers[connections:]
-        del kept.callers[connections:]
-        while len(kept.callers) < connections:
-            kept.callers.append(_Caller(self, address, peer, lambda rtt_s: self._measured(kept, address, peer, rtt_s)))
-            kept.callers[-1].start()
+    def _fill(self, kept: _Kept, address: tuple[str, int], peer: Peer) -> list[_Caller]:
+        """Add callers up to the numbers that are wanted, or take away and return those beyond; the lock is held."""
+        surplus = []
+        for part in range(max(kept.parts, *kept.callers, 0) + 1):
+            callers = kept.callers.setdefault(part, [])
+            wanted = kept.wanted(part)
+            surplus += callers[wanted:]
+            del callers[wanted:]
+            while len(callers) < wanted:
+                callers.append(_Caller(self, address, peer, part, partial(self._greeted, kept, address, peer)))
+                callers[-1].start()
         return surplus
 
-    def _measured(self, kept: _Kept, address: tuple[str, int], peer: Peer, rtt_s: float | None) -> None:
-        """Take a measured round trip into account; called by callers."""
+    def _greeted(
+        self, kept: _Kept, address: tuple[str, int], peer: Peer, rtt_s: float | None, parts: int | None
+    ) -> None:
+        """Take a measured round trip and how many parts there are into account; called by callers."""
         with self._lock:
             if rtt_s is not None and (kept.rtt_s is None or rtt_s < kept.rtt_s):
                 kept.rtt_s = rtt_s
-            if kept.auto and kept.callers:  # else it is to go
-                self._fill(kept, address, peer, max(len(kept.callers), connections_for(kept.rtt_s)))
+            if parts is not None:
+                kept.parts = parts
+            if kept.auto:
+                kept.connections = max(kept.connections, connections_for(kept.rtt_s))
+            surplus = self._fill(kept, address, peer) if kept.callers else []  # else it is to go
+        for caller in surplus:
+            caller.end()
 
     def drop(self, address: str, peer: Peer) -> None:
         """Close the connections to ``peer`` at ``address``."""
@@ -174,11 +190,11 @@ class Dialer:
     def refresh(self) -> None:
         """Open every connection anew, with our newest certificate. Those that are in use go on to their end."""
         with self._lock:
-            kept = [(key, one.auto, one.take()) for key, one in self._kept.items()]
-        for (address, peer), auto, callers in kept:
+            kept = [(key, one, one.take()) for key, one in self._kept.items()]
+        for (address, peer), one, callers in kept:
             for caller in callers:
                 caller.retire()
-            self.keep(address, peer, "auto" if auto else len(callers))
+            self.keep(address, peer, "auto" if one.auto else one.connections)
 
     def close(self) -> None:
         """Close all connections and wait for their threads."""
@@ -195,13 +211,23 @@ class _Kept:
     """The connections to one peer; guarded by the dialer's lock."""
 
     def __init__(self) -> None:
-        self.callers: list[_Caller] = []
+        #: By part; 0 is the node itself.
+        self.callers: dict[int, list[_Caller]] = {}
         self.auto = False
+        self.connections = 0
+        self.parts = 0
         self.rtt_s: float | None = None
+
+    def wanted(self, part: int) -> int:
+        """Return how many connections a part is to have: the node itself one, where parts do its work."""
+        if part == 0 and self.parts:
+            return 1
+        return self.connections if part <= self.parts else 0
 
     def take(self) -> list[_Caller]:
         """Return the callers and forget them."""
-        callers, self.callers = self.callers, []
+        callers = [caller for part in self.callers.values() for caller in part]
+        self.callers = {}
         return callers
 
 
@@ -209,14 +235,20 @@ class _Caller(threading.Thread):
     """One connection that is kept."""
 
     def __init__(
-        self, dialer: Dialer, address: tuple[str, int], peer: Peer, measured: Callable[[float | None], None]
+        self,
+        dialer: Dialer,
+        address: tuple[str, int],
+        peer: Peer,
+        part: int,
+        greeted: Callable[[float | None, int | None], None],
     ) -> None:
         self._where = f"{address[0]}:{address[1]}"
         super().__init__(name=f"dial-{self._where}", daemon=True)
         self._dialer = dialer
         self._address = address
         self._peer = peer
-        self._measured = measured
+        self._part = part
+        self._greeted = greeted
         self._ended = threading.Event()
         self._connection: ssl.SSLSocket | None = None
 
@@ -247,7 +279,7 @@ class _Caller(threading.Thread):
             self._ended.wait(pause_s(attempt))
 
     def _call(self) -> None:
-        with dial(self._dialer.identity(), self._address, self._peer) as connection:
+        with dial(self._dialer.identity(), self._address, self._peer, part=self._part) as connection:
             self._connection = connection
             if self._ended.is_set():  # and whoever ended us may have seen no connection yet
                 return
@@ -257,11 +289,11 @@ class _Caller(threading.Thread):
                 header = receive_frame(connection, memoryview(bytearray(frames.HEADER.size)), meta)
             except ssl.SSLError as error:  # with TLS 1.3 the verdict on our certificate comes after the handshake
                 raise refusal(error, self._peer) from error
-            check_answer(header, meta[: header.meta_size], answers=False, peer=self._peer)
+            hello = check_answer(header, meta[: header.meta_size], answers=False, peer=self._peer)
             del meta
             self._dialer.notices.forget(self._where)
             connection.settimeout(None)
-            self._measured(wire_of(connection).rtt_s)
+            self._greeted(wire_of(connection).rtt_s, None if self._part else hello.parts)
             self._dialer.serve(connection, self._peer)
 
     def _note(self, error: OSError | FarshoreError) -> None:

@@ -29,6 +29,9 @@ VERSION_MIN: Final = 1
 VERSION_MAX: Final = 1
 #: Bit of a greeting's features: the sender answers questions. Unset: it asks. Who dialed says nothing about it.
 ROLE_SOURCE: Final = 1
+#: Where a listener's features say how many parts it has that a source connects to, one byte; see parts.py.
+_PARTS_SHIFT: Final = 8
+_PARTS_MAX: Final = 255
 
 #: Zero runs within a chunk are found by pages of this size or by the target's granularity, whichever is larger.
 ZERO_BLOCK: Final = 4096
@@ -163,6 +166,11 @@ class Hello:
         """Whether the sender answers questions; else it asks them."""
         return bool(self.features & ROLE_SOURCE)
 
+    @property
+    def parts(self) -> int:
+        """How many parts the sender has that take connections of their own."""
+        return self.features >> _PARTS_SHIFT & _PARTS_MAX
+
     @classmethod
     def decode(cls, meta: Buffer) -> Hello:
         """Return the greeting in a meta part."""
@@ -187,6 +195,11 @@ class Hello:
                 hint="Bring both nodes to the same release.",
             )
         return version
+
+
+def parts_as_features(parts: int) -> int:
+    """Return the features of a greeting that tells of so many parts."""
+    return min(parts, _PARTS_MAX) << _PARTS_SHIFT
 
 
 # --- session --------------------------------------------------------------------------------------------------------

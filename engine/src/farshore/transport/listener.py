@@ -3,6 +3,9 @@
 A peer that asks is for the source side (``serve``), one that answers for the target side (``adopt``). Until a peer has
 shown its certificate and greeted it has a thread and a few KiB, at most ``GREETING_MAX`` of them at once and
 ``greeting_timeout_s`` each; the buffers of the data path are taken afterwards. A peer that is refused is logged once.
+
+A node with parts (``parts``) has one port for all: a connection that names a part goes to it as it is, and the part's
+own listener, which has no port but a door, greets it.
 """
 
 from __future__ import annotations
@@ -15,12 +18,13 @@ import ssl
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from farshore.errors import Conflict, FarshoreError, Forbidden, Permanent, Reconnect
 from farshore.transport import frames
 from farshore.transport.notices import Notices, code_of, named
+from farshore.transport.parts import Parts, wanted_by
 from farshore.transport.sockets import hang_up, parse_address, prepare, receive_frame
 from farshore.transport.tls import NodeTls, Peer, peer_of
 
@@ -46,6 +50,7 @@ class DataListener:
         serve: answers a peer's questions on a greeted connection, in its thread, and returns when it has ended. None: a
             peer that asks is refused.
         adopt: takes over the connection of a peer that answers, and returns at once. None: such a peer is refused.
+        parts: take the connections that name one of them; a peer that answers is told how many there are.
         greeting_timeout_s: a peer has this long from its connection to the end of its greeting, round trips and all.
     """
 
@@ -55,11 +60,13 @@ class DataListener:
         *,
         serve: Serve | None = None,
         adopt: Serve | None = None,
+        parts: Parts | None = None,
         greeting_timeout_s: float = GREETING_TIMEOUT_S,
     ) -> None:
         self._identity = identity
         self._serve = serve
         self._adopt = adopt
+        self._parts = parts
         self._timeout_s = greeting_timeout_s
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
@@ -86,10 +93,14 @@ class DataListener:
                 hint="Choose a free port of this machine in data_listen.",
                 field="data_listen",
             ) from error
-        self._socket = listener
-        threading.Thread(target=self._accept, args=(listener,), name="data-listener", daemon=True).start()
+        self.start_at(listener)
         bound = listener.getsockname()
         return str(bound[0]), int(bound[1])
+
+    def start_at(self, listener: socket.socket) -> None:
+        """Take what a listening socket accepts, or a :class:`~farshore.transport.parts.Door`; it is ours now."""
+        self._socket = listener
+        threading.Thread(target=self._accept, args=(listener,), name="data-listener", daemon=True).start()
 
     def stop(self) -> None:
         """Close the port and all connections that were not adopted. May be called again."""
@@ -153,6 +164,8 @@ class DataListener:
         """Greet one peer, and serve it until it goes."""
         connection: socket.socket = plain
         try:
+            if self._passed_on(plain, host):
+                return
             secured, peer, asks = self._welcome(plain)
             connection = secured
             if asks and self._serve is not None:
@@ -170,6 +183,15 @@ class DataListener:
             connection.close()
             self._forget(threading.current_thread())
 
+    def _passed_on(self, plain: socket.socket, host: str) -> bool:
+        """Hand a connection to the part that it names; False if it is for us."""
+        if self._parts is None:
+            return False
+        plain.settimeout(self._timeout_s)
+        with self._in_time():
+            part = wanted_by(plain)
+        return part > 0 and self._parts.take(part, plain, host)
+
     def _forget(self, thread: threading.Thread) -> None:
         with self._lock:
             self._threads.pop(thread, None)
@@ -178,27 +200,36 @@ class DataListener:
     def _welcome(self, plain: socket.socket) -> tuple[ssl.SSLSocket, Peer, bool]:
         """Return the connection, who is there, and whether they ask."""
         me = threading.current_thread()
-        began = time.monotonic()
         connection: ssl.SSLSocket | None = None
         try:
-            prepare(plain)
-            plain.settimeout(self._timeout_s)
-            connection = self._identity().server.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
-            with self._lock:
-                self._threads[me] = connection
-            _handshake(connection)
-            peer = peer_of(connection)
-            asks = self._greet(connection)
-            connection.settimeout(None)
-            with self._lock:
-                self._greeting.pop(me, None)
-        except (OSError, EOFError, FarshoreError) as error:
+            with self._in_time():
+                prepare(plain)
+                plain.settimeout(self._timeout_s)
+                connection = self._identity().server.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+                with self._lock:
+                    self._threads[me] = connection
+                _handshake(connection)
+                peer = peer_of(connection)
+                asks = self._greet(connection)
+                connection.settimeout(None)
+                with self._lock:
+                    self._greeting.pop(me, None)
+        except (OSError, EOFError, FarshoreError):
             if connection is not None:
                 connection.close()
+            raise
+        return connection, peer, asks
+
+    @contextlib.contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Name the reason where a peer failed because its time was over."""
+        began = time.monotonic()
+        try:
+            yield
+        except (OSError, EOFError, FarshoreError) as error:
             if not self._stopping.is_set() and time.monotonic() - began >= self._timeout_s:
                 raise Reconnect("it did not greet in time", code="greeting-timeout") from error
             raise
-        return connection, peer, asks
 
     def _greet(self, connection: ssl.SSLSocket) -> bool:
         """Exchange greetings and return whether the peer asks."""
@@ -212,7 +243,10 @@ class DataListener:
         except Permanent as error:
             _part(connection, error)
             raise
-        connection.sendall(frames.Hello(features=0 if hello.answers else frames.ROLE_SOURCE).encode())
+        features = frames.ROLE_SOURCE
+        if hello.answers:
+            features = frames.parts_as_features(self._parts.expect() if self._parts is not None else 0)
+        connection.sendall(frames.Hello(features=features).encode())
         return not hello.answers
 
     def _check(self, hello: frames.Hello) -> None:

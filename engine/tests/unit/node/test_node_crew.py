@@ -29,7 +29,7 @@ def crew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Crew:
     )
     told: list[tuple[str, Any]] = []
     monkeypatch.setattr(_Hand, "tell", lambda self, _do, **values: told.append((self._part, values["bytes_per_s"])))
-    made = Crew(config, 2, 1 << 20, lambda _name, rate: told.append(("here", rate)))
+    made = Crew(config, 3, 1 << 20)
     made.told = told  # type: ignore[attr-defined]
     return made
 
@@ -41,19 +41,19 @@ def news(crew: Crew) -> list[tuple[str, Any]]:
 
 
 def test_a_rate_is_divided_among_the_processes_that_have_cycles_under_it(crew: Crew):
-    first, second = crew._hands
+    first, second, third = crew._hands
     crew.limit("plan:x", 90.0)
     assert news(crew) == []
     with crew._counted(first, ("plan:x", "link:a/b")):
         assert news(crew) == [("1", 90.0), ("1", None)]
         with crew._counted(first, ("plan:x",)):
             assert news(crew) == []
-        with crew._counted(second, ("plan:x",)), crew._counted(None, ("plan:x",)):
+        with crew._counted(second, ("plan:x",)), crew._counted(third, ("plan:x",)):
             # Who has more gives first.
-            expected = [("1", 45.0), ("2", 45.0), ("1", 30.0), ("2", 30.0), ("here", 30.0)]
+            expected = [("1", 45.0), ("2", 45.0), ("1", 30.0), ("2", 30.0), ("3", 30.0)]
             assert news(crew) == expected
             crew.limit("plan:x", 30.0)
-            assert news(crew) == [("1", 10.0), ("2", 10.0), ("here", 10.0)]
+            assert news(crew) == [("1", 10.0), ("2", 10.0), ("3", 10.0)]
         assert news(crew)[-1] == ("1", 30.0)
         crew.limit("plan:x", None)
         assert news(crew) == [("1", None)]
