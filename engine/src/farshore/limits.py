@@ -16,12 +16,18 @@ SAVED_S: Final = 0.1
 
 
 class Bucket:
-    """A rate in bytes or operations per second; None is no limit. ``now`` is in seconds and never goes back."""
+    """A rate in bytes or operations per second; None is no limit. ``now`` is in seconds and never goes back.
 
-    __slots__ = ("_at", "_per_s", "_tokens", "unit")
+    ``saved_s``: what it saves up while nobody takes, as time.
+    """
 
-    def __init__(self, per_s: float | None = None, now: float = 0.0, unit: Unit = "bytes") -> None:
+    __slots__ = ("_at", "_per_s", "_saved_s", "_tokens", "unit")
+
+    def __init__(
+        self, per_s: float | None = None, now: float = 0.0, unit: Unit = "bytes", saved_s: float = SAVED_S
+    ) -> None:
         self.unit: Unit = unit
+        self._saved_s = saved_s
         self._per_s = _checked(per_s)
         # Empty at the start: who begins again and again gets no more than who goes on.
         self._tokens = 0.0
@@ -65,7 +71,7 @@ class Bucket:
 
     def _fill(self, now: float) -> None:
         if self._per_s is not None and now > self._at:
-            self._tokens = min(self._tokens + (now - self._at) * self._per_s, self._per_s * SAVED_S)
+            self._tokens = min(self._tokens + (now - self._at) * self._per_s, self._per_s * self._saved_s)
         self._at = max(self._at, now)
 
 

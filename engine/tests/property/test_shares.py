@@ -110,11 +110,11 @@ def test_a_new_holder_waits_until_the_others_have_let_go():
 
 
 def test_a_silent_holder_keeps_a_part_for_a_while():
-    shares = settle(80.0, ("a", "b"), {}, 0.0)
+    shares = settle(84.0, ("a", "b"), {}, 0.0)
     late = LEASE_S + 1
-    rest = lease(shares, "b", limit=80.0, users=("b",), members=2, now=late).rate
-    assert rest == 80.0 - shares["a"].later == 67.0
-    assert lease(shares, "b", limit=80.0, users=("b",), members=2, now=late + KEPT_S).rate == 80.0
+    rest = lease(shares, "b", limit=84.0, users=("b",), members=2, now=late).rate
+    assert rest == 84.0 - shares["a"].later == 70.0
+    assert lease(shares, "b", limit=84.0, users=("b",), members=2, now=late + KEPT_S).rate == 84.0
 
 
 def test_the_only_possible_holder_goes_on_as_it_was():

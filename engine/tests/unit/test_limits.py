@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 
 import pytest
 from farshore.limits import SAVED_S, Bucket
@@ -31,6 +32,25 @@ def test_a_rate_holds_within_5_percent_over_10_s_also_when_it_changes(rates: lis
             step += 1
         now = end
         assert taken == pytest.approx(rate * 10, rel=0.05, abs=2 * MIB)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rate=st.floats(1, 100),
+    saved_s=st.sampled_from([0.0, 0.03, 0.1]),
+    late=st.lists(st.sampled_from([0.0, 0.001, 0.02, 0.5, 3.0]), min_size=1, max_size=30),
+)
+def test_no_second_has_more_calls_than_the_rate_what_is_saved_and_one(
+    rate: float, saved_s: float, late: list[float]
+) -> None:
+    bucket = Bucket(rate, 0.0, "ops", saved_s)
+    now, calls = 0.0, []
+    for index in range(200):
+        now = bucket.ready_at(now) + late[index % len(late)]
+        bucket.take(1, now)
+        calls.append(now)
+    most = max(bisect_left(calls, first + 1.0) - index for index, first in enumerate(calls))
+    assert most <= rate * (1 + saved_s) + 1 + 1e-6
 
 
 def test_who_was_idle_has_saved_up_a_tenth_of_a_second() -> None:

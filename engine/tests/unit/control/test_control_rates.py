@@ -227,9 +227,25 @@ def test_calls_belong_to_an_account_whichever_of_its_sites_makes_them(store: Sto
         "gamma-1": [put],
         "beta-2": [get],
     }
-    assert [told[name][put].bytes_per_s for name in ("beta-1", "gamma-1")] == [48.0, 48.0]
-    assert told["beta-2"][get].bytes_per_s == 48.0
+    assert [told[name][put].bytes_per_s for name in ("beta-1", "gamma-1")] == [48.5, 48.5]
+    assert told["beta-2"][get].bytes_per_s == 48.5
     with store.write() as tx:
         tx.get_one(Task, "t-2").state = "cancelled"
+        scrub = Task(
+            task_id="s-1",
+            key="s-1",
+            kind="scrub",
+            site="gamma",
+            state="assigned",
+            node="gamma-1",
+            params={},
+            created_at=1.0,
+        )
+        tx.add(scrub)
+    for _ in range(3):
+        told = {name: ask(store, name) for name in ("gamma-1", "beta-1", "beta-2")}
+    assert told["gamma-1"][get].bytes_per_s == 24.25  # a scrub reads the points of its own site
+    with store.write() as tx:
+        tx.get_one(Task, "s-1").state = "succeeded"
     assert ask(store, "gamma-1") == {}
     assert ask(store, "beta-1")[put].bytes_per_s == 97.0

@@ -26,12 +26,15 @@ _LINK: Final = "link"
 _PLAN: Final = "plan"
 #: Calls of a site's provider, shared by its recovery nodes.
 _CALLS: Final = "calls"
-#: What of the rates of operations is handed out: threads wake up late, and make up for it.
+#: What of the rates of operations is handed out. The rest is what their holders save up while their threads wake up
+#: late (3 % of a second, ``platforms/paced.py``): so no second has more calls than the account may make.
 _API_SHARED: Final = 0.97
 #: What of the calls is handed out; the rest is for inventories and for nodes that do not know their share yet.
 _CALLS_SHARED: Final = 0.9
 #: Copies that nodes have at work.
 _COPIES: Final = (Task.kind == "replicate", Task.state == "assigned")
+#: Scrubs that nodes have at work: they read the points of their own site.
+_SCRUBS: Final = (Task.kind == "scrub", Task.state == "assigned")
 
 
 def limit_of(session: Session, resource: str, now: float) -> float | None:
@@ -145,6 +148,8 @@ def _users(session: Session, node: Node, request: PollRequest) -> dict[str, set[
         for resource in (used or {}).get("limits", ()):
             found.setdefault(resource, set()).add(name)
 
+    for name, site in session.execute(select(Task.node, Task.site).where(*_SCRUBS)):
+        note({"limits": quotas.rates_of(session, str(site), "reads")}, str(name))
     for name, site, used in session.execute(select(Task.node, Task.site, Task.session).where(*_COPIES)):
         if site == node.site:
             note(used, str(name))

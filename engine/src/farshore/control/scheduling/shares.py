@@ -63,8 +63,8 @@ def lease(
     """
     mine = shares.get(holder, Share())
     others = sum(share.taken(now) for name, share in shares.items() if name != holder)
-    part = float(limit // len({holder, *users}))
+    part = limit / len({holder, *users})
     # What the holder may be using anyway can be given again, also where a lowered limit is exceeded already.
     rate = max(0.0, min(part, max(limit - others, mine.taken(now))))
-    later = rate if members <= 1 else min(rate, float(limit // (2 * members)))
+    later = rate if members <= 1 else min(rate, limit / (2 * members))
     return Share(rate, later, max(rate, mine.taken(now)), max(later, mine.kept), now + LEASE_S)

@@ -22,7 +22,7 @@ from botocore.utils import FileWebIdentityTokenLoader
 
 from farshore.errors import FarshoreError, Retry
 from farshore.platforms.aws.errors import translate
-from farshore.platforms.aws.pacing import Pacing
+from farshore.platforms.aws.pacing import RATES, Pacing
 from farshore.platforms.aws.settings import AwsSettings
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class Account:
         self._lock = threading.Lock()
         self._session: boto3.Session | None = None
         self._clients: dict[str, Any] = {}
-        self.pacing = Pacing()
+        self.pacing = Pacing({**RATES, **settings.api_rates})
 
     def client(self, service: str) -> Any:
         """Return boto3's client of ``service``."""

@@ -22,15 +22,22 @@ PENDING_LEFT: Final = 20
 
 
 class Pacing:
-    """The rates that hold for this process. Safe from several threads."""
+    """The rates that hold for this process. Safe from several threads.
 
-    def __init__(self) -> None:
-        self._turns = {name: (threading.Lock(), Pace()) for name in RATES}
+    ``account``: calls per second that the whole account may make. A process that has no share keeps to them, so that
+    it never asks for what nobody would get, and has something to halve when it is told that it is too fast.
+    """
+
+    def __init__(self, account: Mapping[str, float] = RATES) -> None:
+        self._account = account
+        self._turns = {name: (threading.Lock(), Pace()) for name in account}
+        for name in account:
+            self.set(name, None)
 
     def set(self, operation: str, per_s: float | None) -> None:
-        """Let another rate hold for an operation; None is no limit."""
+        """Let another rate hold for an operation; None is that of the account."""
         if operation in self._turns:
-            self._turns[operation][1].set(per_s)
+            self._turns[operation][1].set(self._account[operation] if per_s is None else per_s)
 
     def wait(self, operation: str) -> None:
         """Return when it is this call's turn."""
