@@ -38,6 +38,7 @@ _TRIES: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("attach_volume", {"VolumeId": f"vol-{_NOBODY}", "InstanceId": f"i-{_NOBODY}", "Device": "/dev/sdf"}),
     ("create_network_interface", {"SubnetId": f"subnet-{_NOBODY}"}),
     ("create_security_group", {"GroupName": "farshore-check", "Description": "check", "VpcId": f"vpc-{_NOBODY}"}),
+    ("create_snapshot", {"VolumeId": f"vol-{_NOBODY}"}),
     ("create_snapshots", {"InstanceSpecification": {"InstanceId": f"i-{_NOBODY}"}}),
     ("create_subnet", {"VpcId": f"vpc-{_NOBODY}", "CidrBlock": "10.0.0.0/24"}),
     ("create_tags", {"Resources": [f"i-{_NOBODY}"], "Tags": [{"Key": "farshore:check", "Value": "x"}]}),

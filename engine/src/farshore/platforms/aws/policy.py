@@ -100,7 +100,13 @@ LOOK: Final = Statement(
 )
 READ: Final = Statement(
     "FarshoreReadPoints",
-    ("ebs:GetSnapshotBlock", "ebs:ListChangedBlocks", "ebs:ListSnapshotBlocks", "ec2:CreateSnapshots"),
+    (
+        "ebs:GetSnapshotBlock",
+        "ebs:ListChangedBlocks",
+        "ebs:ListSnapshotBlocks",
+        "ec2:CreateSnapshot",
+        "ec2:CreateSnapshots",
+    ),
     conditions=_HERE,
 )
 WRITE: Final = Statement(
