@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+from farshore.errors import Retry
 from farshore.node.config import NodeConfig
 from farshore.node.crew import Crew, _Hand, processes
+from farshore.testing.pki import TestAuthority
 
 
 @pytest.mark.parametrize(
@@ -18,8 +21,7 @@ def test_processes_are_there_where_processors_are(setting: Any, processors: int,
     assert processes(setting, processors) == count
 
 
-@pytest.fixture
-def crew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Crew:
+def crew_at(tmp_path: Path) -> Crew:
     config = NodeConfig(
         name="beta-1",
         site="beta",
@@ -27,9 +29,14 @@ def crew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Crew:
         state_dir=tmp_path,
         platform={"type": "file", "root": str(tmp_path)},
     )
+    return Crew(config, 3, 1 << 20)
+
+
+@pytest.fixture
+def crew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Crew:
     told: list[tuple[str, Any]] = []
     monkeypatch.setattr(_Hand, "tell", lambda self, _do, **values: told.append((self._part, values["bytes_per_s"])))
-    made = Crew(config, 3, 1 << 20)
+    made = crew_at(tmp_path)
     made.told = told  # type: ignore[attr-defined]
     return made
 
@@ -67,3 +74,21 @@ def test_a_process_that_was_started_anew_is_told_again(crew: Crew):
     hand.life += 1
     with crew._counted(hand, ("plan:x",)):
         assert news(crew) == [("1", 90.0)]
+
+
+def test_a_connection_starts_no_process_before_a_source_was_there(tmp_path: Path):
+    files = TestAuthority(tmp_path / "pki").node("beta", "beta-1")
+    for source, name in ((files.cert, "node.pem"), (files.key, "node.key"), (files.ca, "ca.pem")):
+        source.rename(tmp_path / name)
+    crew = crew_at(tmp_path)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert not crew.take(4, theirs, "192.0.2.7")
+        assert crew.take(1, theirs, "192.0.2.7")
+        assert [hand.life for hand in crew._hands] == [0, 0, 0]
+        assert crew.expect() == 3
+        assert crew.take(2, theirs, "192.0.2.7")
+        assert [hand.life for hand in crew._hands] == [0, 1, 0]
+        crew.stop()
+        with pytest.raises(Retry, match="did not start"):
+            crew.take(2, theirs, "192.0.2.7")
