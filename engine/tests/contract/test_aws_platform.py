@@ -9,6 +9,7 @@ import pytest
 from doubles import aws_site
 from doubles.aws import AwsDouble
 from farshore.platforms.aws.account import Account
+from farshore.platforms.aws.attached import AttachedTarget
 from farshore.platforms.aws.manifests import S3Manifests
 from farshore.platforms.aws.source import AwsSource
 from farshore.platforms.aws.target import AwsTarget
@@ -44,6 +45,14 @@ class Pool(TargetStand):
         return AwsTarget(self._account)
 
 
+class Volumes(TargetStand):
+    def __init__(self, account: Account) -> None:
+        self._account = account
+
+    def target(self) -> AttachedTarget:
+        return AttachedTarget(self._account)
+
+
 class Machine(SourceStand):
     size_bytes = GIB
 
@@ -76,6 +85,17 @@ def test_s3_manifests(check: str, account: Account) -> None:
 @pytest.mark.parametrize("check", checks(TargetSuite))
 def test_aws_target(check: str, account: Account) -> None:
     getattr(TargetSuite(Pool(account)), check)()
+
+
+@pytest.fixture(scope="module")
+def node(aws: AwsDouble) -> dict[str, str]:
+    return aws_site.node_machine(aws)
+
+
+@pytest.mark.parametrize("check", checks(TargetSuite))
+def test_aws_attached_target(check: str, aws: AwsDouble, node: dict[str, str], shared: Account, tmp_path: Path) -> None:
+    stand = Volumes(aws_site.account(aws_site.config(aws, tmp_path, **node), shared))
+    getattr(TargetSuite(stand), check)()
 
 
 @pytest.mark.parametrize("check", checks(SourceSuite))

@@ -38,6 +38,12 @@ def config(aws: AwsDouble, scratch: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
+def node_machine(aws: AwsDouble) -> dict[str, str]:
+    """Return the settings of a node that runs on an instance, and writes drafts to volumes of it."""
+    machine_id = Instance(aws, ["sda1"]).machine_id
+    return {"target": "attached", "instance": machine_id, "devices": str(aws.devices(machine_id))}
+
+
 def account(settings: Mapping[str, Any], like: Account | None = None) -> Account:
     """Return an account; with the clients of another one, which are slow to make."""
     made = Account(read(settings))

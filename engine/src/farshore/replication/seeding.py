@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from farshore.checkpoints.audit import disk_of
 from farshore.checkpoints.manifest import load_group
-from farshore.errors import FarshoreError, NoSpace, NotFound, Permanent, Retry
+from farshore.errors import FarshoreError, Invalid, NoSpace, NotFound, Permanent, Retry
 from farshore.model.task import ReplicateDisk, ReplicateParams
 from farshore.platforms.contract import ManifestStore, Target
 from farshore.platforms.existing import OLD_DISK
@@ -73,7 +73,14 @@ def _take_in(
     record = {"disk_key": disk.disk_key, "size_bytes": disk.size_bytes, "key": key, "at": time.time()}
     manifests.put_if_absent(f"seeds/{head.group_id}/{key}-{head.checkpoint_id}.json", json.dumps(record).encode())
     log.info("taking in %s as a seed of disk %s", image, disk.disk_key)
-    point = adopt(disk.disk_key, disk.size_bytes, image, key)
+    try:
+        point = adopt(disk.disk_key, disk.size_bytes, image, key)
+    except (NotFound, Invalid) as error:
+        if disk.old_disk is None:
+            raise
+        # Nobody has asked for it, so it does not stand in the way.
+        log.warning("disk %s is copied whole: %s", disk.disk_key, error)
+        return disk.model_copy(update={"reason": f"the old primary's disk is of no use: {error.message}"})
     return disk.model_copy(
         update={"base_point": point, "base_root": None, "incremental": False, "reason": f"seeded from {image}"}
     )

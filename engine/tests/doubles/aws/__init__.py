@@ -155,6 +155,10 @@ class AwsDouble:
         """Return what a volume holds, as a raw sparse file; a test may write to it as a guest would."""
         return Path(self.command("volume", volume_id=volume_id))
 
+    def devices(self, instance_id: str) -> Path:
+        """Return the folder where an instance sees the volumes that are attached to it, as in ``/dev/disk/by-id``."""
+        return Path(self.command("devices", instance_id=instance_id))
+
     def put_volume(self, volume_id: str, image: Path) -> None:
         """Fill a volume with a raw image, which is as long as the volume or shorter."""
         copy(image, self.volume(volume_id))

@@ -17,6 +17,10 @@ class Behaviour:
     hidden_calls: int = 0
     #: Looks at an instance that still say ``pending``, ``stopping`` or ``shutting-down``.
     state_looks: int = 1
+    #: Looks at a volume that still say ``attaching``; only then its instance sees a device.
+    attach_looks: int = 1
+    #: Volumes that an instance can have at once.
+    attachments: int = 27
     #: Looks at an instance's status that still say ``initializing``.
     status_looks: int = 1
     #: A page holds no more than this, whatever was asked for.

@@ -59,7 +59,7 @@ class Blocks:
         self._slots: dict[str, dict[int, int]] = {}  # where a file holds a block: files do not grow with volumes
         self._files_lock = threading.Lock()
         self._diff: tuple[tuple[str, str], list[int]] | None = None
-        for name in ("snapshots", "volumes", "images"):
+        for name in ("snapshots", "volumes", "images", "devices"):
             (folder / name).mkdir(parents=True, exist_ok=True)
 
     def clear(self) -> None:
@@ -74,6 +74,8 @@ class Blocks:
         for name in ("snapshots", "volumes", "images"):
             for path in (self.folder / name).iterdir():
                 path.unlink()
+        for link in (self.folder / "devices").glob("*/*"):
+            link.unlink()
 
     # --- snapshots
 
@@ -161,7 +163,25 @@ class Blocks:
     def drop_volume(self, volume_id: str) -> None:
         """Take a volume away."""
         self.volumes.pop(volume_id, None)
+        self.show(volume_id, None)
         self.volume_path(volume_id).unlink(missing_ok=True)
+
+    def devices(self, instance_id: str) -> Path:
+        """Return the folder in which an instance sees its volumes: ``/dev/disk/by-id``, as udev fills it.
+
+        https://docs.aws.amazon.com/ebs/latest/userguide/identify-nvme-ebs-device.html
+        """
+        path = self.folder / "devices" / instance_id
+        path.mkdir(exist_ok=True)
+        return path
+
+    def show(self, volume_id: str, instance_id: str | None) -> None:
+        """Let an instance see a volume; None: nobody sees it any more."""
+        name = f"nvme-Amazon_Elastic_Block_Store_{volume_id.replace('-', '')}"
+        for link in (self.folder / "devices").glob(f"*/{name}"):
+            link.unlink()
+        if instance_id is not None:
+            (self.devices(instance_id) / name).symlink_to(self.volume_path(volume_id).resolve())
 
     def capture(self, volume_id: str, snapshot: Snapshot) -> None:
         """Copy what differs between a volume and the snapshot that it descends from, and seal."""

@@ -117,6 +117,9 @@ class Double:
         assert volume_id in self.world.blocks.volumes, volume_id
         return str(self.world.blocks.volume_path(volume_id))
 
+    def _do_devices(self, instance_id: str) -> str:
+        return str(self.world.blocks.devices(instance_id))
+
     def _do_snapshot(self, snapshot_id: str) -> str:
         path = self.world.folder / "images" / f"{snapshot_id}.raw"
         self.world.blocks.flatten(self.world.blocks.snapshots[snapshot_id], path)

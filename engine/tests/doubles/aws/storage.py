@@ -29,7 +29,7 @@ def install(world: World) -> None:
     _keys()
     _volumes(world)
     _snapshots(world)
-    _attachments()
+    _attachments(world)
 
 
 def key_usable(region: str, key: str) -> bool:
@@ -220,8 +220,8 @@ def _snapshots(world: World) -> None:
     Ec2Snapshot.progress = property(lambda self: "100%" if self.status == "completed" else "50%")
 
 
-def _attachments() -> None:
-    attach, detach = EBSBackend.attach_volume, EBSBackend.detach_volume
+def _attachments(world: World) -> None:
+    attach, detach, describe = EBSBackend.attach_volume, EBSBackend.detach_volume, EBSBackend.describe_volumes
 
     def attached(self: Any, volume_id: str, instance_id: str, device_path: str, *others: Any) -> Any:
         volume, instance = self.get_volume(volume_id), self.get_instance(instance_id)
@@ -235,13 +235,35 @@ def _attachments() -> None:
         if volume.availability_zone != instance.availability_zone:
             text = f"The volume '{volume_id}' is not in the same availability zone as instance '{instance_id}'"
             raise EC2ClientError("InvalidVolume.ZoneMismatch", text)
-        return attach(self, volume_id, instance_id, device_path, *others)
+        if len(instance.block_device_mapping) >= world.behaviour.attachments and not launching:
+            text = f"Volume '{volume_id}': the instance '{instance_id}' has as many volumes as it can have"
+            raise EC2ClientError("AttachmentLimitExceeded", text)
+        attachment = attach(self, volume_id, instance_id, device_path, *others)
+        if not launching:
+            attachment.status, attachment.looks = "attaching", world.behaviour.attach_looks
+            look(volume)
+        return attachment
+
+    def look(volume: Any) -> None:
+        held = volume.attachment
+        if held is not None and held.status == "attaching":
+            held.looks -= 1
+            if held.looks < 0:
+                held.status = "attached"
+                world.blocks.show(volume.id, held.instance.id)
+
+    def described(self: Any, volume_ids: list[str] | None = None, filters: Any = None) -> Any:
+        found = describe(self, volume_ids, filters)
+        for volume in found:
+            look(volume)
+        return found
 
     def detached(self: Any, volume_id: str, instance_id: str | None, device_path: str | None) -> Any:
         volume = self.get_volume(volume_id)
         if volume.attachment is None:
             raise EC2ClientError("IncorrectState", f"Volume '{volume_id}' is in the 'available' state.")
         instance = volume.attachment.instance
+        world.blocks.show(volume_id, None)
         return detach(self, volume_id, instance_id or instance.id, device_path)
 
     asked = ElasticBlockStore.detach_volume
@@ -257,4 +279,5 @@ def _attachments() -> None:
 
     ElasticBlockStore.detach_volume = refused
     EBSBackend.attach_volume = attached
+    EBSBackend.describe_volumes = described
     EBSBackend.detach_volume = detached

@@ -34,8 +34,10 @@ def open_aws(config: Mapping[str, Any], part: str = "") -> Platform:  # noqa: AR
         )
     from farshore.platforms.aws import inventory, settings
     from farshore.platforms.aws.account import Account
+    from farshore.platforms.aws.attached import AttachedTarget
     from farshore.platforms.aws.compute import AwsCompute
     from farshore.platforms.aws.manifests import S3Manifests
+    from farshore.platforms.aws.seeds import Seeds
     from farshore.platforms.aws.source import AwsSource
     from farshore.platforms.aws.target import AwsTarget
     from farshore.platforms.aws.types import Types
@@ -47,7 +49,7 @@ def open_aws(config: Mapping[str, Any], part: str = "") -> Platform:  # noqa: AR
         account,
         lambda machine_id: inventory.machine_facts(account, types, [inventory.instance(account, machine_id)])[0],
     )
-    target = AwsTarget(account)
+    target = AttachedTarget(account) if account.settings.target == "attached" else AwsTarget(account)
     compute = AwsCompute(account, types, target.usage)
     return Platform(
         type="aws",
@@ -56,6 +58,7 @@ def open_aws(config: Mapping[str, Any], part: str = "") -> Platform:  # noqa: AR
         manifests=S3Manifests(account),
         inventory=compute.inventory,
         compute=compute,
+        adopt=Seeds(account, target, compute.facts).adopt,
         traces=source.traces,
         set_rate=account.pacing.set,
     )

@@ -41,6 +41,9 @@ class DraftFacts:
 
     ``nonce``: makes the draft's ClientToken, so that the same attempt finds the same snapshot and a later one, after
     the snapshot was lost, does not. ``completing``: the seal has begun. ``sealed``: the snapshot is whole.
+
+    ``volume_id``: the volume that is written, where a draft is one; ``seal`` then names the attempt to take a snapshot
+    of it, empty once something was written since.
     """
 
     key: str
@@ -52,6 +55,8 @@ class DraftFacts:
     snapshot_id: str = ""
     completing: bool = False
     sealed: bool = False
+    volume_id: str = ""
+    seal: str = ""
 
 
 class Journals:
@@ -93,11 +98,19 @@ class Journals:
     @contextlib.contextmanager
     def held(self, key: str) -> Iterator[None]:
         """Keep others from having the draft open meanwhile."""
-        lock = Lock(self._path(key), key)
+        lock = self.lock(key)
         try:
             yield
         finally:
             lock.release()
+
+    def lock(self, key: str) -> Lock:
+        """Hold a draft.
+
+        Raises:
+            Conflict: somebody has it open.
+        """
+        return Lock(self._path(key), key)
 
     def open(self, key: str) -> Blocks:
         """Open the slots of a draft and hold it.

@@ -48,6 +48,10 @@ class AwsSettings(Model):
         profile: of the shared configuration of the user that the node runs as.
         role: assumed with the credentials of ``profile`` or of the default chain.
         endpoint: one address for all services; ``endpoints`` by service (VPC endpoints).
+        target: how replicas are written: ``ebs-direct`` from anywhere, block by block, or ``attached``, to volumes at
+            the instance that the node runs on. Points are the same, and the setting may be changed at any time.
+        instance: the id of that instance; by default, what its hardware says.
+        devices: folder of the links to NVMe volumes by their ids.
         kms_key: encrypts new snapshots; those that grow on another have that one's key.
         instance_families: machines are chosen from these types.
         machines: filters of EC2 that limit the inventory, such as ``{"tag:backup": ["yes"]}``.
@@ -66,6 +70,9 @@ class AwsSettings(Model):
     bucket: Annotated[str, StringConstraints(pattern=policy.BUCKET)]
     prefix: Annotated[str, StringConstraints(pattern=policy.PREFIX)] = "farshore"
     scratch: AbsolutePath
+    target: Literal["ebs-direct", "attached"] = "ebs-direct"
+    instance: Annotated[str, StringConstraints(pattern=r"^(i-[0-9a-f]+)?$")] = ""
+    devices: AbsolutePath = "/dev/disk/by-id"
     profile: Annotated[str, StringConstraints(min_length=1)] | None = None
     role: RoleSettings | None = None
     endpoint: Url | None = None

@@ -9,14 +9,19 @@ from uuid import UUID, uuid5
 
 #: On everything: which site's, by its bucket and prefix. Two sites may share an account.
 SITE: Final = "farshore:site"
-#: What it is: ``draft`` (of a target; a point once it is completed), ``source`` (of a point that is read), ``base`` (of
-#: a point that was applied).
+#: What it is: :data:`DRAFT_ROLE`, ``source`` (of a point that is read), ``base`` (of a point that was applied),
+#: ``capture`` (of a volume, on its way to be a point), ``volume`` (that a draft is written to).
 ROLE: Final = "farshore:role"
+#: Of a target; a point once it is completed.
+DRAFT_ROLE: Final = "draft"
 #: A target's: the draft's key, the disk, its true size in bytes and the base that it grows on.
 DRAFT: Final = "farshore:draft"
 DISK: Final = "farshore:disk"
 SIZE: Final = "farshore:size"
 BASE: Final = "farshore:base"
+#: On a snapshot of a volume: the attempt that has taken it. On a volume of a draft: the machine of the node.
+SEAL: Final = "farshore:seal"
+NODE: Final = "farshore:node"
 #: A source's: the point, its group and the machine.
 POINT: Final = "farshore:point"
 GROUP: Final = "farshore:group"
@@ -59,6 +64,18 @@ def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
 def tag_map(found: Mapping[str, Any]) -> dict[str, str]:
     """Return the tags of what an API has described."""
     return {tag["Key"]: tag["Value"] for tag in found.get("Tags") or ()}
+
+
+def of_draft(site: str, key: str, disk_key: str, size_bytes: int, base: str | None) -> dict[str, str]:
+    """Return the tags on all that is of a draft, but for its role."""
+    return {
+        SITE: site,
+        DRAFT: key,
+        DISK: disk_key,
+        SIZE: str(size_bytes),
+        BASE: base or "",
+        NAME: f"farshore {disk_key}",
+    }
 
 
 def filters(**named: str) -> list[dict[str, Any]]:

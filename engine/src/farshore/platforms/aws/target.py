@@ -8,34 +8,24 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
-from dataclasses import replace
-from functools import partial
 from hashlib import sha256
 from typing import Final
 from uuid import uuid4
 
 from farshore.errors import Conflict, FarshoreError, NotFound, Permanent, RestartFromCheckpoint, Retry
-from farshore.model.machine import PoolFacts
 from farshore.platforms.aws import tags
-from farshore.platforms.aws.account import Account
-from farshore.platforms.aws.ebs import BLOCK, LARGEST_BYTES, TIMEOUT_MIN, UNSEEN_S, ZERO_BLOCK, Ebs, gib_of
-from farshore.platforms.aws.journal import Blocks, DraftFacts, Journals
-from farshore.platforms.aws.reading import SnapshotReader, Tokens
+from farshore.platforms.aws.ebs import BLOCK, TIMEOUT_MIN, ZERO_BLOCK, Ebs, SnapshotState, gib_of
+from farshore.platforms.aws.journal import Blocks, DraftFacts
+from farshore.platforms.aws.points import Points, is_young, mismatch
 from farshore.platforms.contract import Caps
 
 log = logging.getLogger(__name__)
 
-_DRAFT: Final = "draft"
 _ZERO_DIGEST: Final = sha256(ZERO_BLOCK).digest()
-#: Points that are read at once keep their tokens; others are listed again.
-_READERS_MAX: Final = 8
-#: Storage has no end here; this is what can be told without asking: 64 volumes of the largest size.
-_CAPACITY: Final = 64 * LARGEST_BYTES
 
 
-class AwsTarget:
-    """Keeps points as EBS snapshots."""
+class AwsTarget(Points):
+    """Writes drafts block by block, by the EBS direct APIs; no machine is in between."""
 
     caps = Caps(
         granularity_bytes=BLOCK,
@@ -49,25 +39,16 @@ class AwsTarget:
         draft_lifetime_s=TIMEOUT_MIN * 60.0,
     )
 
-    def __init__(self, account: Account) -> None:
-        settings = account.settings
-        self._ebs = Ebs(account)
-        self._journals = Journals(settings.folder / "drafts")
-        self._site = tags.site_of(settings.bucket, settings.prefix)
-        self._lock = threading.Lock()
-        self._readers: OrderedDict[str, SnapshotReader] = OrderedDict()
-
     # Drafts ---------------------------------------------------------------------------------------------------------
 
     def open(self, disk_key: str, size_bytes: int, base: str | None, key: str) -> AwsDraft:
         """Open or begin the draft ``key``; see the contract."""
         gib = gib_of(size_bytes)
-        facts = self._journals.read(key) or self._find_sealed(key)
-        if facts is not None:
-            if facts.disk_key != disk_key or facts.size_bytes != size_bytes or facts.base != base:
-                raise Conflict(f"draft {key} is of something else", code="draft-mismatch", key=key)
-            if facts.sealed:
-                return AwsDraft(self, self._ebs, facts, None)
+        facts = self._known(disk_key, size_bytes, base, key)
+        if facts is not None and facts.sealed:
+            return AwsDraft(self, self._ebs, facts, None)
+        if facts is not None and facts.volume_id:
+            raise mismatch(key)  # it was begun in the other way, before the settings changed
         blocks = self._journals.open(key)
         try:
             if facts is not None and facts.snapshot_id:
@@ -89,34 +70,12 @@ class AwsTarget:
             raise
         return AwsDraft(self, self._ebs, facts, blocks)
 
-    def _find_sealed(self, key: str) -> DraftFacts | None:
-        """Return the point that a draft has become, by its tags; what is left of one without a journal is removed."""
-        for found in list(self._ebs.find(tags.filters(SITE=self._site, DRAFT=key))):
-            if found.state == "completed":
-                named = found.tags
-                return DraftFacts(
-                    key=key,
-                    disk_key=named.get(tags.DISK, ""),
-                    size_bytes=int(named.get(tags.SIZE, "0")),
-                    base=named.get(tags.BASE) or None,
-                    nonce="",
-                    started_at=found.started_at,
-                    snapshot_id=found.snapshot_id,
-                    completing=True,
-                    sealed=True,
-                )
-            log.info("snapshot %s of draft %s has no journal here and is removed", found.snapshot_id, key)
-            self._ebs.delete(found.snapshot_id)
-        return None
-
     def _found_again(self, facts: DraftFacts) -> DraftFacts | None:
         """Return what has become of a draft that was begun; None if it is lost, with its journal."""
         found = self._ebs.state(facts.snapshot_id)
         if found is not None and found.state == "completed":
-            facts = replace(facts, sealed=True)
-            self._journals.write(facts)
-            return facts
-        if (found is not None and found.state == "pending") or (found is None and _is_young(facts)):
+            return self._note(facts, sealed=True)
+        if (found is not None and found.state == "pending") or (found is None and is_young(facts)):
             return facts
         why = f"is in state {found.state} {found.message}" if found is not None else "is gone"
         log.warning("snapshot %s of draft %s %s; it begins again", facts.snapshot_id, facts.key, why)
@@ -125,21 +84,9 @@ class AwsTarget:
         self._journals.forget(facts.key)
         return None
 
-    def _check_base(self, base: str | None) -> None:
-        if base is not None and not self.has(base):
-            raise _gone(base)
-
     def _begin(self, facts: DraftFacts, gib: int) -> DraftFacts:
         """Begin the snapshot of a draft whose journal is there."""
-        named = {
-            tags.SITE: self._site,
-            tags.ROLE: _DRAFT,
-            tags.DRAFT: facts.key,
-            tags.DISK: facts.disk_key,
-            tags.SIZE: str(facts.size_bytes),
-            tags.BASE: facts.base or "",
-            tags.NAME: f"farshore {facts.disk_key}",
-        }
+        named = self._tags(facts) | {tags.ROLE: tags.DRAFT_ROLE}
         token = tags.token(self._site, facts.key, facts.nonce)
         try:
             snapshot_id = self._ebs.start(gib, facts.base, token, named)
@@ -148,114 +95,26 @@ class AwsTarget:
                 self._journals.forget(facts.key)
                 self._check_base(facts.base)
             raise
-        facts = replace(facts, snapshot_id=snapshot_id)
-        self._journals.write(facts)
-        return facts
-
-    def abandon(self, key: str) -> None:
-        """Remove the draft named ``key`` if it exists."""
-        facts = self._journals.read(key)
-        if facts is None:
-            self._remove_begun(key)
-            return
-        with self._journals.held(key):
-            if not facts.snapshot_id:
-                self._remove_begun(key)  # it may have been begun, and whoever did so died before the reply
-            elif not facts.sealed:
-                found = self._ebs.state(facts.snapshot_id)
-                if found is None or found.state != "completed":  # else it was sealed, and only the reply was lost
-                    self._ebs.delete(facts.snapshot_id)
-            self._journals.remove(key)
-
-    def _remove_begun(self, key: str) -> None:
-        """Remove the snapshots of a draft, by its tags, that are no points."""
-        for left in list(self._ebs.find(tags.filters(SITE=self._site, DRAFT=key))):
-            if left.state != "completed":
-                self._ebs.delete(left.snapshot_id)
+        return self._note(facts, snapshot_id=snapshot_id)
 
     def sealed(self, facts: DraftFacts) -> DraftFacts:
         """Keep that a draft is a point now; called by the draft."""
-        facts = replace(facts, completing=True, sealed=True)
-        self._journals.write(facts)
-        return facts
+        return self._note(facts, completing=True, sealed=True)
 
     def completing(self, facts: DraftFacts) -> DraftFacts:
         """Keep that a draft's seal has begun; called by the draft."""
-        facts = replace(facts, completing=True)
-        self._journals.write(facts)
-        return facts
-
-    # Points ---------------------------------------------------------------------------------------------------------
-
-    def has(self, point: str) -> bool:
-        """Say whether the point exists and is whole."""
-        found = self._ebs.state(point)
-        return found is not None and found.state == "completed"
-
-    def read_into(self, point: str, offset: int, buffer: memoryview) -> None:
-        """Read a sealed point."""
-        self.reader(point).read_into(offset, buffer)
-
-    def reader(self, point: str) -> SnapshotReader:
-        """Return the reader of a point."""
-        with self._lock:
-            found = self._readers.get(point)
-            if found is None:
-                found = self._readers[point] = SnapshotReader(
-                    self._ebs, point, Tokens(self._ebs, point), partial(_gone, point)
-                )
-            self._readers.move_to_end(point)
-            while len(self._readers) > _READERS_MAX:
-                self._readers.popitem(last=False)
-        return found
-
-    def lease(self, point: str, tag: str) -> None:
-        """Pin the point for ``tag``: the snapshot carries the lease, so every node sees it."""
-        if not self.has(point):
-            raise _gone(point)
-        self._ebs.tag(point, {tags.lease(tag): "1"})
-
-    def release(self, tag: str) -> None:
-        """Drop all leases of ``tag``."""
-        key = tags.lease(tag)
-        named = [{"Name": "tag-key", "Values": [key]}, *tags.filters(SITE=self._site)]
-        for found in list(self._ebs.find(named)):
-            self._ebs.untag(found.snapshot_id, key)
-
-    def check_drop(self, point: str) -> None:
-        """Refuse a point that is leased."""
-        found = self._ebs.state(point)
-        leases = sorted(key for key in found.tags if key.startswith(tags.LEASE)) if found is not None else []
-        if leases:
-            raise Conflict(
-                f"point {point} is in use",
-                code="point-leased",
-                hint="Wait for the run that uses it, or end that run.",
-                tags=[key.removeprefix(tags.LEASE) for key in leases],
-            )
-
-    def drop(self, point: str) -> None:
-        """Remove a point whole. The service keeps the blocks that later snapshots need."""
-        self.check_drop(point)
-        with self._lock:
-            self._readers.pop(point, None)
-        self._ebs.delete(point)
+        return self._note(facts, completing=True)
 
     def points(self) -> list[str]:
         """Return all sealed points and the drafts of this node (as ``draft:<key>``)."""
-        found = {one.snapshot_id: one for one in self._ebs.find(tags.filters(SITE=self._site, ROLE=_DRAFT))}
-        names = {one.snapshot_id for one in found.values() if one.state == "completed"}
-        for facts in self._journals.all():
-            if facts.sealed or not facts.snapshot_id:
-                continue
-            state = found.get(facts.snapshot_id) or self._ebs.state(facts.snapshot_id)
-            if state.state == "pending" if state is not None else _is_young(facts):
-                names.add(f"draft:{facts.key}")
-        return sorted(names)
 
-    def usage(self) -> PoolFacts:
-        """Return that there is room; the service has no limit but the account's quotas."""
-        return PoolFacts(path=f"ebs:{self._site}", capacity_bytes=_CAPACITY, free_bytes=_CAPACITY)
+        def is_there(facts: DraftFacts, found: dict[str, SnapshotState]) -> bool:
+            if not facts.snapshot_id:
+                return False
+            state = found.get(facts.snapshot_id) or self._ebs.state(facts.snapshot_id)
+            return state.state == "pending" if state is not None else is_young(facts)
+
+        return self._named(is_there)
 
 
 class AwsDraft:
@@ -353,7 +212,7 @@ class AwsDraft:
         except Retry:
             raise
         except NotFound as error:
-            if _is_young(facts):
+            if is_young(facts):
                 raise Retry(
                     f"snapshot {facts.snapshot_id} is not known everywhere yet", code="snapshot-unseen"
                 ) from error
@@ -390,12 +249,3 @@ class AwsDraft:
                 f"EBS takes whole blocks of {BLOCK} bytes, not {length} at {offset}", code="block-part", offset=offset
             )
         return [((offset + at) // BLOCK, slice(at, min(at + BLOCK, length))) for at in range(0, length, BLOCK)]
-
-
-def _is_young(facts: DraftFacts) -> bool:
-    """Say whether a snapshot may be too new to be known everywhere."""
-    return time.time() - facts.started_at < UNSEEN_S
-
-
-def _gone(point: str) -> NotFound:
-    return NotFound(f"point {point} does not exist", code="point-not-found", point=point)
