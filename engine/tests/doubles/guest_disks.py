@@ -31,16 +31,23 @@ def tool(*argv: str | Path, given: bytes = b"") -> bytes:
 
 def initramfs(modules: tuple[str, ...] = MODULES) -> bytes:
     """Return an initial file system with these modules: an early archive, then a compressed one."""
-    early = _cpio({"kernel/x86/microcode/GenuineIntel.bin": b"\0" * 32})
-    main = _cpio({f"usr/lib/modules/{VERSION}/kernel/drivers/{name.replace('_', '-')}.ko.xz": b"" for name in modules})
+    early = cpio({"kernel/x86/microcode/GenuineIntel.bin": b"\0" * 32})
+    folder = f"usr/lib/modules/{VERSION}/kernel/drivers"
+    main = cpio({f"{folder}/{name.replace('_', '-')}.ko.xz": b"" for name in modules} or {f"{folder}/none": b""})
     return early + gzip.compress(main, mtime=0)
 
 
-def _cpio(files: Mapping[str, bytes]) -> bytes:
+def cpio(files: Mapping[str, bytes], mode: int = 0o644) -> bytes:
+    """Return an archive of ``files`` and the folders that they are in."""
     archive = bytearray()
-    for name, data in [*files.items(), ("TRAILER!!!", b"")]:
+    split = [name.split("/") for name in files]
+    folders = sorted({"/".join(parts[:depth]) for parts in split for depth in range(1, len(parts))})
+    entries = [(name, b"", 0o40755) for name in folders] + [
+        (name, data, 0o100000 | mode) for name, data in files.items()
+    ]
+    for number, (name, data, kind) in enumerate([*entries, ("TRAILER!!!", b"", 0)], 1):
         label = name.encode() + b"\0"
-        fields = (0, 0o100644, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(label), 0)
+        fields = (number, kind, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(label), 0)
         archive += b"070701" + b"".join(b"%08X" % value for value in fields) + label
         archive += bytes(-len(archive) % 4) + data
         archive += bytes(-len(archive) % 4)

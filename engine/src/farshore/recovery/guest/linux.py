@@ -6,17 +6,13 @@ import re
 import uuid
 from typing import Final
 
-from farshore.recovery.guest import drivers, fstab, initramfs
+from farshore.recovery.guest import fstab, kernels
 from farshore.recovery.guest.broken import BROKEN
 from farshore.recovery.guest.guest import Guest
 from farshore.recovery.guest.trees import FileSystem, Tree, open_volume
 from farshore.recovery.guest.volumes import Layout, Volume
 
 _RELEASES: Final = ("/etc/os-release", "/usr/lib/os-release")
-_INITRAMFS_BYTES: Final = 512 << 20
-_KERNEL: Final = re.compile(r"vmlinu[xz](?:-(?P<version>.+))?")
-_INITRAMFS: Final = ("initrd.img-{}", "initramfs-{}.img", "initrd-{}", "initrd-{}.img")
-_PLAIN_INITRAMFS: Final = ("initrd", "initrd.img", "initramfs.img")
 _LOADERS: Final = (
     "/boot/grub/grub.cfg",
     "/boot/grub2/grub.cfg",
@@ -48,7 +44,7 @@ def find_root(layout: Layout) -> Tree | None:
                 # A small system may keep its kernel on a volume that it mounts nowhere.
                 for other, files in opened:
                     if other.content == "fat" and any(
-                        _KERNEL.fullmatch(name) for name in Tree(other, files).names("/")
+                        kernels.KERNEL.fullmatch(name) for name in Tree(other, files).names("/")
                     ):
                         tree.mount("/boot", other, files)
             return tree
@@ -59,7 +55,7 @@ def check(guest: Guest, tree: Tree) -> None:
     """Look at everything."""
     guest.system = _name(tree)
     _fstab(guest, tree)
-    _kernels(guest, tree)
+    kernels.check(guest, tree)
     _boot_loader(guest, tree)
     _network(guest, tree)
 
@@ -155,77 +151,6 @@ def _fstab(guest: Guest, tree: Tree) -> None:
         changed = fstab.renamed(text, names)
         detail = ", ".join(f"{old} → {new}" for old, new in names.items())
         guest.change(tree, "/etc/fstab", changed.encode(errors="surrogateescape"), "fstab", detail)
-
-
-def _kernels(guest: Guest, tree: Tree) -> None:
-    names = tree.names("/boot")
-    kernels = [found for name in names if (found := _KERNEL.fullmatch(name))]
-    versions = sorted((found["version"] for found in kernels if found["version"]), key=_version)
-    if not kernels:
-        guest.find("kernel-missing", "warning", "no kernel was found in /boot", "Mount /boot in the guest's fstab.")
-        return
-    newest = versions[-1] if versions else ""
-    patterns = [pattern.format(newest) for pattern in _INITRAMFS] if newest else list(_PLAIN_INITRAMFS)
-    name = next((name for name in patterns if name in names), None)
-    base = next((path for path in (f"/lib/modules/{newest}", f"/usr/lib/modules/{newest}") if tree.is_dir(path)), "")
-    built_in = drivers.modules((tree.text(f"{base}/modules.builtin") or "").splitlines()) if base else frozenset()
-    configured = _configured(tree.text(f"/boot/config-{newest}") or "") if newest else frozenset()
-    packed: frozenset[str] | None = frozenset()
-    if name is not None:
-        data = tree.read(f"/boot/{name}", _INITRAMFS_BYTES)
-        listed = initramfs.names(data) if data else None
-        packed = drivers.modules(listed) if listed is not None else None
-        if listed is None:
-            guest.find("initramfs-unreadable", "warning", f"/boot/{name} is damaged, or of a form that is not known")
-    bus = guest.bus()
-    if packed is not None:
-        missing = [
-            one for one in drivers.LINUX_DISK.get(bus, ()) if one not in packed | built_in and one not in configured
-        ]
-        # Without modules.builtin and a configuration nobody knows what the kernel has in itself.
-        proven = bool(built_in or configured)
-        if missing:
-            guest.find(
-                "driver-disk-missing",
-                "error" if proven else "warning",
-                f"kernel {newest or 'without a version'} has no {', '.join(missing)} when it starts,"
-                f" and its disk is on {bus}",
-                "In the machine at the source: `dracut -f --no-hostonly`, or MODULES=most and `update-initramfs -u`;"
-                " or set guest.convert: virt-v2v.",
-            )
-    loadable = drivers.modules((tree.text(f"{base}/modules.dep") or "").replace(":", " ").split()) if base else None
-    if loadable is not None:
-        have = loadable | built_in | configured | (packed or frozenset())
-        for model in dict.fromkeys(nic.model for nic in guest.params.nics):
-            missing = [one for one in drivers.LINUX_NIC.get(model, ()) if one not in have]
-            if missing:
-                guest.find(
-                    "driver-network-missing",
-                    "warning",
-                    f"kernel {newest} has no {', '.join(missing)} for an interface of type {model}",
-                    "Install the kernel's whole set of modules in the machine at the source.",
-                )
-
-
-def _version(text: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"[.\-_+~]", text)]
-
-
-def _configured(text: str) -> frozenset[str]:
-    """Return modules that a kernel's configuration has built in."""
-    symbols = {
-        "VIRTIO_PCI": "virtio_pci",
-        "VIRTIO_BLK": "virtio_blk",
-        "SCSI_VIRTIO": "virtio_scsi",
-        "VIRTIO_NET": "virtio_net",
-        "BLK_DEV_SD": "sd_mod",
-        "SATA_AHCI": "ahci",
-        "ATA_PIIX": "ata_piix",
-        "BLK_DEV_NVME": "nvme",
-        "XEN_BLKDEV_FRONTEND": "xen_blkfront",
-        "USB_STORAGE": "usb_storage",
-    }
-    return frozenset(name for symbol, name in symbols.items() if f"CONFIG_{symbol}=y\n" in text)
 
 
 def _boot_loader(guest: Guest, tree: Tree) -> None:

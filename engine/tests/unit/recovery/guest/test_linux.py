@@ -9,6 +9,7 @@ import pytest
 from doubles import guest_disks
 from doubles.guest_disks import MAC, ROOT_UUID, START, VERSION, codes, job, linux, read, run, sound
 from farshore.model.guest import GuestPolicy
+from farshore.recovery.guest import initramfs, supplement
 
 needs_loop = pytest.mark.skipif(
     os.geteuid() != 0 or not Path("/dev/loop-control").exists(), reason="needs root and loop devices"
@@ -204,3 +205,49 @@ def test_links_of_a_guest_lead_nowhere_but_into_it(disk: Path, tmp_path: Path) -
     guest_disks.tool("debugfs", "-w", "-R", f"symlink /etc/fstab {outside}", f"{disk}?offset={START}")
     assert codes(run(job(), disk)) == {}
     assert outside.read_text() == "/dev/sda1 / ext4 defaults 0 1\n"
+
+
+def test_drivers_of_the_guests_own_are_put_behind_its_initial_file_system_and_taken_away_again(disk: Path) -> None:
+    base, path = f"/lib/modules/{VERSION}", f"/boot/initrd.img-{VERSION}"
+    packed = guest_disks.initramfs(("virtio_pci", "virtio_blk"))
+    more = {
+        path: packed,
+        f"{base}/modules.dep": "kernel/nvme.ko.xz: kernel/core.ko.xz\nkernel/core.ko.xz:\n",
+        f"{base}/kernel/nvme.ko.xz": "nvme",
+        f"{base}/kernel/core.ko.xz": "core",
+    }
+    guest_disks.ext4_disk(disk, linux(**more))
+    unfixed = run(job(bus="nvme", nics=(), policy=GuestPolicy(fix=False)), disk)
+    assert (codes(unfixed), unfixed.changes) == ({"driver-disk-missing": "error"}, ())
+    result = run(job(bus="nvme", nics=()), disk)
+    assert codes(result) == {"driver-disk-missing": "warning"}
+    assert not result.stopped
+    assert [change.detail for change in result.changes][:1] == [f"{path}: core, nvme"]
+    made = read(disk, path) or b""
+    assert made.startswith(packed)
+    contents = initramfs.read(made)
+    assert contents is not None
+    assert {f"usr/lib/modules/{VERSION}/{name}" for name in ("kernel/core.ko.xz", "modules.dep")} <= set(contents.names)
+    assert codes(run(job(bus="nvme", nics=(), policy=GuestPolicy(fix=False)), disk)) == {}
+    assert run(job(bus="nvme", nics=()), disk).changes == ()
+    # On its way home it is what it was.
+    assert codes(run(job(nics=()), disk)) == {}
+    assert (read(disk, path), read(disk, supplement.RECORD)) == (packed, None)
+    assert sound(disk)
+
+
+def test_an_initial_file_system_that_the_guest_has_made_since_is_its_own(disk: Path, tmp_path: Path) -> None:
+    base, path = f"/lib/modules/{VERSION}", f"/boot/initrd.img-{VERSION}"
+    more = {
+        path: guest_disks.initramfs(("virtio_pci", "virtio_blk")),
+        f"{base}/modules.dep": "kernel/nvme.ko.xz:\n",
+        f"{base}/kernel/nvme.ko.xz": "nvme",
+    }
+    guest_disks.ext4_disk(disk, linux(**more))
+    run(job(bus="nvme", nics=()), disk)
+    its_own = guest_disks.initramfs()
+    (tmp_path / "new").write_bytes(its_own)
+    for command in (f"rm {path}", f"write {tmp_path / 'new'} {path}"):
+        guest_disks.tool("debugfs", "-w", "-R", command, f"{disk}?offset={START}")
+    assert codes(run(job(nics=()), disk)) == {}
+    assert read(disk, path) == its_own
