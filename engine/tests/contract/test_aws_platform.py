@@ -8,12 +8,22 @@ from pathlib import Path
 import pytest
 from doubles import aws_site
 from doubles.aws import AwsDouble
+from farshore.platforms.aws import open_aws
 from farshore.platforms.aws.account import Account
 from farshore.platforms.aws.attached import AttachedTarget
 from farshore.platforms.aws.manifests import S3Manifests
 from farshore.platforms.aws.source import AwsSource
 from farshore.platforms.aws.target import AwsTarget
-from farshore.testing.contracts import ManifestStoreSuite, SourceStand, SourceSuite, TargetStand, TargetSuite, checks
+from farshore.testing.contracts import (
+    ManifestStoreSuite,
+    SeedStand,
+    SeedSuite,
+    SourceStand,
+    SourceSuite,
+    TargetStand,
+    TargetSuite,
+    checks,
+)
 from farshore.units import GIB
 
 
@@ -53,6 +63,38 @@ class Volumes(TargetStand):
         return AttachedTarget(self._account)
 
 
+class OldPrimaries(SeedStand):
+    """Root volumes of machines that are fenced, so that they are out of their places."""
+
+    size_bytes = GIB
+
+    def __init__(self, aws: AwsDouble, account: Account) -> None:
+        self._aws = aws
+        self._platform = open_aws(account.settings.model_dump())
+        self._account = account
+        self._volumes: dict[str, Path] = {}
+
+    def target(self) -> AwsTarget:
+        return AwsTarget(self._account)
+
+    def disk(self, content: bytes) -> str:
+        instance, compute = aws_site.Instance(self._aws), self._platform.compute
+        assert compute is not None
+        key = instance.key("sda1")
+        instance.write(key, 0, content)
+        compute.power_off(instance.machine_id)
+        assert compute.fence(instance.machine_id, 2)
+        self._volumes[f"machine:{key}"] = self._aws.volume(instance.volumes[key])
+        return f"machine:{key}"
+
+    def content(self, image: str, length: int) -> bytes:
+        return self._volumes[image].open("rb").read(length)
+
+    def adopt(self, disk_key: str, size_bytes: int, image: str, key: str) -> str:
+        assert self._platform.adopt is not None
+        return self._platform.adopt(disk_key, size_bytes, image, key)
+
+
 class Machine(SourceStand):
     size_bytes = GIB
 
@@ -85,6 +127,11 @@ def test_s3_manifests(check: str, account: Account) -> None:
 @pytest.mark.parametrize("check", checks(TargetSuite))
 def test_aws_target(check: str, account: Account) -> None:
     getattr(TargetSuite(Pool(account)), check)()
+
+
+@pytest.mark.parametrize("check", checks(SeedSuite))
+def test_aws_seeds(check: str, aws: AwsDouble, account: Account) -> None:
+    getattr(SeedSuite(OldPrimaries(aws, account)), check)()
 
 
 @pytest.fixture(scope="module")

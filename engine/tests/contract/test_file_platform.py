@@ -11,6 +11,8 @@ from farshore.platforms.file import FileMachine, FileSource, FileTarget
 from farshore.testing.contracts import (
     DISK_SIZE,
     ManifestStoreSuite,
+    SeedStand,
+    SeedSuite,
     SourceStand,
     SourceSuite,
     TargetStand,
@@ -25,6 +27,19 @@ class Pool(TargetStand):
 
     def target(self) -> FileTarget:
         return FileTarget(self._folder / "pool")
+
+
+class Images(SeedStand, Pool):
+    def disk(self, content: bytes) -> str:
+        path = self._folder / "pool" / "old.raw"
+        path.write_bytes(content.ljust(DISK_SIZE, b"\0"))
+        return path.name
+
+    def content(self, image: str, length: int) -> bytes:
+        return (self._folder / "pool" / image).read_bytes()[:length]
+
+    def adopt(self, disk_key: str, size_bytes: int, image: str, key: str) -> str:
+        return self.target().adopt(disk_key, size_bytes, image, key)
 
 
 class Machines(SourceStand):
@@ -56,6 +71,12 @@ def test_directory_manifests(check: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("check", checks(TargetSuite))
 def test_file_target(check: str, tmp_path: Path) -> None:
     getattr(TargetSuite(Pool(tmp_path)), check)()
+
+
+@pytest.mark.parametrize("check", checks(SeedSuite))
+def test_file_seeds(check: str, tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    getattr(SeedSuite(Images(tmp_path)), check)()
 
 
 @pytest.mark.parametrize("check", checks(SourceSuite))

@@ -217,6 +217,40 @@ def test_a_volume_is_attached_once_in_its_own_zone(aws: AwsDouble) -> None:
         ec2.describe_volumes(VolumeIds=[here])
 
 
+def test_an_instance_sees_a_volume_once_it_is_attached_and_no_longer(aws: AwsDouble) -> None:
+    """https://docs.aws.amazon.com/ebs/latest/userguide/identify-nvme-ebs-device.html."""
+    ec2 = aws.client("ec2")
+    aws.settings(attach_looks=2)
+    running = launch(aws, image(aws, uploaded(aws, {0: b"r"})), Placement={"AvailabilityZone": _HERE})
+    made = ec2.create_volume(SnapshotId=uploaded(aws, {3: b"s"}), AvailabilityZone=_HERE)["VolumeId"]
+    device = aws.devices(running) / f"nvme-Amazon_Elastic_Block_Store_{made.replace('-', '')}"
+    assert ec2.attach_volume(VolumeId=made, InstanceId=running, Device="/dev/sdf")["State"] == "attaching"
+    seen = []
+    for _ in range(3):
+        [held] = ec2.describe_volumes(VolumeIds=[made])["Volumes"][0]["Attachments"]
+        seen.append((held["State"], device.exists()))
+    assert seen == [("attaching", False), ("attached", True), ("attached", True)]
+    assert first_bytes(device, 3) == {3: b"s"}
+    with device.open("r+b") as disk:
+        disk.write(b"written by the instance")
+    taken = completed(aws, ec2.create_snapshot(VolumeId=made)["SnapshotId"])
+    with device.open("r+b") as disk:
+        disk.write(b"and again, after that")
+    assert first_bytes(aws.snapshot(taken), 0, 3) == {0: b"w", 3: b"s"}
+    ec2.detach_volume(VolumeId=made)
+    assert not device.exists()
+
+
+def test_an_instance_has_only_so_many_volumes(aws: AwsDouble) -> None:
+    ec2 = aws.client("ec2")
+    aws.settings(attachments=2)
+    running = launch(aws, image(aws, uploaded(aws, {0: b"r"})), Placement={"AvailabilityZone": _HERE})
+    first, second = (ec2.create_volume(Size=1, AvailabilityZone=_HERE)["VolumeId"] for _ in range(2))
+    ec2.attach_volume(VolumeId=first, InstanceId=running, Device="/dev/sdf")
+    with refused("AttachmentLimitExceeded"):
+        ec2.attach_volume(VolumeId=second, InstanceId=running, Device="/dev/sdg")
+
+
 def test_a_volume_of_a_key_that_is_disabled_comes_to_nothing(aws: AwsDouble) -> None:
     ec2, kms = aws.client("ec2"), aws.client("kms")
     key = kms.create_key()["KeyMetadata"]["Arn"]

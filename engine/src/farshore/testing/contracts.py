@@ -377,6 +377,83 @@ def _read(draft: Draft, offset: int, length: int) -> bytes:
     return bytes(buffer)
 
 
+# --- seeds ------------------------------------------------------------------------------------------------------------
+
+
+class SeedStand(TargetStand):
+    """A pool, and disks that lie there already."""
+
+    #: How long the disks are.
+    size_bytes: int = DISK_SIZE
+
+    @abstractmethod
+    def disk(self, content: bytes) -> str:
+        """Make a disk that begins with ``content`` and is zero behind it; return what :meth:`adopt` calls it."""
+
+    @abstractmethod
+    def content(self, image: str, length: int) -> bytes:
+        """Return how a disk begins."""
+
+    @abstractmethod
+    def adopt(self, disk_key: str, size_bytes: int, image: str, key: str) -> str:
+        """Do what the platform does."""
+
+
+class SeedSuite:
+    """What ``Platform.adopt`` does."""
+
+    KEY = "db-1/vda"
+
+    def __init__(self, stand: SeedStand) -> None:
+        self._stand = stand
+        self._data = random.Random(7).randbytes(3 * MIB)  # noqa: S311 - content, not a secret
+        self._image = stand.disk(self._data)
+
+    def check_a_disk_becomes_a_point_once(self) -> None:
+        """Whole, and the same key finds it, also after a restart."""
+        point = self._adopt()
+        assert self._content(point) == self._data
+        assert self._adopt() == point
+        assert self._stand.target().points() == [point]
+
+    def check_a_draft_grows_on_it_and_the_disk_stays_as_it_was(self) -> None:
+        """As on any point."""
+        target, point = self._stand.target(), self._adopt()
+        draft = target.open(self.KEY, self._stand.size_bytes, point, "one")
+        draft.write(MIB, memoryview(b"\5" * MIB))
+        grown = draft.seal()
+        draft.close()
+        assert self._content(grown) == self._data[:MIB] + b"\5" * MIB + self._data[2 * MIB :]
+        target.drop(point)
+        assert self._content(grown)[:MIB] == self._data[:MIB]
+        assert self._stand.content(self._image, len(self._data)) == self._data
+
+    def check_its_key_opens_a_draft_that_is_sealed(self) -> None:
+        """So whoever drops it finds it by its key."""
+        point = self._adopt()
+        draft = self._stand.target().open(self.KEY, self._stand.size_bytes, None, "seed.1")
+        assert draft.seal() == point
+        draft.close()
+        self._stand.target().abandon("seed.1")
+        assert self._stand.target().points() == [point]
+
+    def check_a_disk_that_is_longer_is_no_seed(self) -> None:
+        """And one that is not there is none; nothing is left."""
+        with raising(Invalid):
+            self._stand.adopt(self.KEY, self._stand.size_bytes - 512, self._image, "seed.1")
+        with raising(NotFound):
+            self._stand.adopt(self.KEY, self._stand.size_bytes, self._image + "x", "seed.1")
+        assert self._stand.target().points() == []
+
+    def _adopt(self) -> str:
+        return self._stand.adopt(self.KEY, self._stand.size_bytes, self._image, "seed.1")
+
+    def _content(self, point: str) -> bytes:
+        buffer = bytearray(len(self._data))
+        self._stand.target().read_into(point, 0, memoryview(buffer))
+        return bytes(buffer)
+
+
 # --- sources ----------------------------------------------------------------------------------------------------------
 
 
