@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from doubles.aws import AwsDouble
 from farshore.errors import Conflict, FarshoreError, NotFound, Permanent, RestartFromCheckpoint, Retry
 from farshore.platforms.aws.account import Account
 from farshore.platforms.aws.attached import AttachedTarget
+from farshore.platforms.aws.compute import AwsCompute
 from farshore.platforms.aws.target import AwsTarget
+from farshore.platforms.aws.types import Types
 from farshore.units import KIB, MIB
 
 SIZE = 3 * MIB + 512
@@ -81,7 +84,7 @@ def snapshots(aws: AwsDouble) -> list[str]:
 
 
 CHANGES = ("CreateVolume", "AttachVolume", "CreateSnapshot", "CreateTags", "DetachVolume", "DeleteVolume")
-FAULTS = [(call, kind) for call in CHANGES for kind in ("lost", "cut", "5xx", "throttle")] + [
+FAULTS = [(call, kind) for call in CHANGES for kind in ("lost", "5xx")] + [
     (call, kind) for call in ("DescribeVolumes", "DescribeSnapshots") for kind in ("stale", "cut")
 ]
 
@@ -163,10 +166,11 @@ def test_volumes_that_nobody_comes_back_for_go_with_the_next_draft(
 ) -> None:
     """Of a scratch folder that was lost, and of a machine that is gone; those of a machine that is there stay."""
     target.open(DISK, SIZE, None, "lost").close()
+    shutil.rmtree(tmp_path / "scratch" / "drafts")
     other = aws_site.node_machine(aws)
     there = AttachedTarget(aws_site.account({**config, **other, "scratch": str(tmp_path / "other")}, shared))
     there.open(DISK, SIZE, None, "theirs").close()
-    here = AttachedTarget(aws_site.account({**config, "scratch": str(tmp_path / "new")}, shared))
+    here = AttachedTarget(aws_site.account(config, shared))
     here.open(DISK, SIZE, None, "one").abandon()
     assert len(volumes(aws)) == 1
     assert there.points() == ["draft:theirs"]
@@ -227,7 +231,7 @@ def test_a_machine_that_is_full_says_so(aws: AwsDouble, target: AttachedTarget) 
     aws.settings(attachments=1)
     with pytest.raises(FarshoreError) as caught:
         target.open(DISK, SIZE, None, "one")
-    assert caught.value.code == "quota"
+    assert caught.value.code == "too-many-volumes"
     aws.settings(attachments=27)
     target.open(DISK, SIZE, None, "one").abandon()
     assert volumes(aws) == []
@@ -245,6 +249,8 @@ def test_a_node_knows_its_machine_by_the_hardware(
         with pytest.raises(Permanent) as caught:
             target.open(DISK, SIZE, None, "one")
         assert caught.value.code == "node-not-in-ec2"
+    found = AwsCompute(target._account, Types(target._account), target.usage).check()
+    assert "node-not-in-ec2" in {one.code for one in found}
     tag.write_text("i-0123456789abcdef0\n")
     with pytest.raises(NotFound):
         target.open(DISK, SIZE, None, "one")

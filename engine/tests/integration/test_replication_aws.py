@@ -38,6 +38,7 @@ class Crossing(Sites):
 
     def __init__(self, folder: Path, disks: Mapping[str, Mapping[str, int]], **platforms: dict[str, Any]) -> None:
         super().__init__(folder, disks, Transport(intermediate_checkpoint_window=4 * MIB), platforms)
+        self.prefix = str(platforms.get("target", {}).get("prefix", ""))
 
     def copied(self, snapshot: Snapshot, **extra: Any) -> Manifest:
         """Copy a point, and be its node's next life where a fault has ended it."""
@@ -56,8 +57,15 @@ class Crossing(Sites):
 
 
 @pytest.fixture
-def to_aws(aws: AwsDouble, tmp_path: Path) -> Iterator[Crossing]:
-    both = Crossing(tmp_path, {"db": {"vda": DISK}}, target=aws_site.config(aws, tmp_path / "scratch"))
+def mode() -> str:
+    """How drafts are written; a test may be asked to try both."""
+    return "ebs-direct"
+
+
+@pytest.fixture
+def to_aws(aws: AwsDouble, tmp_path: Path, mode: str) -> Iterator[Crossing]:
+    here = aws_site.node_machine(aws) if mode == "attached" else {}
+    both = Crossing(tmp_path, {"db": {"vda": DISK}}, target=aws_site.config(aws, tmp_path / "scratch", **here))
     machine, noise = both.machine("db"), random.Random(1)
     machine.write("vda", 0, noise.randbytes(3 * MIB))
     machine.write("vda", 5 * MIB + 512, noise.randbytes(2 * MIB))
@@ -65,9 +73,19 @@ def to_aws(aws: AwsDouble, tmp_path: Path) -> Iterator[Crossing]:
     both.start_source()
     yield both
     both.end()
+    assert left_volumes(aws, both) == []
 
 
-def test_a_disk_of_files_becomes_snapshots_and_each_keeps_what_it_was(aws: AwsDouble, to_aws: Crossing) -> None:
+def left_volumes(aws: AwsDouble, both: Crossing) -> list[str]:
+    """Return the volumes of drafts that are still there."""
+    mine = [{"Name": "tag:farshore:site", "Values": [f"{aws_site.BUCKET}/{both.prefix}"]}]
+    return [one["VolumeId"] for one in aws.client("ec2").describe_volumes(Filters=mine)["Volumes"]]
+
+
+@pytest.mark.parametrize("mode", ["ebs-direct", "attached"])
+def test_a_disk_of_files_becomes_snapshots_and_each_keeps_what_it_was(
+    aws: AwsDouble, to_aws: Crossing, mode: str
+) -> None:
     machine, noise = to_aws.machine("db"), random.Random(2)
     frozen: dict[str, bytes] = {}
     for step in range(3):
@@ -77,7 +95,10 @@ def test_a_disk_of_files_becomes_snapshots_and_each_keeps_what_it_was(aws: AwsDo
         manifest = to_aws.copied(snapshot)
         content = to_aws.frozen(snapshot)["db/vda"]
         frozen[manifest.disks[0].point] = content
-        if step:
+        if mode == "attached":
+            assert not aws.calls("PutSnapshotBlock")
+            assert len(aws.calls("CreateSnapshot")) == 1
+        elif step:
             assert len(aws.calls("PutSnapshotBlock")) <= 2 + 4, "a change of two places, and two MiB of zeros"
         to_aws.release(snapshot, applied=True)
         machine.discard("vda", (step + 1) * MIB, 2 * MIB)
@@ -94,6 +115,16 @@ def test_a_disk_of_files_becomes_snapshots_and_each_keeps_what_it_was(aws: AwsDo
                 os.lseek(held.fileno(), behind, os.SEEK_DATA)
 
 
+@pytest.mark.parametrize("mode", ["attached"])
+def test_a_killed_node_goes_on_in_its_volume(aws: AwsDouble, to_aws: Crossing) -> None:
+    aws.forget_calls()
+    snapshot = to_aws.point()
+    manifest = to_aws.copied(snapshot, faults="write#4:kill")
+    assert to_aws.published(manifest) == to_aws.frozen(snapshot)
+    assert len(aws.calls("CreateVolume")) == len(aws.calls("CreateSnapshot")) == 1
+    assert to_aws.beta.target.points() == [manifest.disks[0].point]
+
+
 @pytest.mark.parametrize("faults", ["write#2:kill", "flush-done#1:kill", "seal-done#1:kill"])
 def test_a_killed_node_goes_on_in_its_snapshot(aws: AwsDouble, to_aws: Crossing, faults: str) -> None:
     aws.forget_calls()
@@ -104,6 +135,7 @@ def test_a_killed_node_goes_on_in_its_snapshot(aws: AwsDouble, to_aws: Crossing,
     assert to_aws.beta.target.points() == [manifest.disks[0].point]
 
 
+@pytest.mark.parametrize("mode", ["ebs-direct", "attached"])
 def test_a_draft_goes_on_with_another_source_point(aws: AwsDouble, to_aws: Crossing) -> None:
     """The first point was given up, with bytes of it in the snapshot that was begun."""
     snapshot = to_aws.point()

@@ -7,9 +7,10 @@ from typing import Any, Final
 
 from farshore.errors import FarshoreError, Forbidden
 from farshore.model.machine import Finding
-from farshore.platforms.aws import policy
+from farshore.platforms.aws import inventory, policy
 from farshore.platforms.aws.account import Account
 from farshore.platforms.aws.types import Types
+from farshore.platforms.aws.volumes import Volumes
 
 _NOBODY: Final = "0" * 17
 #: Calls that only look, made for real.
@@ -64,7 +65,7 @@ def run(account: Account, types: Types) -> list[Finding]:
         return [_of(error)]
     said = f"account {who['Account']} in {settings.region} as {who['Arn']}"
     found = [Finding(code="aws", severity="info", subject=settings.region, message=said)]
-    found += _zone(account, types)
+    found += [*_zone(account, types), *_node(account)]
     for operation, params in _LOOKS:
         more = {"MaxResults": 5} if operation in {"describe_instances", "describe_volumes"} else {}
         found += _tried(account, operation, params | more)
@@ -101,6 +102,15 @@ def _zone(account: Account, types: Types) -> Iterator[Finding]:
             message=f"the zone {settings.zone} offers none of {', '.join(missing)}",
             remedy="Correct platform.instance_families.",
         )
+
+
+def _node(account: Account) -> Iterator[Finding]:
+    """Look whether this node runs on an instance of the region, where it has to."""
+    if account.settings.target == "attached":
+        try:
+            inventory.instance(account, Volumes(account, "").node)
+        except FarshoreError as error:
+            yield _of(error)
 
 
 def _tried(account: Account, operation: str, params: dict[str, Any], *, own: bool = False) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 from zlib import crc32
 
-from farshore.errors import FarshoreError, NotFound, Permanent, Retry
+from farshore.errors import FarshoreError, NoSpace, NotFound, Permanent, Retry
 from farshore.platforms.aws import inventory, tags
 from farshore.platforms.aws.account import Account, wait_for
 from farshore.platforms.aws.machines import ask, attach, awaited, detach, volume_at
@@ -62,6 +62,11 @@ class Volumes:
         return self._node
 
     @property
+    def _owner(self) -> str:
+        """What volumes of this node are known by: its machine, and the folder with its journals."""
+        return tags.value(f"{self.node}:{self._account.settings.scratch}")
+
+    @property
     def zone(self) -> str:
         """The availability zone of this node, where its volumes have to be."""
         if not self._zone:
@@ -89,7 +94,7 @@ class Volumes:
             TagSpecifications=[
                 {
                     "ResourceType": "volume",
-                    "Tags": tags.tag_list({**named, tags.ROLE: _VOLUME, tags.NODE: self.node}),
+                    "Tags": tags.tag_list({**named, tags.ROLE: _VOLUME, tags.NODE: self._owner}),
                 }
             ],
             **more,
@@ -117,19 +122,25 @@ class Volumes:
             taken |= {item["DeviceName"] for item in raw.get("BlockDeviceMappings") or ()}
             place = next((one for one in (*_PLACES[first:], *_PLACES[:first]) if one not in taken), None)
             if place is None:
-                raise Permanent(
-                    f"machine {self.node} has no place for another volume",
-                    code="too-many-volumes",
-                    hint="Replicate fewer disks at once through this node, or through several nodes.",
-                )
+                raise self._full()
             try:
                 attach(self._account, self.node, place, volume_id)
             except Permanent as error:
+                if error.evidence.get("aws_code") == "AttachmentLimitExceeded":
+                    raise self._full() from error
                 if error.evidence.get("aws_code") != "InvalidParameterValue":
                     raise
                 taken.add(place)  # somebody was quicker
                 continue
             return self._device(volume_id)
+
+    def _full(self) -> NoSpace:
+        return NoSpace(
+            f"machine {self.node} can have no more volumes",
+            code="too-many-volumes",
+            hint="Replicate fewer disks at once through this node, through several nodes, or set platform.target:"
+            " ebs-direct.",
+        )
 
     def _device(self, volume_id: str) -> Path:
         path = self._devices / (_LINK + volume_id.replace("-", ""))
@@ -147,7 +158,7 @@ class Volumes:
 
     def of_this_node(self) -> dict[str, str]:
         """Return the volumes that this node has made, with the drafts that they are of."""
-        own = tags.filters(SITE=self._site, ROLE=_VOLUME, NODE=self.node)
+        own = tags.filters(SITE=self._site, ROLE=_VOLUME, NODE=self._owner)
         return {
             one["VolumeId"]: tags.tag_map(one).get(tags.DRAFT, "")
             for one in inventory.volumes(self._account, own)
@@ -166,8 +177,11 @@ class Volumes:
         """
         for one in list(inventory.volumes(self._account, tags.filters(SITE=self._site, ROLE=_VOLUME, DISK=disk_key))):
             marks = tags.tag_map(one)
-            mine = marks.get(tags.NODE) == self.node
-            if marks.get(tags.DRAFT) in known or not (mine or self._is_gone(marks.get(tags.NODE, ""))):
+            owner = marks.get(tags.NODE, "")
+            if owner == self._owner:
+                if marks.get(tags.DRAFT) in known:
+                    continue
+            elif not self._is_gone(owner.partition(":")[0]):
                 continue
             log.info("volume %s of draft %s has no owner any more", one["VolumeId"], marks.get(tags.DRAFT))
             self._remove(one)
