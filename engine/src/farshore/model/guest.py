@@ -100,7 +100,11 @@ class GuestNic(Report):
 
 
 class MachinePrepareParams(Report):
-    """Look into a machine that was made and is off; repair, readdress and rename it on its own writable layers."""
+    """Look into a machine that was made and is off; repair, readdress and rename it on its own writable layers.
+
+    The node that made it adds what it has become: ``platform`` is where it runs, ``crossed`` that its devices are
+    others than at its source.
+    """
 
     machine_id: str
     name: str
@@ -110,6 +114,8 @@ class MachinePrepareParams(Report):
     nics: tuple[GuestNic, ...] = ()
     hostname: str | None = None
     policy: GuestPolicy = GuestPolicy()
+    platform: str = ""
+    crossed: bool = False
     epoch: int = 0
 
 

@@ -255,7 +255,9 @@ def machine_create(site: Site, params: model.MachineCreateParams, call: Call) ->
 def machine_prepare(site: Site, params: guests.MachinePrepareParams, call: Call) -> guests.MachinePrepareResult:
     """Check, repair and readdress a machine that was made and is off."""
     site.marks.admit(params.machine_id, params.epoch)
-    return prepare.machine(site.compute(), params, call.check)
+    compute = site.compute()
+    seen = prepare.as_made(params, site.platform.type, compute.facts(params.machine_id))
+    return prepare.machine(compute, seen, call.check)
 
 
 def hook(site: Site, params: model.HookParams, call: Call) -> model.HookResult:

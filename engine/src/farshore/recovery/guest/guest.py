@@ -46,11 +46,22 @@ class Guest:
         else:
             volume, where = _new(tree, path)
             mode, owner, group = 0o644, 0, 0
-        if tree.read(path) == content:
+        earlier = [item for item in self.writes if (item.volume.name, item.path) == (volume.name, where)]
+        if (earlier[0].content if earlier else tree.read(path)) == content:
             return True
+        self.writes = [item for item in self.writes if item not in earlier]
         self.writes.append(Write(volume, where, content, mode, owner, group))
         self.changes.append(GuestChange(what=what, detail=detail or path))
         return True
+
+    def read(self, tree: Tree, path: str) -> bytes | None:
+        """Return a file as it will be when all is written."""
+        place = tree.find(path)
+        if place is not None:
+            for item in self.writes:
+                if (item.volume.name, item.path) == (place.volume.name, place.path):
+                    return item.content
+        return tree.read(path)
 
     def bus(self) -> str:
         """Return what the system disk is plugged into."""

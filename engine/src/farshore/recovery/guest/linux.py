@@ -23,6 +23,7 @@ _LOADERS: Final = (
     "/boot/syslinux.cfg",
     "/boot/syslinux/syslinux.cfg",
 )
+_ENTRIES: Final = "/boot/loader/entries"
 _ROOT: Final = re.compile(r"(?<=[\s\"']root=)(/dev/[^\s\"']+)")
 _FALLBACK: Final = "/EFI/BOOT/BOOTX64.EFI"
 _LVM: Final = re.compile(r"^/dev/(?:mapper/|[^/]+/[^/]+$)")
@@ -153,12 +154,18 @@ def _fstab(guest: Guest, tree: Tree) -> None:
         guest.change(tree, "/etc/fstab", changed.encode(errors="surrogateescape"), "fstab", detail)
 
 
-def _boot_loader(guest: Guest, tree: Tree) -> None:
+def loaders(tree: Tree) -> list[str]:
+    """Return the files in which boot loaders have a kernel's command line."""
     path = tree.any_of(_LOADERS)
-    entries = [f"/boot/loader/entries/{name}" for name in tree.names("/boot/loader/entries") if name.endswith(".conf")]
+    names = [name for name in tree.names(_ENTRIES) if name.endswith(".conf")]
+    return [*([path] if path is not None else []), *(f"{_ENTRIES}/{name}" for name in names)]
+
+
+def _boot_loader(guest: Guest, tree: Tree) -> None:
+    found = loaders(tree)
     if guest.params.firmware == "uefi":
         _uefi(guest)
-    elif path is None and not entries:
+    elif not found:
         guest.find(
             "boot-loader-missing",
             "warning",
@@ -167,11 +174,10 @@ def _boot_loader(guest: Guest, tree: Tree) -> None:
         )
     else:
         _boot_code(guest)
-    for name in [path, *entries]:
-        text = tree.text(name) if name else None
-        if name is None or text is None:
-            continue
-        _root(guest, tree, name, text)
+    for name in found:
+        text = tree.text(name)
+        if text is not None:
+            _root(guest, tree, name, text)
 
 
 def _root(guest: Guest, tree: Tree, name: str, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from farshore.recovery.guest import cloud_init
 from farshore.recovery.guest.guest import Guest
 from farshore.recovery.guest.trees import Tree
 from farshore.recovery.readdress import ifcfg, interfaces, keyfile, names, netplan, networkd, record
@@ -26,6 +27,7 @@ _FILES: Final = (
     "/var/lib/cloud/seed/nocloud-net/network-config",
 )
 _PINS: Final = "/etc/udev/rules.d/70-farshore-net.rules"
+_IFACE: Final = re.compile(r"^\s*iface\s+(\S+)\s+inet\s+dhcp\b", re.MULTILINE)
 _PINNED: Final = re.compile(r"e(?:n|th)[A-Za-z0-9]+")
 
 
@@ -49,14 +51,13 @@ def paths(tree: Tree) -> list[str]:
     found = [path for path in _FILES if tree.exists(path)]
     for folder, start, end in _PLACES:
         names_ = [name for name in tree.names(folder) if name.startswith(start) and name.endswith(end)]
+        names_ = [name for name in names_ if f"{folder}/{name}" != cloud_init.DROP_IN]
         found += [f"{folder}/{name}" for name in names_ if name != "ifcfg-lo" and not name.endswith((".bak", "~"))]
     return found
 
 
-def apply(guest: Guest, tree: Tree) -> None:
+def apply(guest: Guest, tree: Tree, kept: record.Record) -> None:
     """Give the guest the addresses of the run's purpose, or its own again where the plan names none."""
-    kept = record.load(tree.read(record.PATH))
-    before = kept.dump()
     originals: dict[str, tuple[bytes | None, str]] = {}
     for path in paths(tree):
         current = tree.read(path)
@@ -87,10 +88,11 @@ def apply(guest: Guest, tree: Tree) -> None:
         made = _format(path).rewrite(text, path, targets, macs).encode(errors="surrogateescape")
         if guest.change(tree, path, made, "addresses", f"{path}: {_said(found[path], targets)}"):
             kept.note(path, original, made)
-    _pin(guest, tree, kept, {name: nic.mac.lower() for name, nic in meant.items() if name in targets})
+    pinned = {name: nic.mac.lower() for name, nic in meant.items() if name in targets}
+    if guest.params.crossed:
+        pinned |= _named(guest, [text for _, text in originals.values()], every)
+    _pin(guest, tree, kept, pinned)
     _hostname(guest, tree, kept)
-    if kept.dump() != before:
-        guest.change(tree, record.PATH, kept.dump(), "record", "what was there before is kept in the guest")
 
 
 def _said(found: list[Found], targets: dict[str, Target]) -> str:
@@ -109,6 +111,29 @@ def _unmatched(guest: Guest, found: list[Found], meant: set[str]) -> None:
             " which interface of the machine has them; they stay as they are",
             "Name the hardware address in the guest's configuration.",
         )
+
+
+def _named(guest: Guest, texts: list[str], found: list[Found]) -> dict[str, str]:
+    """Return the hardware address of the interface that a configuration calls by a name, whatever addresses it has.
+
+    Another platform puts interfaces into other slots, and systems name them by those.
+    """
+    called = {one.name for one in found} | {name for text in texts for name in _IFACE.findall(text)}
+    called = {name for name in called if _PINNED.fullmatch(name)}
+    nics = guest.params.nics
+    if len(called) == len(nics) == 1:
+        return {called.pop(): nics[0].mac.lower()}
+    by_mac = {mac.lower(): nic.mac.lower() for nic in nics for mac in (nic.source_mac, nic.mac) if mac}
+    known = {one.name: by_mac[one.mac] for one in found if one.name in called and one.mac in by_mac}
+    left = sorted(called - set(known))
+    if left:
+        guest.find(
+            "interface-unmatched",
+            "warning",
+            f"{', '.join(left)}: another platform gives interfaces other names, and it cannot be told which is which",
+            "Name the hardware address in the guest's configuration.",
+        )
+    return known
 
 
 def _pin(guest: Guest, tree: Tree, kept: record.Record, macs: dict[str, str]) -> None:

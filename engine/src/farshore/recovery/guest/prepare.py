@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from farshore.errors import Permanent
 from farshore.model.guest import MachinePrepareParams, MachinePrepareResult, stopping
 from farshore.model.machine import Finding
-from farshore.recovery.guest import linux, network, windows, windows_network, writing
+from farshore.recovery.guest import cloud_init, console, linux, network, windows, windows_network, writing
 from farshore.recovery.guest.guest import Guest
-from farshore.recovery.guest.trees import open_volume
+from farshore.recovery.guest.trees import Tree, open_volume
 from farshore.recovery.guest.volumes import Content, RawDisk, look
+from farshore.recovery.readdress import record
 
 #: File systems that are read here.
 _READ = frozenset({"ext", "xfs", "btrfs", "fat", "ntfs"})
@@ -46,7 +47,7 @@ def prepare(params: MachinePrepareParams, disks: Sequence[RawDisk]) -> MachinePr
         else:
             _nothing(guest)
     if tree is not None:
-        network.apply(guest, tree)
+        _linux(guest, tree)
     elif root is not None and not windows.sleeps(root):
         windows_network.apply(guest, root)
     _write(guest)
@@ -58,6 +59,19 @@ def prepare(params: MachinePrepareParams, disks: Sequence[RawDisk]) -> MachinePr
         changes=tuple(guest.changes),
         stopped=stopping(findings, params.policy),
     )
+
+
+def _linux(guest: Guest, tree: Tree) -> None:
+    """Give a Linux what the run's purpose and its platform ask for; all of it can be undone."""
+    kept = record.load(tree.read(record.PATH))
+    before = kept.dump()
+    network.apply(guest, tree, kept)
+    policy = guest.params.policy
+    if guest.params.platform and policy.fix and policy.checks == "on":
+        cloud_init.apply(guest, tree, kept)
+        console.apply(guest, tree, kept, linux.loaders(tree))
+    if kept.dump() != before:
+        guest.change(tree, record.PATH, kept.dump(), "record", "what was there before is kept in the guest")
 
 
 def _disks(guest: Guest) -> None:

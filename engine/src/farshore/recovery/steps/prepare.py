@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from farshore.errors import Conflict, FarshoreError, Permanent
 from farshore.model.guest import MachinePrepareParams, MachinePrepareResult, stopping
-from farshore.model.machine import Finding
+from farshore.model.machine import Finding, MachineFacts
 from farshore.platforms.contract import Compute, OpenDisk
 from farshore.recovery.steps import convert
 
@@ -49,6 +49,26 @@ def machine(compute: Compute, params: MachinePrepareParams, check: Callable[[], 
     except Permanent as error:
         result = _unseen(params, error)
     return result.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
+
+
+def as_made(params: MachinePrepareParams, platform: str, made: MachineFacts) -> MachinePrepareParams:
+    """Return ``params`` with the devices that a machine has now: a platform has its own in the place of others'."""
+    buses = {disk.disk_id: disk.bus for disk in made.disks}
+    first = next((disk.bus for disk in made.disks if disk.boot), made.disks[0].bus if made.disks else None)
+    disks = tuple(disk.model_copy(update={"bus": buses.get(disk.disk_id, first) or disk.bus}) for disk in params.disks)
+    models = {nic.mac.lower(): nic.model for nic in made.nics}
+    nics = []
+    for index, nic in enumerate(params.nics):
+        here = made.nics[index] if index < len(made.nics) else None
+        if nic.mac.lower() in models:
+            nics.append(nic.model_copy(update={"model": models[nic.mac.lower()]}))
+        elif here is not None:  # a platform that chooses hardware addresses itself keeps their order
+            nics.append(nic.model_copy(update={"mac": here.mac, "model": here.model}))
+        else:
+            nics.append(nic)
+    was = [*(disk.bus for disk in params.disks), *(nic.model for nic in params.nics)]
+    crossed = was != [*(disk.bus for disk in disks), *(nic.model for nic in nics)]
+    return params.model_copy(update={"platform": platform, "crossed": crossed, "disks": disks, "nics": tuple(nics)})
 
 
 def _converted(
