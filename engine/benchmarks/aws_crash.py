@@ -39,10 +39,12 @@ class Death:
     when: Literal["kill", "kill-after"]
     successor: Literal["same term", "other term"]
     operation: str = "*"
+    attached: bool = False
 
     def __str__(self) -> str:
         call = f"{self.operation} #{self.nth + 1}"
-        return f"checkpoint {self.number}: {self.when} at {call}, then the {self.successor}"
+        way = ", to volumes" if self.attached else ""
+        return f"checkpoint {self.number}{way}: {self.when} at {call}, then the {self.successor}"
 
 
 class Nursery:
@@ -156,9 +158,9 @@ class Life:
         return [*texts, *(f"left: {name}" for name in stage.orphans())]
 
 
-def calls(house: Theatre, nursery: Nursery, number: int) -> int:
+def calls(house: Theatre, nursery: Nursery, number: int, *, attached: bool) -> int:
     """Return how many calls a checkpoint makes when nobody dies."""
-    with house.stage() as stage:
+    with house.stage(attached=attached) as stage:
         life = Life(stage, nursery, number)
         if life.node(None) != 0:
             raise ProgramFailed(f"checkpoint {number} does not come through although nobody dies")
@@ -166,18 +168,19 @@ def calls(house: Theatre, nursery: Nursery, number: int) -> int:
 
 
 def deaths(house: Theatre, nursery: Nursery) -> list[Death]:
-    """Return all of them: each call, before and after, with one successor and then the other."""
+    """Return all of them: each call, before and after, with one successor and then the other, in both ways."""
     return [
-        Death(number, nth, when, "same term" if (nth + late) % 2 else "other term")
+        Death(number, nth, when, "same term" if (nth + late) % 2 else "other term", attached=attached)
+        for attached in (False, True)
         for number in (1, 2)
-        for nth in range(calls(house, nursery, number))
+        for nth in range(calls(house, nursery, number, attached=attached))
         for late, when in enumerate[Literal["kill", "kill-after"]](("kill", "kill-after"))
     ]
 
 
 def died(house: Theatre, nursery: Nursery, death: Death) -> tuple[str, list[str]]:
     """Play one; return what became of the snapshots that the dead node wrote, and what was wrong."""
-    with house.stage() as stage:
+    with house.stage(attached=death.attached) as stage:
         life = Life(stage, nursery, death.number)
         if (ended := life.node(death)) != -signal.SIGKILL:
             return "", [f"the node ended with {ended}"]

@@ -56,11 +56,11 @@ class Theatre:
         self._shared: Account = aws_site.account(aws_site.config(aws, Path("/nowhere")))
 
     @contextmanager
-    def stage(self) -> Iterator[Stage]:
-        """Return an empty account with one machine."""
+    def stage(self, *, attached: bool = False) -> Iterator[Stage]:
+        """Return an empty account with one machine; ``attached``: drafts are written to volumes."""
         scratch = Path(tempfile.mkdtemp(dir=self._folder))
         try:
-            yield Stage(self.aws, self._shared, scratch)
+            yield Stage(self.aws, self._shared, scratch, attached=attached)
         finally:
             shutil.rmtree(scratch)
 

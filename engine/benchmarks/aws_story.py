@@ -20,10 +20,11 @@ from doubles.aws.sparse import extents
 from farshore import durable
 from farshore.errors import Conflict, FarshoreError, NotFound, Reconnect, RestartFromCheckpoint, Retry
 from farshore.platforms.aws.account import Account
+from farshore.platforms.aws.attached import AttachedTarget
 from farshore.platforms.aws.ebs import BLOCK
 from farshore.platforms.aws.manifests import S3Manifests
 from farshore.platforms.aws.target import AwsTarget
-from farshore.platforms.contract import Draft, Kind, Snapshot
+from farshore.platforms.contract import Draft, Kind, Snapshot, Target
 
 PHASES: Final = ("seed", "delta", "retire")
 GROUP: Final = "shop"
@@ -68,7 +69,8 @@ class Site:
     def __init__(self, account: Account, machine_id: str) -> None:
         self.machine_id = machine_id
         self.source = aws_site.source(account)
-        self.target = AwsTarget(account)
+        attached = account.settings.target == "attached"
+        self.target: Target = AttachedTarget(account) if attached else AwsTarget(account)
         self.manifests = S3Manifests(account)
         self._notes = account.settings.folder / "notes"
 
@@ -89,6 +91,8 @@ class Site:
         if not self.manifests.put_if_absent(_manifest(number), text) and self.published(number) != done:
             raise RestartFromCheckpoint(f"checkpoint {number} was published by another term")
         self.source.release(GROUP, point, [self.machine_id], applied=True)
+        for disk in done.disks:
+            self.target.abandon(_key(point, disk))  # what is left of a draft that is a point
         return done
 
     def _copy(self, snapshot: Snapshot, disk: str, base: Published | None) -> str:
@@ -96,7 +100,7 @@ class Site:
         about, note = snapshot.disk(disk), self._note(snapshot.point_id, disk)
         below = base if about.incremental else None
         known: dict[str, Any] = {
-            "key": f"{snapshot.point_id}/{disk}",
+            "key": _key(snapshot.point_id, disk),
             "disk": disk,
             "size": about.size_bytes,
             "copied": False,
@@ -204,12 +208,13 @@ def patiently(call: Callable[[], None]) -> None:
 class Stage:
     """An account with one machine, and eyes of its own on what is there. Made anew for each piece."""
 
-    def __init__(self, aws: AwsDouble, shared: Account, scratch: Path) -> None:
+    def __init__(self, aws: AwsDouble, shared: Account, scratch: Path, *, attached: bool) -> None:
+        """``attached``: drafts are written to volumes, not block by block."""
         aws.clear()
         aws_site.make_bucket(aws)
         self.aws = aws
         self.guest = Guest(aws_site.Instance(aws))
-        self.settings = aws_site.config(aws, scratch)
+        self.settings = aws_site.config(aws, scratch, **(aws_site.node_machine(aws) if attached else {}))
         self.account = aws_site.account(self.settings, shared)
         self._before = self._there()
 
@@ -269,6 +274,10 @@ def _blocks(path: Path) -> dict[int, bytes]:
 
 def _point(number: int, term: int) -> str:
     return f"cp-{number}-t{term}"
+
+
+def _key(point: str, disk: str) -> str:
+    return f"{point}/{disk}"
 
 
 def _manifest(number: int) -> str:

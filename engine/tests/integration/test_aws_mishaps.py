@@ -45,6 +45,9 @@ def test_a_call_that_fails_leaves_nothing_wrong(house: Theatre, cell: Cell) -> N
         (Death(1, 0, "kill-after", "other term", "StartSnapshot"), "discarded"),
         (Death(2, 1, "kill-after", "other term", "CompleteSnapshot"), "discarded"),
         (Death(2, 1, "kill-after", "same term", "PutObject"), "gone on with"),
+        (Death(1, 0, "kill-after", "same term", "CreateVolume", attached=True), "none begun"),
+        (Death(1, 0, "kill-after", "same term", "CreateSnapshot", attached=True), "gone on with"),
+        (Death(2, 1, "kill-after", "other term", "CreateSnapshot", attached=True), "discarded"),
     ],
     ids=str,
 )
