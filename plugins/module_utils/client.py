@@ -42,15 +42,17 @@ class Answer:
     """What a mutation did, or in check mode would do.
 
     ``changed`` is a bool, ``value`` the decoded JSON (in check mode the preview's ``after``), ``before`` and ``after``
-    are the preview's, None where none was asked for; ``warnings`` is a list of sentences.
+    are the preview's, None where none was asked for; ``warnings`` is a list of sentences. ``preview`` is all that the
+    preview said.
     """
 
-    def __init__(self, changed, value, before=None, after=None, warnings=()):
+    def __init__(self, changed, value, before=None, after=None, warnings=(), preview=None):
         self.changed = changed
         self.value = value
         self.before = before
         self.after = after
         self.warnings = list(warnings)
+        self.preview = preview or {}
 
 
 class Client:
@@ -159,6 +161,7 @@ class Client:
                     seen.get("before"),
                     seen.get("after"),
                     seen.get("warnings") or (),
+                    seen,
                 )
             if guess is None:
                 raise ValueError(f"{method} {path} has neither a preview nor a guess for check mode")
@@ -178,7 +181,7 @@ class Client:
         warnings = list(seen.get("warnings") or ())
         if isinstance(value, dict):
             warnings += [text for text in value.get("warnings") or () if text not in warnings]
-        return Answer(changed, value, before, after, warnings)
+        return Answer(changed, value, before, after, warnings, seen)
 
     def _send(self, method, path, body=None, idempotency_key=None, raw=False):
         """Return (decoded JSON or None, headers with lower-case names). Retries what may be repeated without harm.

@@ -113,6 +113,44 @@ plan:
     revision: 1
     activity: inactive
     active_site: alpha
+costs:
+  description:
+    - What the replication of the plan is likely to cost, an estimate by list prices or those of the site's settings.
+    - In diff mode it is also shown beside the plan, as C(estimated_costs), before and after the change.
+  returned: in check mode and diff mode, where the platform of one of the sites has prices
+  type: dict
+  contains:
+    currency:
+      description: Of all amounts.
+      type: str
+    first_copy:
+      description: What the first copy costs once, in C(total) and for C(calls), C(storage) and C(transfer).
+      type: dict
+    per_month:
+      description: What a month costs when as many checkpoints are kept as retention asks for.
+      type: dict
+    basis:
+      description: V(measured) where cycles have told how much changes, else V(assumed).
+      type: str
+    changed_gib_per_day:
+      description: How much changes.
+      type: float
+    prices:
+      description: Region, date and source of the prices.
+      type: list
+      elements: dict
+    unknown_machines:
+      description: Machines that are not counted, for their disks are not known.
+      type: list
+      elements: str
+  sample:
+    currency: USD
+    first_copy: {calls: 1.23, storage: 0.0, transfer: 0.0, total: 1.23}
+    per_month: {calls: 17.69, storage: 7.75, transfer: 0.0, total: 25.44}
+    basis: measured
+    changed_gib_per_day: 48.0
+    prices: [{region: us-east-1, as_of: 2026-11, source: "https://aws.amazon.com/ebs/pricing/"}]
+    unknown_machines: []
 """
 
 import json
@@ -153,7 +191,14 @@ def ensure(module, client):
     path = f"/plans/{segment(params['name'])}"
     if params["state"] == "present":
         answer = client.write("PUT", path, with_files(params, client, path), preview=path + ":preview")
-        return outcome(answer, plan=answer.value or {})
+        result = outcome(answer, plan=answer.value or {})
+        costs = answer.preview.get("costs") or {}
+        if costs.get("after"):
+            result["costs"] = costs["after"]
+            for side in ("before", "after"):
+                if costs[side] and result["diff"][side]:
+                    result["diff"][side] = dict(result["diff"][side], estimated_costs=costs[side])
+        return result
     try:
         before = client.get(path)
     except NotFound:

@@ -88,7 +88,13 @@ class State:
         after = self.wanted(kind, name, body)
         return (
             200,
-            {"changed": before != after, "before": before or {}, "after": after, "warnings": ["only a preview"]},
+            {
+                "changed": before != after,
+                "before": before or {},
+                "after": after,
+                "warnings": ["only a preview"],
+                "costs": {"before": before and {"per_month": 1.0}, "after": {"per_month": 2.0}},
+            },
             {},
         )
 

@@ -13,6 +13,7 @@ from farshore.model.task import DiskSpec, MachineCreateParams, NetworkCreatePara
 from farshore.platforms.aws import policy, settings
 from farshore.platforms.aws.account import Account
 from farshore.platforms.aws.compute import AwsCompute
+from farshore.platforms.aws.prices import LIST
 from farshore.platforms.aws.types import Types
 from farshore.units import GIB, MIB
 
@@ -167,6 +168,7 @@ def test_a_rehearsal_leaves_nothing_and_needs_no_more_than_the_policy_says(
     assert compute.screen(machine_id)
     found = compute.inventory()
     assert [one.name for one in found.machines] == ["fs-db-7"]
+    assert found.prices == LIST
     assert [(one.name, one.subnet) for one in found.networks if one.isolated] == [(DRILL, "10.77.0.0/24")]
     assert compute.stop(machine_id, 60)
     compute.start(machine_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from farshore.model.base import Report
+from farshore.model.prices import Prices
 
 Power = Literal["on", "off", "paused", "unknown"]
 
@@ -136,4 +137,5 @@ class Inventory(Report):
     accelerator: str = ""
     limits: ComputeLimits = ComputeLimits()
     quota: Quota | None = None
+    prices: Prices | None = None
     findings: tuple[Finding, ...] = ()

@@ -239,6 +239,29 @@ class TestPlans:
         assert "warning: w1" in result.out
         assert [request.method for request in api.requests] == ["POST"]
 
+    def test_a_diff_shows_what_it_is_likely_to_cost(self, api: Api, cli: Cli, tmp_path: Path):
+        file = tmp_path / "shop.yml"
+        file.write_text("name: shop\n")
+        bill = {"calls": 17.69, "storage": 7.75, "transfer": 0.0, "total": 25.44}
+        after = {
+            "currency": "USD",
+            "first_copy": {"calls": 1.23, "storage": 0.0, "transfer": 0.0, "total": 1.23},
+            "per_month": bill,
+            "basis": "assumed",
+            "changed_gib_per_day": 48.0,
+            "prices": [{"region": "us-east-1", "as_of": "2026-11", "source": "list"}],
+            "unknown_machines": ["web"],
+        }
+        costs = {"before": after | {"per_month": bill | {"total": 20.0}}, "after": after}
+        preview = {"changed": False, "before": plan(), "after": plan(), "warnings": [], "costs": costs}
+        api.on("POST", "/plans/shop:preview", preview)
+        out = " ".join(cli("plan", "diff", str(file)).out.split())
+        assert "estimated per month 25.44 USD (API calls 17.69, storage 7.75); was 20.00" in out
+        assert "estimated first copy 1.23 USD (API calls 1.23)" in out
+        assert "48 GiB a day, assumed" in out
+        assert "us-east-1, 2026-11: list" in out
+        assert "not counted web" in out
+
     def test_protecting_says_whether_it_changed(self, api: Api, cli: Cli):
         api.on("POST", "/plans/shop:protect", plan(), X_Farshore_Changed="true")
         assert "is protected from now on" in cli("plan", "protect", "shop", "--machine", "db").out

@@ -20,6 +20,7 @@ from farshore.errors import (
 )
 from farshore.platforms.aws import tags
 from farshore.platforms.aws.errors import translate
+from farshore.platforms.aws.prices import LIST, prices
 from farshore.platforms.aws.settings import read
 
 GOOD = {
@@ -57,6 +58,8 @@ def test_good_settings_have_defaults() -> None:
         ("role", {"role": {"arn": ROLE, "external_id": "abc", "web_identity_token_file": "/token"}}),
         ("instance_families", {"instance_families": []}),
         ("aws_secret_access_key", {"aws_secret_access_key": "x"}),
+        ("prices", {"prices": {"store_gib_month": 0.054}}),
+        ("prices.sent_gib", {"prices": {"sent_gib": -1}}),
         ("regoin", {"regoin": "eu-central-1"}),
     ],
 )
@@ -65,6 +68,13 @@ def test_what_is_wrong_is_named(field: str, changes: dict[str, Any]) -> None:
         read({**GOOD, **changes})
     assert caught.value.field == f"platform.{field}"
     assert "secret@" not in str(caught.value)
+
+
+def test_prices_of_the_settings_stand_before_those_of_the_list() -> None:
+    found = prices(read({**GOOD, "prices": {"stored_gib_month": 0.054}}).prices)
+    assert (found.stored_gib_month, found.write_calls) == (0.054, LIST.write_calls)
+    assert found.source.endswith("but for platform.prices: stored_gib_month")
+    assert prices({}) == LIST
 
 
 def test_a_missing_setting_is_named() -> None:

@@ -70,6 +70,17 @@ def test_diff_shows_before_and_after(ok):
     assert "diff" not in ok("site", name="alpha", platform="kvm", description="bay")
 
 
+def test_the_costs_of_a_plan_are_shown_where_it_is_previewed(ok):
+    plan = dict(name="shop", definition={"name": "shop"})
+    result = ok("protection_plan", check=True, diff=True, **plan)
+    assert result["costs"] == {"per_month": 2.0}
+    assert result["diff"]["before"] == {}
+    assert result["diff"]["after"]["estimated_costs"] == {"per_month": 2.0}
+    assert "costs" not in ok("protection_plan", **plan)
+    result = ok("protection_plan", name="shop", definition={"name": "shop", "rpo": "1h"}, diff=True)
+    assert result["diff"]["before"]["estimated_costs"] == {"per_month": 1.0}
+
+
 def test_warnings_of_the_control_plane_are_shown(ok):
     result = ok("site", name="alpha", platform="kvm", check=True)
     assert "only a preview" in str(result["warnings"])

@@ -11,7 +11,7 @@ import typer
 from farshore.cli import formats
 from farshore.cli.context import Shell, shell
 from farshore.cli.output import facts, grid
-from farshore.cli.remote import hook_files
+from farshore.cli.remote import costs, hook_files
 from farshore.cli.remote.status import plan_rows
 from farshore.errors import FarshoreError, Invalid, NotFound
 
@@ -213,7 +213,8 @@ def diff(
         shown: list[RenderableType] = [Text(line, style=colours.get(line[:1], "")) for line in lines]
         if not shown:
             shown.append("would change the text, not the policy" if preview["changed"] else "no difference")
-        return [*shown, *(f"warning: {warning}" for warning in preview["warnings"])]
+        estimates = [facts(rows)] if (rows := costs.rows(preview.get("costs"))) else []
+        return [*shown, *estimates, *(f"warning: {warning}" for warning in preview["warnings"])]
 
     here.out.show(preview, render)
     if exit_code and preview["changed"]:

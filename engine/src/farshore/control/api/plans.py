@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 from pydantic import Field, model_validator
 
-from farshore.control import preflight, views
+from farshore.control import costs, preflight, views
 from farshore.control.api import schemas
 from farshore.control.api.caller import Answer, Call
 from farshore.control.planning import apply, bundles, protect, source
@@ -112,12 +112,14 @@ def preview_plan(call: Call, name: NamePath, body: PlanRequest) -> dict[str, Any
     wanted = body.read()
     with call.ctx.store.read() as session:
         result = apply.outcome(session, name, wanted)
+        estimates = costs.of_change(session, name, result)
     return {
         "changed": result.changed,
         "before": result.before,
         "after": result.after,
         "warnings": result.warnings,
         "files": bundles.needed(wanted.definition),
+        "costs": estimates,
     }
 
 

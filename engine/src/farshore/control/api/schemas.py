@@ -53,10 +53,54 @@ class EvidenceKey(_Answer):
     fingerprint: str
 
 
+class Bill(_Answer):
+    """Amounts by what they are for."""
+
+    calls: float
+    storage: float
+    transfer: float
+    total: float
+
+
+class PriceList(_Answer):
+    """Whose prices an estimate was made with."""
+
+    region: str
+    as_of: str
+    source: str
+
+
+class CostEstimate(_Answer):
+    """An estimate: what the first copy costs once, and what a month costs when retention has all that it keeps.
+
+    ``basis`` is ``measured`` where cycles of all groups have told how much changes, else ``assumed``;
+    ``unknown_machines`` are not counted.
+    """
+
+    currency: str
+    first_copy: Bill
+    per_month: Bill
+    basis: Literal["measured", "assumed"]
+    changed_gib_per_day: float
+    prices: list[PriceList]
+    unknown_machines: list[str]
+
+
+class PlanCosts(_Answer):
+    """Estimates of a plan as it is and as it would be; null where no provider has prices."""
+
+    before: CostEstimate | None
+    after: CostEstimate | None
+
+
 class PlanPreview(Preview):
-    """``files``: those that the plan's hooks and probes name; what sends the plan sends the folders they are in."""
+    """``files``: those that the plan's hooks and probes name; what sends the plan sends the folders they are in.
+
+    ``costs``: what its replication is likely to cost before and after the change, where a provider has prices.
+    """
 
     files: list[str]
+    costs: PlanCosts
 
 
 class Health(_Answer):

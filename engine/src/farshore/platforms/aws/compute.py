@@ -10,7 +10,7 @@ from typing import Any, Final
 from farshore.errors import Conflict, NotFound, Permanent, Retry
 from farshore.model.machine import Finding, Inventory, MachineFacts, PoolFacts, Power
 from farshore.model.task import DetachResult, IsolationResult, MachineCreateParams, NetworkCreateParams
-from farshore.platforms.aws import checks, inventory, quotas, sweeping, tags
+from farshore.platforms.aws import checks, inventory, prices, quotas, sweeping, tags
 from farshore.platforms.aws import fence as fencing
 from farshore.platforms.aws.account import Account, wait_for
 from farshore.platforms.aws.machines import Maker, ask, awaited, settled
@@ -57,6 +57,7 @@ class AwsCompute:
             pool=self._usage(),
             limits=quotas.limits(self._account),
             quota=quota,
+            prices=prices.prices(settings.prices),
             findings=(*findings, *inventory.impaired(self._account)),
         )
 

@@ -12,6 +12,7 @@ from farshore.errors import Invalid
 from farshore.model.base import Duration, Model
 from farshore.platforms.aws import policy
 from farshore.platforms.aws.pacing import RATES
+from farshore.platforms.aws.prices import AMOUNTS
 
 #: Services that are talked to, as boto3 names them.
 SERVICES: Final = ("ebs", "ec2", "iam", "kms", "s3", "service-quotas", "ssm", "sts")
@@ -60,6 +61,7 @@ class AwsSettings(Model):
         licence_images: by what a machine is billed as (``Windows``), the image whose licence a recovered one gets.
         power_s: how long a machine may take to start or to be powered off.
         api_rates: calls per second of operations that the account may make, where a quota is not the service's default.
+        prices: what differs from the list prices of :mod:`farshore.platforms.aws.prices`, for estimates.
         poll_s: the pace at which states are asked for while something is waited for.
         completion_s: how long a snapshot may take until it is whole.
     """
@@ -89,6 +91,7 @@ class AwsSettings(Model):
     instance_profile: Annotated[str, StringConstraints(pattern=r"^[\w+=,.@-]{1,128}$")] | None = None
     licence_images: dict[str, Annotated[str, StringConstraints(pattern=r"^ami-[0-9a-z]+$")]] = {}
     api_rates: dict[str, Annotated[float, Field(gt=0)]] = {}
+    prices: dict[str, Annotated[float, Field(ge=0)]] = {}
     poll_s: Annotated[Duration, Field(gt=0, le=300)] = 5.0
     power_s: Annotated[Duration, Field(gt=0)] = 900.0
     completion_s: Annotated[Duration, Field(gt=0)] = 12 * 3600.0
@@ -114,6 +117,14 @@ class AwsSettings(Model):
         for operation in value:
             if operation not in RATES:
                 raise ValueError(f"{operation!r} is not counted; write one of {', '.join(RATES)}")
+        return value
+
+    @field_validator("prices")
+    @classmethod
+    def _charged(cls, value: dict[str, float]) -> dict[str, float]:
+        for name in value:
+            if name not in AMOUNTS:
+                raise ValueError(f"{name!r} has no price; write one of {', '.join(AMOUNTS)}")
         return value
 
     @model_validator(mode="after")
