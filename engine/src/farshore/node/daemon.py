@@ -21,12 +21,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from farshore import __version__, durable
 from farshore.errors import FarshoreError, Fenced, Forbidden, Invalid, NotFound, Permanent, Unauthenticated
 from farshore.model.task import PollReply, PollRequest
-from farshore.node import enrol, process, tidy
+from farshore.node import enrol, mounts, process, tidy
 from farshore.node.client import Backoff, ControlClient
 from farshore.node.config import NodeConfig
 from farshore.node.crew import Crew, processes
@@ -429,8 +430,13 @@ def run(config: NodeConfig) -> int:
 
     Raises:
         Conflict: a node runs with this state_dir already.
-        Permanent: the node is not enrolled, its platform or its listener cannot be opened.
+        Permanent: the node is not enrolled, its platform or its listener cannot be opened, or what has to be locked
+            lies where other hosts do not see its locks.
     """
+    mounts.check_locks(config.state_dir, "state_dir")
+    for key in ("root", "pool", "scratch"):
+        if isinstance(folder := config.platform.get(key), str):
+            mounts.check_locks(Path(folder), f"platform.{key}")
     with process.only_one(config.lock_path, config.pid_path):
         node = Node(config)
         settle()

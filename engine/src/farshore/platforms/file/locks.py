@@ -4,7 +4,7 @@ The kernel gives the lock back when the last process that holds it has ended, so
 it: nobody takes its draft over. Within a process the lock is shared, by everybody who has the draft open.
 
 On one host this excludes every other writer. On a shared file system it does as far as that takes ``flock`` to its
-server: NFS 4 does, and fails a client's writes once it has lost its locks.
+server: NFS 4 does, and fails a client's writes once it has lost its locks (docs/internals/node.md).
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def take(image: Path, key: str) -> Lock:
         Conflict: another process has it open.
     """
     with _GUARD:
-        fd = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
+        # NFS gives the lock only to who has it open for writing; an image that was about to be sealed is not writable.
+        mode = os.O_RDWR if os.access(image, os.W_OK) else os.O_RDONLY
+        fd = os.open(image, mode | os.O_CLOEXEC)
         facts = os.fstat(fd)
         place = facts.st_dev, facts.st_ino
         lock = _LOCKS.get(place)
