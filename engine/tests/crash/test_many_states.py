@@ -174,4 +174,5 @@ def _unsynced(state: Any, ranges: RangeSet, counters: Counters) -> None:
     from farshore.journal.state import Kind
 
     state._log.append(*[(int(Kind.DURABLE), body) for body in encode_ranges(ranges)])
+    state._unrecorded_bytes -= ranges.total()
     state.counters = counters

@@ -220,7 +220,10 @@ class SimPath:
                 raise FileNotFoundError(errno.ENOENT, "No such file or directory", self._text)
             self.parent.mkdir(parents=True, exist_ok=True)
         self._files.strike("mkdir", self._text)
-        self._files.make(self._text, DIRECTORY)
+        if not self.exists():  # while that took its time, another thread may have made it
+            self._files.make(self._text, DIRECTORY)
+        elif not exist_ok:
+            raise FileExistsError(errno.EEXIST, "File exists", self._text)
 
     def unlink(self, missing_ok: bool = False) -> None:
         hub().point()
@@ -295,10 +298,14 @@ def open_(path: Any, flags: int, mode: int = 0o777) -> int:
         if not flags & real_os.O_CREAT or not path.parent.is_dir():
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", text)
         files.strike("create", text)
-        node = next(files.numbers)
-        files.content[node] = bytearray()
-        files.state.files[node] = b""
-        files.make(text, node)
+        node = files.names.get(text)  # while that took its time, another thread may have made it
+        if node is None:
+            node = next(files.numbers)
+            files.content[node] = bytearray()
+            files.state.files[node] = b""
+            files.make(text, node)
+        elif flags & real_os.O_EXCL:
+            raise FileExistsError(errno.EEXIST, "File exists", text)
     elif flags & real_os.O_CREAT and flags & real_os.O_EXCL:
         raise FileExistsError(errno.EEXIST, "File exists", text)
     elif flags & real_os.O_TRUNC:

@@ -228,6 +228,8 @@ class SimSocket:
             raise BrokenPipeError(errno.EPIPE, "Broken pipe")
         deadline = None if self.timeout is None else hub().now + self.timeout
         while other.waiting_bytes >= CAPACITY:
+            if other.closed and self.ended:  # nobody reads there any more, and its machine has said so
+                raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
             self._wait(self.writers, deadline)
             self._check()
         piece = bytes(view[: min(len(view), CAPACITY)])
@@ -288,7 +290,7 @@ class SimSocket:
                         self.ends_at = end if self.ends_at is None else min(end, self.ends_at)
                 self.taken_total += len(record)
                 self.records.append(record)
-        self._tell(self.readers, self.watchers)
+        self._tell(self.readers, self.watchers, *([self.writers] if self.ended else []))
 
     def _tell(self, *queues: list[Task]) -> None:
         for queue in queues:

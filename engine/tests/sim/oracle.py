@@ -66,6 +66,7 @@ class Wire:
 class Journal:
     """What a journal has promised."""
 
+    begun_as: str = ""
     draft_key: str = ""
     subject: dict[str, Any] = field(default_factory=dict)
     durable: int = 0
@@ -74,6 +75,7 @@ class Journal:
     size: int = 0
     copied: bool = False
     taken: bool = False
+    sought: bool = False
     sealed: str = ""
 
 
@@ -94,6 +96,7 @@ class Oracle:
         self.opens: dict[tuple[int, int], dict[str, Any]] = {}
         self.top: dict[tuple[str, int], tuple[int, int]] = {}
         self.reads: dict[tuple[int, int], tuple[int, int, int, list[tuple[int, int]]]] = {}
+        self.questions: dict[tuple[int, int], int] = {}
         self.wires: dict[int, Wire] = {}
         self.stamp = itertools.count(1)
         self.counts: Counter[str] = Counter()
@@ -148,6 +151,10 @@ class Oracle:
                 raise Violation(f"I7: the source opened term {grant['term']} after {before[0]}")
             if grant["term"] > before[0]:
                 self.top[key] = (grant["term"], next(self.stamp))
+        elif kind in {4, 9}:
+            self.questions[socket.fd, request] = next(self.stamp)
+        elif kind in {5, 10}:
+            self._told_of_a_disk(socket, request, meta)
         elif kind == 6:
             self._read(socket, request, meta)
         elif kind in {7, 8}:
@@ -185,9 +192,7 @@ class Oracle:
         grant = self.sessions.get(session)
         if grant is None or asked is None:
             return
-        top = self.top.get((grant["session_id"], grant["epoch"]))
-        if top is not None and grant["term"] < top[0] and asked[0] > top[1]:
-            raise Violation(f"I7: data was served to term {grant['term']} after term {top[0]} had opened")
+        self._judge_term(grant, asked[0], "data")
         key = grant["disks"][disk]["disk_key"]
         attempt = self._attempt(peer.process, grant)
         if attempt is None:
@@ -196,6 +201,20 @@ class Oracle:
         for offset, length in struct.iter_unpack(">QI", meta[at : at + count * 12]):
             if length >> 31:
                 self._settle(attempt, key, offset, length & 0x7FFFFFFF)
+
+    def _told_of_a_disk(self, socket: Any, request: int, meta: bytes) -> None:
+        """Judge a page of a listing, or of digests."""
+        peer = socket.peer
+        asked = self.questions.get((peer.fd, request)) if peer is not None else None
+        grant = self.sessions.get(struct.unpack_from(">Q", meta)[0])
+        if grant is not None and asked is not None:
+            self._judge_term(grant, asked, "a listing, or digests,")
+
+    def _judge_term(self, grant: dict[str, Any], asked: int, what: str) -> None:
+        """What a term asks for after a higher one has opened is answered by errors alone."""
+        top = self.top.get((grant["session_id"], grant["epoch"]))
+        if top is not None and grant["term"] < top[0] and asked > top[1]:
+            raise Violation(f"I7: {what} was served to term {grant['term']} after term {top[0]} had opened")
 
     def _refused(self, socket: Any, request: int) -> None:
         """What was answered by an error is not in flight any more."""
@@ -295,18 +314,21 @@ class Oracle:
         self.counts["marks"] += 1
         known = self.journals.get((machine, path))
         found = read_journal(content)
-        same = known is not None and (known.draft_key, known.adopted) == (found.draft_key, found.adopted)
+        same = known is not None and (known.begun_as, known.adopted) == (found.begun_as, found.adopted)
         before = known.durable if known is not None and same else 0
         if known is not None and same:
             if found.losses == known.losses and known.durable & ~found.durable:
                 raise Violation(f"I8: durable progress of {found.draft_key} has shrunk")
             if found.losses > known.losses:
                 if (
-                    found.draft_key not in self.pool.lost
-                    and self.pool.abandoned.get(found.draft_key, machine) == machine
+                    known.draft_key not in self.pool.lost
+                    and not known.sought  # it was judged then
+                    and self.pool.abandoned.get(known.draft_key, machine) == machine
                 ):
-                    raise Violation(f"I8: the journal gave up the draft {found.draft_key}, which was not lost")
+                    raise Violation(f"I8: the journal gave up the draft {known.draft_key}, which was not lost")
                 before = 0
+            if found.sought and not known.sought and known.draft_key in self.pool.drafts:
+                raise Violation(f"I8: the journal misses the draft {known.draft_key}, which is there")
         self.counts["takeovers"] += found.taken and not (same and known is not None and known.taken)
         self.journals[machine, path] = found
         draft = self.pool.drafts.get(found.draft_key)
@@ -450,6 +472,7 @@ def read_journal(content: bytes) -> Journal:
         if kind == 1:
             begin = json.loads(body)
             found.draft_key, found.subject = begin["draft_key"], begin["subject"]
+            found.begun_as = found.draft_key
         elif kind == 2:
             for start, end in _ranges(body):
                 found.durable |= bits(start, end - start)
@@ -457,12 +480,15 @@ def read_journal(content: bytes) -> Journal:
             found.sealed = json.loads(body)["point"]
         elif kind == 5:
             found.losses += 1
-            found.durable = 0
+            found.draft_key = json.loads(body)["draft_key"]
+            found.durable, found.copied, found.sought = 0, False, False
         elif kind == 6:
             found.copied = True
         elif kind == 10:  # the draft is one of another source point from here on
             found.subject, found.durable, found.copied = json.loads(body), 0, False
             found.adopted += 1
+        elif kind == 13:
+            found.sought = True
         elif kind == 12 and len(body) > 1:
             found.taken = True
         at = stop

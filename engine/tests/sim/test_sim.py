@@ -26,6 +26,7 @@ def test_schedules_break_no_invariant_and_try_every_fault() -> None:
         "oracle frames compressed",
         "oracle levels up",
         "oracle levels down",
+        *(f"theme {name}" for name in world.THEMES),
     ):
         assert counted.get(what, 0) > 0, f"{what}: never"
     assert counted["oracle published"] >= SCHEDULES

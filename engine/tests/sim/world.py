@@ -55,6 +55,7 @@ SMALLER: dict[str, float] = {
     "ZERO_STEP": 2 * CHUNK,
     "MAX_EXTENTS": 8,
     "MAX_DIGESTS": 4,
+    "UNIT_LEAVES": 4,  # of an audit, which asks for no more at once either
     # A window is judged after few chunks, and progress is told often.
     "INTERVAL_CHUNKS": 3,
     "INTERVAL_S": 0.02,
@@ -92,7 +93,59 @@ KINDS = (
     "silence",
     "give-up",
     "revert",
+    "unheard",
+    "overclaim",
 )
+
+
+@dataclass(frozen=True)
+class Theme:
+    """What some schedules are about: kinds that do harm only together, and what makes their meeting likely.
+
+    Attributes:
+        kinds: drawn in every schedule of the theme.
+        without: never drawn in it.
+        locks: the platform lets another node go on in a draft.
+        pace_s: how far apart the larger faults are, on average.
+        deadly: the operation at which processes die most often.
+        stall_at_commit: how often a seal, or what a publication creates, takes long.
+    """
+
+    kinds: frozenset[str]
+    without: frozenset[str] = frozenset()
+    locks: bool = False
+    pace_s: tuple[float, ...] = (0.05, 0.3, 1.0)
+    deadly: str = ""
+    stall_at_commit: float = 0.1
+
+
+PLAIN = Theme(frozenset())
+THEMES = {
+    # Two nodes take turns in one draft, by what the control plane heard of it last, until its source point is gone.
+    "relay": Theme(
+        frozenset({"crash-target", "takeover", "vanish-point", "revert", "lose-draft", "unheard", "overclaim"}),
+        without=frozenset({"power", "zombie", "silence"}),
+        locks=True,
+        deadly="open-done",
+    ),
+    # A draft passes from point to point, and guests go back to what the base has, which no list names then.
+    "passing": Theme(
+        frozenset({"crash-target", "give-up", "vanish-point", "revert", "zeros"}),
+        without=frozenset({"takeover", "zombie", "power", "silence", "lose-draft"}),
+    ),
+    # A node stops just before it publishes, and the group goes on without it, also in the other direction.
+    "overtaken": Theme(
+        frozenset({"stall", "silence", "give-up", "epoch", "takeover", "cut"}),
+        pace_s=(5.0, 20.0),
+        stall_at_commit=0.3,
+    ),
+    # Power fails while journals are written.
+    "torn": Theme(
+        frozenset({"power"}), without=frozenset({"crash-both", "clock"}), pace_s=(1.0, 5.0), deadly="sync-journal"
+    ),
+}
+#: The share of schedules that have one.
+THEMED = 0.25
 
 
 class _SecretsOfFiles:
@@ -302,10 +355,16 @@ class World:
         self.net = network.Network()
         density = rng.choice((0.12, 0.3, 0.6))  # some schedules have few kinds, some have most of them at once
         chosen = [kind for kind in KINDS if rng.random() < density]
-        self.kinds = set(chosen) if faults else set()
-        self.faults_left = rng.randint(1, 6) if self.kinds else 0
+        named = rng.choice(sorted(THEMES)) if rng.random() < THEMED else ""
+        theme = self.theme = THEMES[named] if named and faults else PLAIN
+        self.kinds = {*chosen, *theme.kinds} - theme.without if faults else set()
+        if "overclaim" in self.kinds:  # what a failed flush has forgotten is read back all the same: no word is proven
+            self.kinds.discard("io-error")
+        self.faults_left = rng.randint(3 if theme.kinds else 1, 6) if self.kinds else 0
         self.healed = not self.kinds
         self.counts: Counter[str] = Counter()
+        if theme is not PLAIN:
+            self.counts[f"theme {named}"] += 1
         self.cycles = rng.choice((1, 2, 2, 3))
         self.level = rng.choice((1, 2, 3, 4)) * CHUNK
         # What a plan and a site link may say: the windows move, the source dials, zstd, a platform that locks drafts.
@@ -335,8 +394,8 @@ class World:
             max_io_bytes=rng.choice((CHUNK, 2 * CHUNK)),
             max_parallel=rng.choice((1, 2, 8)),
             durable_on_write=rng.random() < 0.1,
-            fences_by="lock" if rng.random() < 0.5 else "none",
-            reads_unsealed=rng.random() < 0.9,
+            fences_by="lock" if rng.random() < 0.5 or theme.locks else "none",
+            reads_unsealed=rng.random() < 0.9 or theme.locks,
         )
         self.rates = {
             "damage": rng.choice((0.005, 0.03)),
@@ -344,7 +403,7 @@ class World:
             "retry": rng.choice((0.01, 0.05)),
             "no-space": rng.choice((0.004, 0.02)),
             "io-error": rng.choice((0.02, 0.1)),
-            "crash-op": rng.choice((0.0, 0.005, 0.02)),
+            "crash-op": rng.choice((0.005, 0.02) if theme.kinds else (0.0, 0.005, 0.02)),
             "stall": 0.01,
             "read-error": 0.01,
             "preempt": rng.choice((0.003, 0.02, 0.1)),
@@ -372,6 +431,7 @@ class World:
         self.control = Process("control")
         self.expired = False
         self.silent: Machine | None = None
+        self.bases: dict[str, str] = {}
 
     # Faults ---------------------------------------------------------------------------------------------------------
 
@@ -397,7 +457,7 @@ class World:
             self._strike_process(operation)
         if self._hit("slow-disk"):
             here.sleep(self.rng.choice((0.01, 0.2, 2.0)))
-        elif self._hit("stall", at=0.1 if operation in {"put", "seal"} else None):
+        elif self._hit("stall", at=self.theme.stall_at_commit if operation in {"put", "seal"} else None):
             here.sleep(self.rng.choice((10.0, 90.0)))
         else:
             here.sleep(self.rng.choice((0.0, 0.0, 0.001, 0.004)))
@@ -422,7 +482,8 @@ class World:
 
     def _strike_process(self, operation: str) -> None:
         task = self.hub.current
-        if task is None or self.faults_left <= 0 or self.rng.random() >= self.rates["crash-op"]:
+        rate = self.rates["crash-op"] * (5.0 if operation == self.theme.deadly else 1.0)
+        if task is None or self.faults_left <= 0 or self.rng.random() >= rate:
             return
         machine = task.process.machine
         if machine is None:
@@ -468,7 +529,7 @@ class World:
                 self._count(kind)
         else:
             self.faults_left -= self.rng.random() < 0.2
-        self.hub.after(self.rng.expovariate(1 / self.rng.choice((0.05, 0.3, 1.0))), self._chaos)
+        self.hub.after(self.rng.expovariate(1 / self.rng.choice(self.theme.pace_s)), self._chaos)
 
     def heal(self) -> None:
         """From now on nothing goes wrong any more."""
@@ -587,7 +648,10 @@ class World:
             if earlier and self._hit("revert", at=0.5):  # to a snapshot of the guest's own, or some of its files
                 offset = rng.choice((0, 0, rng.randrange(0, len(content), 512)))
                 stop = rng.choice((len(content), len(content), rng.randrange(offset, len(content)) + 1))
-                content[offset:stop] = rng.choice(earlier)[offset:stop]
+                back = rng.choice(earlier)
+                if key in self.bases and rng.random() < 0.5:  # then no list of changes names it
+                    back = self.machines.content[self.bases[key], key]
+                content[offset:stop] = back[offset:stop]
                 continue
             style = rng.choice(("sparse", "dense", "few", "none")) if not first else rng.choice(("sparse", "dense"))
             count = {"sparse": 12, "dense": 4, "few": 2, "none": 0}[style]
@@ -626,7 +690,7 @@ class World:
             point_id = f"pt-{self.number}"
             published = newest(self.manifests, GROUP)
             sequence = published.sequence + 1 if published else 1
-            bases = {d.disk_key: d.source_point for d in published.disks} if published else {}
+            bases = self.bases = {d.disk_key: d.source_point for d in published.disks} if published else {}
             snapshot = self.machines.take(GROUP, point_id, bases, runtime.wall_time())
             for disk in snapshot.disks:
                 self.oracle.sources[point_id, disk.disk_key] = self.machines.content[point_id, disk.disk_key]
@@ -637,6 +701,8 @@ class World:
             while True:
                 term += 1
                 tries += 1
+                if term > 2 and self.theme.locks and self._hit("vanish-point", at=0.3):  # two nodes have worked on it
+                    self.machines.points.pop(point_id, None)
                 if tries > 150:
                     raise Violation("I13: the cycle was tried 150 times")
                 outcome = self._attempt(snapshot, published, identity_, sequence, term)
@@ -696,10 +762,11 @@ class World:
         process = node.process
         assert process is not None
         record = Attempt(process, term, checkpoint, max(self.levels), self.mark)
+        unheard = self._hit("unheard", at=0.4)  # what a successor is told then is older than what is in the draft
 
         def work() -> None:
             try:
-                box.append(self._replicate(node, params, record))
+                box.append(self._replicate(node, params, record, heard=not unheard))
             except FarshoreError as error:
                 box.append(error)
             finally:
@@ -758,12 +825,14 @@ class World:
         if box and not isinstance(box[0], FarshoreError) and box[0].manifest != first.manifest:
             raise Violation("I5: the same task gave another checkpoint")
 
-    def _replicate(self, node: Machine, params: ReplicateParams, record: Attempt | None) -> Any:
+    def _replicate(self, node: Machine, params: ReplicateParams, record: Attempt | None, *, heard: bool = True) -> Any:
         if record is not None:
             self.oracle.attempts.append(record)
         drafts: list[Any] = []
 
         def tell(*_: Any) -> None:
+            if not heard:
+                return
             told = self.told.setdefault(params.manifest.checkpoint_id, {})
             for disk, draft in zip(params.disks, drafts, strict=False):
                 told[disk.disk_key] = draft.draft_key, tuple(draft.cover())
@@ -854,6 +923,9 @@ class World:
             compression=self.compression,
         )
         told = self.told.get(checkpoint, {})
+        if told and self._hit("overclaim", at=0.3):  # then what is told was never durable, or never written
+            sizes = {disk.disk_key: disk.size_bytes for disk in snapshot.disks}
+            told = {key: (draft, ((0, sizes[key]),)) for key, (draft, _) in told.items()}
         return ReplicateParams.model_construct(
             grant=sign(grant, grant_private()),
             address="" if self.dials else self.alpha.address,

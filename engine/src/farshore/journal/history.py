@@ -29,6 +29,7 @@ class Kind(IntEnum):
     ADOPTED = 10
     COMPARED = 11
     TAKEN = 12
+    SOUGHT = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class History:
         dirty: written before the draft passed to its subject, with a content that is not the subject's or not known.
         adopted: the draft passed from one source point to another.
         exact: the four sets name everything that was ever written to the draft.
+        sought: the draft was not there, and was opened to see whether it is sealed: found now, it is a new one.
     """
 
     def __init__(self) -> None:
@@ -104,6 +106,7 @@ class History:
         self.held, self.dirty = RangeSet(), RangeSet()
         self.adopted = False
         self.exact = False
+        self.sought = False
         self._boot: str | None = None
         self._closed = False
 
@@ -140,7 +143,9 @@ class History:
             for start, stop in decode_ranges(body):
                 self.held.add(start, stop)
         elif kind == Kind.LOST:
-            self.forget()
+            self.forget(str(json.loads(body)["draft_key"]) if body else self.draft_key)
+        elif kind == Kind.SOUGHT:
+            self.sought = True
 
     def _opened(self, boot: str) -> None:
         first = self._boot is None
@@ -178,13 +183,14 @@ class History:
             self.dirty.add(start, stop)
         self.held.clear()
 
-    def forget(self) -> None:
-        """Begin a new generation: the draft is gone."""
+    def forget(self, draft_key: str) -> None:
+        """Begin a new generation, in a draft of another name: the one before is gone."""
         self.generation += 1
+        self.draft_key = draft_key
         for one in (self.durable, self.touched, self.held, self.dirty):
             one.clear()
         self.copied, self.sealed = None, None
-        self.adopted = False
+        self.adopted = self.sought = False
         self.exact = self._boot is not None
 
 

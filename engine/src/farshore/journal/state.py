@@ -21,7 +21,7 @@ from typing import Final
 
 from farshore import durable
 from farshore.blocks.rangeset import RangeSet
-from farshore.errors import Conflict
+from farshore.errors import Conflict, Retry
 from farshore.journal.history import Copied, Counters, History, Kind, Sealed, Subject, boot_id
 from farshore.journal.leaves import Leaves
 from farshore.journal.log import Log, decode
@@ -53,17 +53,27 @@ class DraftState:
     millions of ranges.
     """
 
-    def __init__(self, path: Path, subject: Subject, draft_key: str, taken: Sequence[tuple[int, int]] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        subject: Subject,
+        own_key: str,
+        *,
+        draft_key: str | None = None,
+        taken: Sequence[tuple[int, int]] = (),
+    ) -> None:
         """Open or begin.
 
         Args:
             path: the folder.
             subject: what the draft is of.
-            draft_key: the draft's name, for a new journal.
-            taken: for a new journal of a draft that another node began: what that one called durable.
+            own_key: the name of a draft that is begun now, for a new journal or where the draft is lost.
+            draft_key: for a new journal of a draft that another node began: that one's name.
+            taken: what that node called durable.
         """
         durable.make_dir(path)
         self._path = path
+        self._own_key = own_key
         self._lock = threading.Lock()
         self._log = Log(path / "journal")
         try:
@@ -74,7 +84,7 @@ class DraftState:
             self.resumed = history.subject is not None
             first: list[tuple[int, bytes]] = []
             if not self.resumed:
-                begin = {"format": _FORMAT, "subject": asdict(subject), "draft_key": draft_key}
+                begin = {"format": _FORMAT, "subject": asdict(subject), "draft_key": draft_key or own_key}
                 first.append((Kind.BEGIN, _json(begin)))
             first.append((Kind.OPENED, _json({"boot": boot_id()})))
             if not self.resumed:
@@ -92,6 +102,7 @@ class DraftState:
             raise
         self.counters = history.counters
         self._cover = history.durable.copy()
+        self._unrecorded_bytes = 0
 
     @staticmethod
     def _check(history: History, subject: Subject) -> None:
@@ -118,7 +129,7 @@ class DraftState:
 
     @property
     def generation(self) -> int:
-        """How many drafts there were under that name."""
+        """How many drafts there were."""
         return self._history.generation
 
     @property
@@ -142,6 +153,11 @@ class DraftState:
         return self._history.adopted
 
     @property
+    def sought(self) -> bool:
+        """Whether the draft was not there before; see :meth:`seek`."""
+        return self._history.sought
+
+    @property
     def begun(self) -> bool:
         """Whether anything is said of the draft's content."""
         return bool(self.durable or self.held or self.dirty or self.adopted or self.copied)
@@ -158,8 +174,10 @@ class DraftState:
 
     def touch(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Note that ``ranges`` may be written from now on. Outlives the process, not a power cut; see ``exact``."""
+        named = list(ranges)
         with self._lock:
-            self._log.append(*((int(Kind.TOUCHED), body) for body in encode_ranges(ranges)), sync=False)
+            self._log.append(*((int(Kind.TOUCHED), body) for body in encode_ranges(named)), sync=False)
+            self._unrecorded_bytes += sum(stop - start for start, stop in named)
 
     def mark(self, ranges: RangeSet, counters: Counters) -> None:
         """Record ``ranges`` as durable. The caller has flushed the draft since it wrote them.
@@ -171,6 +189,7 @@ class DraftState:
         bodies = [(int(Kind.DURABLE), body) for body in encode_ranges(ranges)]
         with self._lock:
             self._log.append(*bodies, (Kind.MARK, _json(asdict(counters))))
+            self._unrecorded_bytes -= ranges.total()
             for start, stop in ranges:
                 self._cover.add(start, stop)
             if len(self._cover) > 4 * COVER_RANGES:
@@ -193,19 +212,41 @@ class DraftState:
             self._record(*bodies, (int(Kind.COMPARED), b""))
             self._cover = self.durable.copy()
 
+    def seek(self) -> None:
+        """Record that the draft is not there, before it is opened to see whether it was sealed.
+
+        To open it makes it where it was lost. Whoever finds it afterwards has to know that it is not the one before.
+        """
+        with self._lock:
+            self._record((Kind.SOUGHT, b""))
+
     def lost(self) -> int:
-        """Record that the draft is gone and begin a new generation; return how many bytes were lost with it."""
+        """Record that the draft is gone and begin a new generation; return how many bytes were lost with it.
+
+        The new draft has a name of its own: what others were told of the one before never passes for this one's.
+        """
         bytes_lost = self.durable.total() + self.held.total()
         self.leaves.clear()
         with self._lock:
-            self._record((Kind.LOST, b""))
+            self._record((Kind.LOST, _json({"draft_key": f"{self._own_key}.g{self.generation + 1}"})))
             self._cover.clear()
         self.counters = replace(self.counters, resent_bytes=self.counters.resent_bytes + bytes_lost)
         return bytes_lost
 
     def finish(self, copied: Copied) -> None:
-        """Record that the whole disk is durable, before the draft is sealed."""
+        """Record that the whole disk is durable, before the draft is sealed.
+
+        Raises:
+            Retry: something was touched, and is not recorded as durable.
+        """
         with self._lock:
+            if self._unrecorded_bytes > 0:  # a mark in the background has failed, and whoever waits was not told yet
+                raise Retry(
+                    f"{self._unrecorded_bytes} bytes that were written to {self.draft_key} are not known to be durable",
+                    code="mark-failed",
+                    hint="The next attempt copies them again.",
+                    draft=self.draft_key,
+                )
             self._record((Kind.COPIED, _json(asdict(copied))))
 
     def seal(self, sealed: Sealed) -> None:

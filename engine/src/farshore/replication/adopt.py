@@ -37,6 +37,7 @@ def prove(
     granules that are larger than a leaf, all leaves of one have to be the same: else it is written again whole.
     """
     equal = RangeSet()
+    read_back = False
     for first, stop, theirs in _asked(session, disk, _runs(state.held)):
         ours = state.leaves.get(first, stop)
         for index in range(first, stop):
@@ -45,6 +46,7 @@ def prove(
             if draft is not None and not any(found):
                 found = _read_back(draft, index, size_bytes)
                 state.leaves.put(index, found)
+                read_back = True
             if found == theirs[place]:
                 for span in state.held.intersect(index * LEAF_SIZE, (index + 1) * LEAF_SIZE):
                     equal.add(*span)
@@ -53,6 +55,8 @@ def prove(
         for low, high in (align_in(start, stop, granularity, size_bytes) for start, stop in equal)
         if low < high
     )
+    if read_back and draft is not None:
+        draft.flush()  # what is read may be in a cache only, where its writer was called durable too early
     log.info(
         "%d of %d bytes that an earlier copy left in %s are still right",
         equal.total(),

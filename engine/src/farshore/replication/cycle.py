@@ -194,6 +194,8 @@ class DiskCycle:
             self._begin_again("the leaf file")
 
     def _begin_again(self, what: str) -> None:
+        """Begin a draft of another name. The one before is removed first: later, no journal would name it."""
+        self._target.abandon(self.state.draft_key)
         lost = self.state.lost()
         log.warning("%s of %s is gone with %d bytes; beginning again", what, self.disk.disk_key, lost)
         self._landing.begin_again()
@@ -418,25 +420,39 @@ class DiskCycle:
 
     def _open_draft(self, plan: Plan) -> Draft:
         """Open the draft, and find out whether it is the one that the journal speaks of."""
-        state, target = self.state, self._target
-        name = f"draft:{state.draft_key}"
-        was_there = name in target.points()
+        state = self.state
+        was_there = self._is_there()
         if was_there and not state.resumed and not state.held:
             raise Fenced(
                 f"draft {state.draft_key} is there and has another journal", code="draft-taken", draft=state.draft_key
             )
+        lost = state.begun and (not was_there or state.sought)
+        if lost and state.copied is None:
+            self._begin_again("the draft")  # before it is opened: what is found under its name is never a new one
+            lost = False
+        elif lost and not state.sought:
+            state.seek()
         try:
-            draft = target.open(self.disk.disk_key, self.disk.size_bytes, plan.base, state.draft_key)
+            draft = self._open(plan)
         except Conflict as error:
             if error.code != "draft-mismatch":
                 raise
-            target.abandon(state.draft_key)  # it was begun in another mode: its base had gone, or has come back
-            was_there = False
-            draft = target.open(self.disk.disk_key, self.disk.size_bytes, plan.base, state.draft_key)
-        if not was_there and name in target.points() and state.begun:
-            self._begin_again("the draft")
+            # It was begun in another mode: its base had gone, or has come back.
+            self._begin_again("the base of the draft")
+            draft = self._open(plan)
+        else:
+            if lost and self._is_there():  # it was not sealed, and to open it has made it
+                draft.close()
+                self._begin_again("the draft")
+                draft = self._open(plan)
         self._landing.into(draft, based=plan.base is not None)
         return draft
+
+    def _is_there(self) -> bool:
+        return f"draft:{self.state.draft_key}" in self._target.points()
+
+    def _open(self, plan: Plan) -> Draft:
+        return self._target.open(self.disk.disk_key, self.disk.size_bytes, plan.base, self.state.draft_key)
 
 
 def _mode(text: str) -> Mode:

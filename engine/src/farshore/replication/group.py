@@ -189,7 +189,7 @@ class _Group:
         if path.exists():
             return DraftState(path, subject, own_key)
         begins = resume.inherit(self._target, disk, subject, own_key)
-        state = DraftState(path, subject, begins.draft_key, begins.taken)
+        state = DraftState(path, subject, own_key, draft_key=begins.draft_key, taken=begins.taken)
         if begins.lost_bytes:
             state.counters = replace(state.counters, resent_bytes=begins.lost_bytes)
             self._reasons.add(begins.reason)

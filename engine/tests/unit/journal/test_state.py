@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from farshore.blocks.rangeset import RangeSet
-from farshore.errors import Conflict, Corruption
+from farshore.errors import Conflict, Corruption, Retry
 from farshore.journal.leaves import Leaves
 from farshore.journal.log import BODY_MAX, Log, encode
 from farshore.journal.state import (
@@ -47,16 +47,31 @@ def test_a_journal_goes_on_where_it_was(tmp_path: Path) -> None:
     assert read_subject(tmp_path / "two") is None
 
 
+def test_nothing_is_copied_while_something_touched_is_not_durable(tmp_path: Path) -> None:
+    state = DraftState(tmp_path, SUBJECT, "draft-1")
+    state.touch([(0, 100), (200, 300)])
+    state.mark(RangeSet([(0, 100)]), Counters(moved_bytes=100))
+    with pytest.raises(Retry, match="100 bytes"):
+        state.finish(Copied("ab" * 32, "full", ""))
+    assert state.copied is None
+    state.mark(RangeSet([(200, 300)]), Counters(moved_bytes=200))
+    state.finish(Copied("ab" * 32, "full", ""))
+    state.close()
+
+
 def test_a_lost_draft_begins_a_new_generation(tmp_path: Path) -> None:
     state = DraftState(tmp_path, SUBJECT, "draft-1")
     state.mark(RangeSet([(0, 100)]), Counters(moved_bytes=100))
     state.finish(Copied("ab" * 32, "full", ""))
     state.close()
     state = DraftState(tmp_path, SUBJECT, "draft-1")
+    state.seek()
+    assert state.sought
     assert state.lost() == 100
     state.mark(RangeSet([(50, 60)]), state.counters)
     state.close()
     again = DraftState(tmp_path, SUBJECT, "draft-1")
+    assert (again.draft_key, again.sought) == ("draft-1.g2", False), "what is known of the first is not known of this"
     assert list(again.durable) == [(50, 60)]
     assert (again.generation, again.copied) == (2, None)
     assert again.counters.resent_bytes == 100
@@ -135,7 +150,7 @@ def test_a_journal_that_may_miss_a_write_passes_to_nothing(tmp_path: Path, monke
 
 
 def test_what_another_node_called_durable_has_to_be_proven(tmp_path: Path) -> None:
-    state = DraftState(tmp_path, SUBJECT, "draft-of-the-other", taken=[(0, 100), (200, 300)])
+    state = DraftState(tmp_path, SUBJECT, "draft-2", draft_key="draft-of-the-other", taken=[(0, 100), (200, 300)])
     assert (list(state.durable), list(state.held), state.adopted) == ([], [(0, 100), (200, 300)], False)
     state.prove(RangeSet([(200, 300)]))
     assert state.cover() == [(200, 300)]
