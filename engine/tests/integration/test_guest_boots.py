@@ -28,7 +28,7 @@ def test_a_guest_without_the_drivers_of_its_disk_is_given_its_own(tmp_path: Path
     marks = (small_guest.UP, small_guest.LOST)
     assert small_guest.LOST in small_guest.boot(disk, version, "virtio-blk-pci", "quiet", tmp_path, marks)
     result = run(job(bus="virtio"), disk)
-    assert (codes(result)["driver-disk-missing"], result.stopped) == ("warning", "")
+    assert (codes(result)["driver-disk-added"], result.stopped) == ("warning", "")
     assert small_guest.UP in small_guest.boot(disk, version, "virtio-blk-pci", "quiet", tmp_path, marks)
     # Where its disk needs no driver it is what it was.
     run(job(bus="elsewhere"), disk)
@@ -53,7 +53,7 @@ def test_a_debian_of_virtio_disks_starts_from_nvme(tmp_path: Path) -> None:
     # It comes as far as its own first program, which ends: the kernel says so, and starts again.
     append, marks = "rootdelay=1 init=/bin/true", ("Gave up waiting for root", "Attempted to kill init")
     assert marks[0] in small_guest.boot(disk, version, "nvme,serial=root", append, tmp_path, marks)
-    assert codes(run(job(bus="nvme"), disk)) == {"driver-disk-missing": "warning", "boot-root-by-path": "warning"}
+    assert codes(run(job(bus="nvme"), disk)) == {"driver-disk-added": "warning", "boot-root-by-path": "warning"}
     assert marks[1] in small_guest.boot(disk, version, "nvme,serial=root", append, tmp_path, marks)
     assert sound(disk)
 

@@ -61,16 +61,17 @@ def _disk(guest: Guest, tree: Tree, version: str, path: str, base: str, inside: 
     made = None
     if missing and fix and contents is not None and before is not None and base:
         made = supplement.made(tree, base, before, contents, missing)
-    if missing:
-        said = "" if made is None else "; they were put behind its initial file system"
+    lacks = (
+        f"kernel {version or 'without a version'} has no {', '.join(missing)} when it starts,"
+        f" and its disk is on {guest.bus()}"
+    )
+    if made is not None:
         guest.find(
-            "driver-disk-missing",
-            # Without modules.builtin and a configuration nobody knows what the kernel has in itself.
-            "error" if inside and made is None else "warning",
-            f"kernel {version or 'without a version'} has no {', '.join(missing)} when it starts,"
-            f" and its disk is on {guest.bus()}{said}",
-            _REMEDY,
+            "driver-disk-added", "warning", f"{lacks}: put behind its initial file system, which was not tried", _REMEDY
         )
+    elif missing:
+        # Without modules.builtin and a configuration nobody knows what the kernel has in itself.
+        guest.find("driver-disk-missing", "error" if inside else "warning", lacks, _REMEDY)
     if before is not None and data is not None and fix:
         after, added = made if made is not None else (before, [])
         detail = f"{path}: {', '.join(drivers.module(one) for one in added) or 'as it was'}"

@@ -220,7 +220,7 @@ def test_drivers_of_the_guests_own_are_put_behind_its_initial_file_system_and_ta
     unfixed = run(job(bus="nvme", nics=(), policy=GuestPolicy(fix=False)), disk)
     assert (codes(unfixed), unfixed.changes) == ({"driver-disk-missing": "error"}, ())
     result = run(job(bus="nvme", nics=()), disk)
-    assert codes(result) == {"driver-disk-missing": "warning"}
+    assert codes(result) == {"driver-disk-added": "warning"}
     assert not result.stopped
     assert [change.detail for change in result.changes][:1] == [f"{path}: core, nvme"]
     made = read(disk, path) or b""
