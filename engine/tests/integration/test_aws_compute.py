@@ -163,6 +163,8 @@ def test_a_rehearsal_leaves_nothing_and_needs_no_more_than_the_policy_says(
     assert compute.isolation(TAG, [DRILL], canaries=True).proven
     compute.start(machine_id)
     assert compute.power(machine_id) == "on"
+    looks = [compute.booted(machine_id) for _ in range(4)]
+    assert (looks[0], looks[-1]) == (False, True)  # the checks begin some time after the machine runs
     assert compute.addresses(machine_id) == ["10.77.0.20"]
     assert isinstance(compute.console(machine_id), str)
     assert compute.screen(machine_id)

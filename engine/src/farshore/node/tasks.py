@@ -192,10 +192,12 @@ def machine_stop(site: Site, params: model.MachineStopParams, call: Call) -> mod
     )
 
 
-def machine_start(site: Site, params: model.MachineParams, _call: Call) -> model.MachineResult:
-    """Power a machine on, unless it was fenced in a higher epoch."""
+def machine_start(site: Site, params: model.MachineParams, call: Call) -> model.MachineResult:
+    """Power a machine on, unless it was fenced in a higher epoch, and see that it boots where that can be told."""
     site.marks.admit(params.machine_id, params.epoch)
-    return power.start(site.compute(), params.machine_id)
+    return power.start(
+        site.compute(), params.machine_id, site.platform.boots, clock=time.monotonic, wait=call.cancel.wait
+    )
 
 
 def machine_fence(site: Site, params: model.MachineFenceParams, call: Call) -> model.MachineResult:

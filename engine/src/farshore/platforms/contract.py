@@ -348,6 +348,18 @@ class Compute(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Boots:
+    """How to tell that a machine that is on has booted: ``look(machine_id)``, asked every ``poll_s``.
+
+    One that has not after ``within_s`` has failed.
+    """
+
+    look: Callable[[str], bool]
+    poll_s: float
+    within_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Platform:
     """One site's platform, opened. ``compute`` is None where the platform only keeps disks (``file``).
 
@@ -365,6 +377,8 @@ class Platform:
     ``retire(machine_id, epoch)`` deletes an old primary with its disks for good: one that is off, and fenced in
     ``epoch`` or an earlier one; ``Conflict`` where it is not. What others may use is kept, and told. ``NotFound``:
     there is no such machine. None where the platform cannot.
+
+    ``boots`` is what the provider itself can say of a machine that has started; None where it says nothing.
     """
 
     type: str
@@ -377,3 +391,4 @@ class Platform:
     traces: Callable[[str], list[str]] | None = None
     set_rate: Callable[[str, float | None], None] | None = None
     retire: Callable[[str, int], RetireResult] | None = None
+    boots: Boots | None = None

@@ -5,7 +5,7 @@ import pytest
 from farshore.errors import Conflict, Fenced, NotFound, Permanent, Retry
 from farshore.model.machine import MachineFacts, Power
 from farshore.model.task import DiskSpec, MachineCreateParams, NetworkCreateParams
-from farshore.platforms.contract import Compute, Target
+from farshore.platforms.contract import Boots, Compute, Target
 from farshore.recovery.steps import instantiate, power, sweep
 
 
@@ -100,6 +100,11 @@ def stop(machines: Machines, policy: str = "abort"):
     )
 
 
+def start(machines: Machines, boots: Boots | None = None):
+    clock = Clock()
+    return power.start(cast("Compute", machines), "vm", boots, clock=clock, wait=clock.wait)
+
+
 def test_a_machine_that_is_off_is_not_asked():
     machines = Machines("off")
     assert stop(machines).power == "off"
@@ -138,13 +143,31 @@ def test_a_machine_that_stays_on_the_books_is_no_success():
 def test_start_twice_is_start_once():
     machines = Machines("off")
     for _ in range(2):
-        assert power.start(cast("Compute", machines), "vm").power == "on"
+        assert start(machines).power == "on"
     assert machines.asked == ["start"]
 
 
 def test_a_start_is_read_back():
     with pytest.raises(Retry):
-        power.start(cast("Compute", Machines("off", obeys=False)), "vm")
+        start(Machines("off", obeys=False))
+
+
+def test_a_started_machine_is_waited_for_until_its_provider_says_that_it_has_booted():
+    looks = iter([False, False, True])
+    machines = Machines("off")
+    assert start(machines, Boots(lambda _: next(looks), 1.0, 60.0)).power == "on"
+    assert next(looks, None) is None
+    with pytest.raises(Permanent) as caught:
+        start(machines, Boots(lambda _: False, 1.0, 60.0))
+    assert caught.value.code == "not-booted"
+    assert machines.asked == ["start"]
+
+
+def test_who_is_to_stop_does_not_wait_for_a_boot():
+    asked: list[str] = []
+    boots = Boots(lambda name: bool(asked.append(name)), 1.0, 60.0)
+    found = power.start(cast("Compute", Machines("off")), "vm", boots, clock=lambda: 0.0, wait=lambda _: True)
+    assert (found.power, asked) == ("on", ["vm"])
 
 
 def test_a_fence_that_is_not_kept_is_an_error():

@@ -12,7 +12,7 @@ from typing import Any
 
 from farshore import durable
 from farshore.errors import Permanent
-from farshore.platforms.contract import Platform
+from farshore.platforms.contract import Boots, Platform
 
 __all__ = ["open_aws"]
 
@@ -43,13 +43,14 @@ def open_aws(config: Mapping[str, Any], part: str = "") -> Platform:  # noqa: AR
     from farshore.platforms.aws.types import Types
 
     account = Account(settings.read(config))
-    durable.make_dir(account.settings.folder)
+    given = account.settings
+    durable.make_dir(given.folder)
     types = Types(account)
     source = AwsSource(
         account,
         lambda machine_id: inventory.machine_facts(account, types, [inventory.instance(account, machine_id)])[0],
     )
-    target = AttachedTarget(account) if account.settings.target == "attached" else AwsTarget(account)
+    target = AttachedTarget(account) if given.target == "attached" else AwsTarget(account)
     compute = AwsCompute(account, types, target.usage)
     return Platform(
         type="aws",
@@ -61,4 +62,5 @@ def open_aws(config: Mapping[str, Any], part: str = "") -> Platform:  # noqa: AR
         adopt=Seeds(account, target, compute.facts).adopt,
         traces=source.traces,
         set_rate=account.pacing.set,
+        boots=Boots(compute.booted, given.poll_s, given.status_checks_s) if given.status_checks_s else None,
     )

@@ -136,6 +136,14 @@ class AwsCompute:
             )
         return state if state == "running" else None
 
+    def booted(self, machine_id: str) -> bool:
+        """Say whether both of EC2's status checks, that of the host and that of the guest, are passed."""
+        reply = self._account.patiently("ec2", "describe_instance_status", InstanceIds=[machine_id])
+        return any(
+            item["SystemStatus"]["Status"] == item["InstanceStatus"]["Status"] == "ok"
+            for item in reply["InstanceStatuses"]
+        )
+
     def stop(self, machine_id: str, timeout_s: float) -> bool:
         """Press the power button and wait. EC2 itself cuts the power of guests that do not go down in some minutes."""
         if self._off(machine_id) is None:

@@ -60,6 +60,7 @@ class AwsSettings(Model):
         key_pair, instance_profile: of recovered machines, never of rehearsed ones.
         licence_images: by what a machine is billed as (``Windows``), the image whose licence a recovered one gets.
         power_s: how long a machine may take to start or to be powered off.
+        status_checks_s: how long a started machine may take to pass EC2's status checks; 0: that is not waited for.
         api_rates: calls per second of operations that the account may make, where a quota is not the service's default.
         prices: what differs from the list prices of :mod:`farshore.platforms.aws.prices`, for estimates.
         poll_s: the pace at which states are asked for while something is waited for.
@@ -94,6 +95,7 @@ class AwsSettings(Model):
     prices: dict[str, Annotated[float, Field(ge=0)]] = {}
     poll_s: Annotated[Duration, Field(gt=0, le=300)] = 5.0
     power_s: Annotated[Duration, Field(gt=0)] = 900.0
+    status_checks_s: Annotated[Duration, Field(ge=0)] = 600.0
     completion_s: Annotated[Duration, Field(gt=0)] = 12 * 3600.0
 
     @field_validator("prefix")

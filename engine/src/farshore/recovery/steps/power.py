@@ -8,7 +8,7 @@ from typing import Final, Literal
 from farshore.errors import Conflict, Permanent, Retry
 from farshore.model.machine import Power
 from farshore.model.task import MachineResult
-from farshore.platforms.contract import Compute
+from farshore.platforms.contract import Boots, Compute
 
 #: A guest that has powered itself off during a backup job is shown as running by libvirt for 30 s after the job's end,
 #: where nobody calls it to end what is left (the kvm platform does).
@@ -70,20 +70,42 @@ def await_power(
             return power
 
 
-def start(compute: Compute, machine_id: str) -> MachineResult:
-    """Power a machine on and read back; nothing to do when it is on.
+def start(
+    compute: Compute, machine_id: str, boots: Boots | None, *, clock: Callable[[], float], wait: Wait
+) -> MachineResult:
+    """Power a machine on and read back, also that it has booted where the provider can tell; once is enough.
+
+    A step that is to stop does not wait for that.
 
     Raises:
         Fenced: the machine is fenced.
         Retry: it does not show as on.
+        Permanent: it did not boot.
     """
-    if compute.power(machine_id) == "on":
-        return MachineResult(machine_id=machine_id, power="on", detail="was on")
-    compute.start(machine_id)
-    power = compute.power(machine_id)
-    if power != "on":
-        raise Retry(f"machine {machine_id!r} was started but shows as {power}", code="not-verified-on", power=power)
-    return MachineResult(machine_id=machine_id, power=power)
+    detail = "was on"
+    if compute.power(machine_id) != "on":
+        compute.start(machine_id)
+        power = compute.power(machine_id)
+        if power != "on":
+            raise Retry(f"machine {machine_id!r} was started but shows as {power}", code="not-verified-on", power=power)
+        detail = ""
+    if boots is not None:
+        _await_boot(boots, machine_id, clock, wait)
+    return MachineResult(machine_id=machine_id, power="on", detail=detail)
+
+
+def _await_boot(boots: Boots, machine_id: str, clock: Callable[[], float], wait: Wait) -> None:
+    deadline = clock() + boots.within_s
+    while not boots.look(machine_id):
+        if clock() >= deadline:
+            raise Permanent(
+                f"machine {machine_id!r} is on, but does not pass its provider's checks after {boots.within_s:g} s",
+                code="not-booted",
+                hint="Look at its console. A guest needs drivers for the provider's disks and network, and DHCP.",
+                machine_id=machine_id,
+            )
+        if wait(boots.poll_s):
+            return
 
 
 def fence(compute: Compute, machine_id: str, epoch: int) -> MachineResult:
