@@ -12,6 +12,7 @@ import pytest
 from doubles import aws_site
 from doubles.aws import AwsDouble
 from farshore.errors import Conflict, FarshoreError, NotFound, Permanent, RestartFromCheckpoint, Retry
+from farshore.platforms.aws import policy
 from farshore.platforms.aws.account import Account
 from farshore.platforms.aws.attached import AttachedTarget
 from farshore.platforms.aws.compute import AwsCompute
@@ -225,6 +226,21 @@ def test_both_ways_stand_on_the_same_points(config: dict[str, Any], shared: Acco
     expected = b"\7" * 512 * KIB + CONTENT[512 * KIB : MIB] + b"\x08" * MIB + CONTENT[2 * MIB :]
     assert content_of(target, point) == expected
     assert content_of(target, base) == CONTENT
+
+
+def test_a_place_that_somebody_else_has_taken_is_passed_over(aws: AwsDouble, target: AttachedTarget) -> None:
+    aws.fault("AttachVolume", "error", times=2, code="InvalidParameterValue")
+    assert content_of(target, sealed(target, "one")) == CONTENT
+    assert len(aws.calls("AttachVolume")) == 3
+
+
+def test_the_policy_is_enough(aws: AwsDouble, target: AttachedTarget) -> None:
+    aws.policy(policy.document(policy.Scope(region=aws.region, bucket=aws_site.BUCKET)))
+    base = sealed(target, "one")
+    draft = target.open(DISK, SIZE, base, "two")
+    draft.abandon()
+    target.drop(base)
+    assert {call.outcome for call in aws.calls()} == {"ok"}
 
 
 def test_a_machine_that_is_full_says_so(aws: AwsDouble, target: AttachedTarget) -> None:
