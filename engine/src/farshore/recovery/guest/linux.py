@@ -56,6 +56,7 @@ def check(guest: Guest, tree: Tree) -> None:
     """Look at everything."""
     guest.system = _name(tree)
     _fstab(guest, tree)
+    _crypttab(guest, tree)
     kernels.check(guest, tree)
     _boot_loader(guest, tree)
     _network(guest, tree)
@@ -76,6 +77,9 @@ def identity(volume: Volume, system: FileSystem | None) -> str:
         if volume.content == "swap":
             volume.handle.seek(1036)
             return str(uuid.UUID(bytes=volume.handle.read(16)))
+        if volume.content == "luks":  # the same place in both versions of the header
+            volume.handle.seek(168)
+            return str(uuid.UUID(volume.handle.read(40).rstrip(b"\0").decode()))
         if volume.content == "fat":
             volume.handle.seek(0)
             head = volume.handle.read(90)
@@ -159,6 +163,34 @@ def loaders(tree: Tree) -> list[str]:
     path = tree.any_of(_LOADERS)
     names = [name for name in tree.names(_ENTRIES) if name.endswith(".conf")]
     return [*([path] if path is not None else []), *(f"{_ENTRIES}/{name}" for name in names)]
+
+
+def _crypttab(guest: Guest, tree: Tree) -> None:
+    """Look at what names encrypted volumes (crypttab(5): name, device, key, options)."""
+    text = tree.text("/etc/crypttab")
+    lines = (text or "").split("\n")
+    names: list[str] = []
+    for number, line in enumerate(lines):
+        fields = line.split()
+        if len(fields) < 2 or line.lstrip().startswith("#") or fstab.disk_index(fields[1]) is None:
+            continue
+        device = fields[1]
+        volume = _volume_of(device, guest.layout)
+        found = identity(volume, None) if volume is not None and volume.content == "luks" else ""
+        fixed = bool(found) and guest.params.policy.fix
+        grave = not fixed and not fstab.fits(device, guest.bus())
+        guest.find(
+            "crypttab-by-path",
+            "warning" if grave else "info",
+            f"crypttab opens {device} as {fields[0]} by its place, and a disk on {guest.bus()} may have another name",
+            f"Write UUID={found} instead." if found else "Name it by UUID.",
+        )
+        if fixed:
+            lines[number] = line.replace(device, f"UUID={found}", 1)
+            names.append(f"{device} → UUID={found}")
+    if names:
+        changed = "\n".join(lines).encode(errors="surrogateescape")
+        guest.change(tree, "/etc/crypttab", changed, "crypttab", ", ".join(names))
 
 
 def _boot_loader(guest: Guest, tree: Tree) -> None:

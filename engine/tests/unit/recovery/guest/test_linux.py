@@ -251,3 +251,17 @@ def test_an_initial_file_system_that_the_guest_has_made_since_is_its_own(disk: P
         guest_disks.tool("debugfs", "-w", "-R", command, f"{disk}?offset={START}")
     assert codes(run(job(nics=()), disk)) == {}
     assert read(disk, path) == its_own
+
+
+def test_an_encrypted_volume_named_by_its_place_is_named_by_what_it_is(disk: Path, tmp_path: Path) -> None:
+    table = "# name device key\nsafe  /dev/sdb1 none luks\nswap /dev/sda7 /dev/urandom swap\n"
+    guest_disks.ext4_disk(disk, linux(**{"/etc/crypttab": table}))
+    number = "99998888-7777-4666-8555-444433332222"
+    head = (b"LUKS\xba\xbe\0\x02").ljust(168, b"\0") + number.encode().ljust(40, b"\0")
+    safe = guest_disks.headed_disk(tmp_path / "safe.raw", head)
+    found = {"encrypted-luks": "warning", "crypttab-by-path": "warning"}
+    assert codes(run(job(policy=GuestPolicy(fix=False)), disk, safe)) == found
+    assert read(disk, "/etc/crypttab") == table.encode()
+    assert codes(run(job(), disk, safe)) == found
+    assert read(disk, "/etc/crypttab") == table.replace("/dev/sdb1", f"UUID={number}").encode()
+    assert sound(disk)
