@@ -3,8 +3,8 @@
 The kernel gives the lock back when the last process that holds it has ended, so a process that is only stopped keeps
 it: nobody takes its draft over. Within a process the lock is shared, by everybody who has the draft open.
 
-On one host this excludes every other writer. On a shared file system it does as far as that takes ``flock`` to its
-server: NFS 4 does, and fails a client's writes once it has lost its locks (docs/internals/node.md).
+On one host this excludes every other writer. On NFS 4 it does as long as its client reaches the server: one that was
+cut off for longer than its lease may write on afterwards (docs/internals/node.md).
 """
 
 from __future__ import annotations
