@@ -86,6 +86,7 @@ class SiteNode(NodeProcess):
         platform = {"type": "kvm", "uri": site.uri, "pool": str(site.storage / "pool"), "accelerator": "tcg"}
         self.settings["platform"] = {**platform, "scratch": str(site.folder / "s")}
         # Root, who runs this: the interpreter may lie where nobody else gets to.
+        self.settings["workers"] = 2
         self.settings["hooks"] = {"user": "root", "work_dir": str(folder / f"{site.name}-hooks")}
         self.write()
 

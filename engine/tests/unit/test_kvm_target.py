@@ -292,6 +292,24 @@ def test_drop_is_put_off_while_the_layer_above_is_open_elsewhere(target: KvmTarg
     assert content(target, third) == disk(A, C)
 
 
+def test_a_base_that_was_read_for_a_cycle_is_dropped_by_another_process_afterwards(
+    target: KvmTarget, tmp_path: Path
+) -> None:
+    other = KvmTarget(tmp_path / "pool", Launcher(tmp_path / "d1"))
+    first = layer(target, "k1", None, A, B)
+    second = layer(target, "k2", first, C)
+    draft = other.open(DISK, SIZE, second, "k3")
+    assert content(other, first) == disk(A, B)
+    put(draft, *C)
+    third = draft.seal()
+    target.drop(first)
+    assert content(other, second) == disk(A, B, C)
+    layer(other, "k4", third, B)
+    target.drop(second)
+    assert content(target, third) == disk(A, B, C)
+    other.close()
+
+
 class Killed(BaseException):
     pass
 

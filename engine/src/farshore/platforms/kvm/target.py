@@ -113,6 +113,11 @@ class KvmTarget:
         with self._lock:
             if self._drafts.get(draft.layer.point) is draft:
                 del self._drafts[draft.layer.point]
+            # Its cycle reads no base any more, and another process of the node may want to drop one.
+            for point in [
+                point for point in self._open_points if self.layers.of_point(point).folder == draft.layer.folder
+            ]:
+                self._close_point(point)
 
     def abandon(self, key: str) -> None:
         """Remove the drafts called ``key``; a sealed one is no draft any more and stays."""
