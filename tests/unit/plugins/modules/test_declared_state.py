@@ -71,7 +71,7 @@ def test_diff_shows_before_and_after(ok):
 
 
 def test_the_costs_of_a_plan_are_shown_where_it_is_previewed(ok):
-    plan = dict(name="shop", definition={"name": "shop"})
+    plan = {"name": "shop", "definition": {"name": "shop"}}
     result = ok("protection_plan", check=True, diff=True, **plan)
     assert result["costs"] == {"per_month": 2.0}
     assert result["diff"]["before"] == {}
