@@ -35,6 +35,7 @@ class Bug:
     """A mutation.
 
     ``share``: of the schedules that were played to measure it, how many found it; 0 where none has yet.
+    ``theme``: what all schedules are about in which it is looked for; empty where they are drawn as always.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Bug:
     edits: tuple[tuple[str, str], ...]
     share: float
     quick: bool
+    theme: str = ""
 
     @property
     def bound(self) -> int:
@@ -72,7 +74,7 @@ def load(name: str) -> Bug:
     body: dict[str, Any] = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
     edits = tuple((edit["old"], edit["new"]) for edit in body["edits"])
     share = float(body.get("found", 0)) / float(body.get("of", 1))
-    return Bug(name, body["about"], body["module"], edits, share, bool(body.get("quick", False)))
+    return Bug(name, body["about"], body["module"], edits, share, bool(body.get("quick", False)), body.get("theme", ""))
 
 
 def names() -> list[str]:
@@ -111,6 +113,8 @@ def _play(bug: Bug, first: int, count: int, *, stop: bool) -> tuple[int, int, st
     from sim import world
     from sim.runtime import Violation
 
+    if bug.theme:
+        world.THEMED, world.THEMES = 1.0, {bug.theme: world.THEMES[bug.theme]}
     found = played = 0
     said = ""
     with world.stage():
