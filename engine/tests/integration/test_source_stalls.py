@@ -35,6 +35,9 @@ class Gated:
         assert self._gate.wait(2 * DEADLINE_S)
         self._inner.read_into(offset, buffer)
 
+    def read_held(self, offset: int, buffer: memoryview) -> bool:
+        return self._gate.is_set() and self._inner.read_held(offset, buffer)
+
     def close(self) -> None:
         self._inner.close()
 

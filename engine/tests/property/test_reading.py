@@ -33,7 +33,7 @@ PAYLOAD = memoryview(bytearray(CHUNK_SIZE))
 def take(content: bytes, ranges: list[tuple[int, int]], block: int) -> tuple[list[tuple[int, int, bool]], bytes, bytes]:
     """Return what is sent of ``ranges``: pieces, digests of the leaves, data."""
     PAYLOAD[:] = b"\xee" * CHUNK_SIZE
-    pieces, digests, filled = READER.read(Memory(content), len(content), ranges, block, PAYLOAD)
+    pieces, digests, filled = READER.read(Memory(content).read_into, len(content), ranges, block, PAYLOAD)
     return pieces, digests, bytes(PAYLOAD[:filled])
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from farshore.errors import Conflict, FarshoreError, NotFound, Permanent, RestartFromCheckpoint, Retry
 from farshore.model.machine import PoolFacts
 from farshore.platforms.contract import Caps, Extent, Kind, Snapshot, SnapshotDisk
+from farshore.units import LEAF_SIZE
 from sim.runtime import Violation, hub
 
 BLOCK = 4096
@@ -441,6 +442,15 @@ class SimReader:
             buffer[:] = self._content[offset : offset + len(buffer)]
         finally:
             self._reading -= 1
+
+    def read_held(self, offset: int, buffer: memoryview) -> bool:
+        if self._closed:
+            raise Violation("a reader is used after it was closed")
+        self._source._alive(self._snapshot)
+        held = offset // LEAF_SIZE % 2 == 0 and offset + len(buffer) <= len(self._content)
+        if held:
+            buffer[:] = self._content[offset : offset + len(buffer)]
+        return held
 
     def close(self) -> None:
         hub().check()

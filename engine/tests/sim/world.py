@@ -31,7 +31,7 @@ from farshore.model.grant import Grant, GrantDisk, sign
 from farshore.model.plan import Transport
 from farshore.model.task import ReplicateDisk, ReplicateParams
 from farshore.platforms.contract import Caps, Snapshot
-from farshore.replication import group, resume, serve
+from farshore.replication import group, resume, serve, usage
 from farshore.replication.flow import NodeWindow
 from farshore.transport import frames
 from farshore.transport import links as links_module
@@ -220,6 +220,7 @@ def stage() -> Iterator[None]:
     import threading
 
     replaced = {**runtime.REPLACED, **network.REPLACED, **files.REPLACED, id(secrets): _SecretsOfFiles}
+    replaced[id(usage.peak_rss_bytes)] = lambda: 0  # it is told to the peer, in as many digits as it has
     replaced[id(identity_of)] = _identity_of
     replaced[id(history.boot_id)] = _boot_id
     undo: list[tuple[Any, str, Any]] = []

@@ -117,6 +117,13 @@ class Reader(Protocol):
             RestartFromCheckpoint: the point is gone.
         """
 
+    def read_held(self, offset: int, buffer: memoryview) -> bool:
+        """Fill ``buffer`` if that waits for no storage and no network; False: ask :meth:`read_into`.
+
+        A source whose bytes may be in this machine's memory spares a change of threads with it. What is in ``buffer``
+        after False is of no meaning. Errors are those of :meth:`read_into`.
+        """
+
     def close(self) -> None:
         """Give back connections."""
 

@@ -1,7 +1,8 @@
 """One connection at the source: receives questions, has them worked on by the readers, sends the answers.
 
 The connection's own thread does all its reading and writing, for a TLS object must not be used by two at once. It waits
-for nothing but its peer: questions go to the readers, and answers come back in the order in which they are ready.
+for nothing but its peer: what is in memory it answers itself, for each change of threads costs as much as a part of the
+answer; all other questions go to the readers, and answers come back in the order in which they are ready.
 
 Memory is bounded. Questions are kept as they came, at most :data:`QUESTIONS_BYTES_MAX` of them; beyond that, none is
 received. Of each disk, :data:`DISK_MAX` are at work or answered and not sent; and while :data:`READY_MAX` answers wait
@@ -26,6 +27,7 @@ from typing import Final, NamedTuple, Protocol
 
 from farshore.blocks.digest import DIGEST_SIZE
 from farshore.errors import FarshoreError, Invalid, Permanent, Reconnect
+from farshore.platforms.contract import Reader
 from farshore.replication.compression import CompressionLaw, WireRate
 from farshore.replication.readers import Readers
 from farshore.replication.reading import ChunkReader, leaf_digests
@@ -89,6 +91,10 @@ class _Question(NamedTuple):
     lane: bytes | int
 
 
+class _NotHeld(Exception):
+    """The storage has to be waited for."""
+
+
 class _Lane:
     """Questions about one disk. ``taken``: how many are at work, or answered and not sent yet."""
 
@@ -100,10 +106,13 @@ class _Lane:
 
 
 class _Answer(NamedTuple):
-    """What goes back for ``question``. ``lent`` holds ``payload``, until it is sent. ``broken`` ends the connection."""
+    """What goes back for ``question``; ``head`` may have the payload behind it.
+
+    ``lent`` holds what is sent, until it is sent. ``law`` learns how that went. ``broken`` ends the connection.
+    """
 
     question: _Question
-    head: bytes
+    head: bytes | memoryview
     payload: memoryview | bytes = b""
     lent: Lent | None = None
     law: CompressionLaw | None = None
@@ -217,6 +226,13 @@ class Answering:
             here.waiting.append(question)
 
     def _submit(self, question: _Question) -> None:
+        if len(self._ready) < READY_MAX and question.type is Type.READ:
+            try:
+                self._ready.append(self._answered(question, partial(self._read, held=True)))
+            except _NotHeld:
+                pass
+            else:
+                return
         self._service.readers.submit(question.lane, partial(self._work, question))
 
     def _take_up_next(self, question: _Question) -> None:
@@ -248,12 +264,11 @@ class Answering:
                 if answer.payload:
                     connection.sendall(answer.payload)
             finally:
-                if answer.lent is not None:
-                    answer.lent.release()
+                _give_back(answer)
             now = time.monotonic()
             service.rate.add(size, now)
             self._path.look(now)
-            if answer.law is not None and answer.payload:
+            if answer.law is not None:
                 answer.law.sent(size, max(now - began - (time.thread_time() - cpu_began), 0.0))
             self._take_up_next(answer.question)
             self._take_up_returned()
@@ -261,16 +276,14 @@ class Answering:
     def _drop_ready(self) -> None:
         with contextlib.suppress(IndexError):
             while True:
-                answer = self._ready.popleft()
-                if answer.lent is not None:
-                    answer.lent.release()
+                _give_back(self._ready.popleft())
 
     # In a reader's thread -------------------------------------------------------------------------------------------
 
     def _work(self, question: _Question) -> None:
         """Answer one question; whatever happens, it is answered, or the target would ask for ever."""
         if len(self._ready) < READY_MAX:
-            self._ready.append(self._answered(question))
+            self._ready.append(self._answered(question, self._answer[question.type]))
         else:
             self._returned.append(question)  # no memory for another answer until the peer has read these
         with self._lock:
@@ -281,9 +294,11 @@ class Answering:
         if closed:
             self._drop_ready()
 
-    def _answered(self, question: _Question) -> _Answer:
+    def _answered(self, question: _Question, answer: Callable[[_Question], _Answer]) -> _Answer:
         try:
-            return self._answer[question.type](question)
+            return answer(question)
+        except _NotHeld:
+            raise
         except FarshoreError as error:
             if error.code == "protocol-error":
                 return _Answer(question, b"", broken=error)
@@ -312,22 +327,37 @@ class Answering:
         stats = self._service.end(number, self._peer)
         return _Answer(question, frames.encode_closed(question.request, number, stats))
 
-    def _read(self, question: _Question) -> _Answer:
+    def _read(self, question: _Question, *, held: bool = False) -> _Answer:
+        """Answer READ. ``held``: only from memory.
+
+        Raises:
+            _NotHeld: it is not there, or the answer is worth compressing, which several threads do better.
+        """
         asked = frames.Read.decode(question.meta)
         session = self._service.session(asked.session, self._peer)
         size = session.size(asked.disk)
+        law = session.law(asked.disk)
+        if held and (not session.may_be_held(asked.disk) or (law is not None and law.pays(time.monotonic()))):
+            raise _NotHeld
         last = asked.ranges[-1]
         if last[0] + last[1] > size:
             raise Invalid("READ reaches over the end of the disk", code="read-range", disk=asked.disk)
         lent = self._service.buffers.take(sum(length for _, length in asked.ranges))
         try:
             with session.reading(asked.disk) as reader:
-                pieces, digests, filled = _tools.chunks.read(reader, size, asked.ranges, session.zero_block, lent.view)
-        except BaseException:
+                pieces, digests, filled = _tools.chunks.read(
+                    partial(_read_held, reader) if held else reader.read_into,
+                    size,
+                    asked.ranges,
+                    session.zero_block,
+                    lent.view,
+                )
+        except BaseException as error:
+            if isinstance(error, _NotHeld):
+                session.not_held(asked.disk)
             lent.release()
             raise
         payload = lent.view[:filled]
-        law = session.law(asked.disk)
         packed = _pack(law, payload) if law is not None else None
         head = frames.Data.encode(
             question.request,
@@ -340,10 +370,17 @@ class Answering:
             None if packed is None else len(packed),
         )
         session.count(filled, len(digests) // DIGEST_SIZE * LEAF_SIZE)
-        if packed is None:
-            return _Answer(question, head, payload, lent, law)
-        lent.release()
-        return _Answer(question, head, packed, None, law)
+        if packed is not None:
+            lent.release()
+            return _Answer(question, head, packed, None, law)
+        if not filled:
+            lent.release()
+            return _Answer(question, head)
+        # In one piece, for the peer would be woken for the head alone.
+        framed = lent.framed(head, filled)
+        return (
+            _Answer(question, head, payload, lent, law) if framed is None else _Answer(question, framed, b"", lent, law)
+        )
 
     def _list(self, question: _Question) -> _Answer:
         asked = frames.List.decode(question.meta)
@@ -373,6 +410,18 @@ class Answering:
             lent.release()
         answer = frames.Digests(session.number, asked.disk, asked.first, asked.count, b"".join(digests))
         return _Answer(question, answer.encode(question.request))
+
+
+def _read_held(reader: Reader, offset: int, buffer: memoryview) -> None:
+    if not reader.read_held(offset, buffer):
+        raise _NotHeld
+
+
+def _give_back(answer: _Answer) -> None:
+    if answer.lent is not None:
+        if isinstance(answer.head, memoryview):
+            answer.head.release()
+        answer.lent.release()
 
 
 def _pack(law: CompressionLaw, payload: memoryview) -> bytes | None:

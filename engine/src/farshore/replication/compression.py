@@ -89,7 +89,7 @@ class CompressionLaw:
         if self._skip:
             self._skip -= 1
             return False
-        if self._pays(now):
+        if self.pays(now):
             return True
         self._idle += 1
         if self._cost_s is None or self._idle >= TRIAL_EVERY:
@@ -121,7 +121,8 @@ class CompressionLaw:
         wait_s = blocked_s / wire_bytes
         self._wait_s = wait_s if self._wait_s is None else self._wait_s + (wait_s - self._wait_s) * SMOOTHING
 
-    def _pays(self, now: float) -> bool:
+    def pays(self, now: float) -> bool:
+        """Say whether packing brings more than it takes, by what is known so far."""
         if self._cost_s is None or self._wait_s is None:
             return False
         ratio = RATIO_HOPED if self._ratio is None else self._ratio

@@ -6,14 +6,13 @@ never per page: whole chunks go through calls that look at all of a buffer at on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from blake3 import blake3
 
 from farshore.blocks.descriptors import leaf_runs
 from farshore.blocks.digest import ZERO_LEAF, leaf_digest
-from farshore.platforms.contract import Reader
 from farshore.units import CHUNK_SIZE, LEAF_SIZE
 
 _ZEROS: Final = bytes(CHUNK_SIZE)
@@ -40,7 +39,12 @@ class ChunkReader:
         self._cover = memoryview(bytearray(CHUNK_SIZE))
 
     def read(
-        self, reader: Reader, size_bytes: int, ranges: Sequence[tuple[int, int]], zero_block: int, payload: memoryview
+        self,
+        read_into: Callable[[int, memoryview], None],
+        size_bytes: int,
+        ranges: Sequence[tuple[int, int]],
+        zero_block: int,
+        payload: memoryview,
     ) -> tuple[list[Piece], bytes, int]:
         """Return the pieces of ``ranges``, the digests of all leaves that they touch, and how much data there is.
 
@@ -58,7 +62,7 @@ class ChunkReader:
                 whole = offset <= start and end <= offset + length
                 # All of it is wanted: read it to where it will be sent from.
                 view = payload[filled : filled + end - start] if whole else self._cover[: end - start]
-                reader.read_into(start, view)
+                read_into(start, view)
                 digests += leaf_digests(view)
                 while True:
                     low, high = max(offset, start), min(offset + length, end)

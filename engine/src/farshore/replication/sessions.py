@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from farshore.errors import FarshoreError, Forbidden, RestartFromCheckpoint
 from farshore.model.checkpoint import SourceStats
@@ -69,6 +70,10 @@ class Listing:
             return rows, ahead is not None
 
 
+#: After a read that memory did not have, so many of the disk go to its storage without asking.
+NOT_HELD_QUESTIONS: Final = 32
+
+
 class SourceSession:
     """What one grant opened."""
 
@@ -91,6 +96,7 @@ class SourceSession:
         self._lent = 0
         self._closed = False
         self._readers: dict[int, Reader] = {}
+        self._passed_over = [0 for _ in grant.disks]
         # A disk whose storage stalls while it is opened keeps only its own readers waiting.
         self._opening = tuple(threading.Lock() for _ in grant.disks)
         self._laws = tuple(CompressionLaw(rate, os.cpu_count() or 1) for _ in grant.disks)
@@ -133,6 +139,17 @@ class SourceSession:
     def law(self, disk: int) -> CompressionLaw | None:
         """Return what decides over the compression of a disk; None where the target wants none."""
         return self._laws[disk] if self.compress else None
+
+    def may_be_held(self, disk: int) -> bool:
+        """Say whether a read of the disk is worth trying without waiting: it is open, and none has failed lately."""
+        if self._passed_over[disk]:
+            self._passed_over[disk] -= 1
+            return False
+        return disk in self._readers
+
+    def not_held(self, disk: int) -> None:
+        """Note that such a read would have had to wait."""
+        self._passed_over[disk] = NOT_HELD_QUESTIONS
 
     @contextlib.contextmanager
     def reading(self, disk: int) -> Iterator[Reader]:

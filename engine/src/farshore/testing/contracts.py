@@ -712,8 +712,11 @@ class SourceSuite:
         for key in self._disks:
             reader = (source or self._source).reader(snapshot, key)
             buffer = bytearray(DISK_SIZE)
+            held = bytearray(MIB)
             for offset in range(0, DISK_SIZE, MIB):
                 reader.read_into(offset, memoryview(buffer)[offset : offset + MIB])
+                view = memoryview(held)[: min(MIB, DISK_SIZE - offset)]
+                assert not reader.read_held(offset, view) or view == buffer[offset : offset + MIB]
             reader.close()
             content[key] = bytes(buffer)
         return content

@@ -63,6 +63,7 @@ class CountingSource:
             read_into(offset, buffer)
 
         reader.read_into = counting  # type: ignore[method-assign]
+        reader.read_held = lambda _offset, _buffer: False  # type: ignore[method-assign]
         return reader
 
     def _count(self, place: int) -> int:

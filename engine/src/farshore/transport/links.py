@@ -27,7 +27,7 @@ from farshore.transport.connection import Connection, Request
 from farshore.transport.dialing import CONNECT_TIMEOUT_S
 from farshore.transport.notices import Notices
 from farshore.transport.pace import Pace, soonest
-from farshore.transport.sockets import connections_for, parse_address
+from farshore.transport.sockets import at_work, connections_for, parse_address
 from farshore.transport.stream import Lanes
 from farshore.transport.tls import NodeTls, Peer
 
@@ -235,7 +235,7 @@ class Link:
             self._backlog.append(request)
             return
         size = request.weight + len(request.frame)
-        best = soonest(alive, size)
+        best = soonest(alive[: at_work(self._rtt_s)], size)
         if not best.load:
             best.pace.asked(time.monotonic())
         best.load += size

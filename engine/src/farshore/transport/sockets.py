@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import struct
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +33,8 @@ _TCP_INFO_BYTES: Final = 216
 CONNECTIONS: Final = 8
 CONNECTIONS_LONG: Final = 16
 LONG_RTT_S: Final = 0.150
+#: A round trip within a room: the bytes on the way are few, whatever the rate.
+SHORT_RTT_S: Final = 0.001
 #: A link should carry this much over the connections that it has by default, whatever its round trip.
 _RATE_WANTED: Final = 128 * MIB
 _RTT_ASSUMED_S: Final = 0.1
@@ -94,6 +98,15 @@ def wire_of(connection: socket.socket) -> Wire:
     (rtt,), (least,) = _RTT_US.unpack_from(info, _RTT_AT), _RTT_US.unpack_from(info, _MIN_RTT_AT)
     rtt = min(rtt, least) or rtt
     return Wire(sent - again, received, rtt / 1e6 if rtt else None)
+
+
+def at_work(rtt_s: float | None) -> int:
+    """Return how many connections of a path of this round trip are asked at once, at most.
+
+    A long path is filled by many. A short one is filled by any; there more threads than processors only take turns, and
+    at the ends of a loopback with two processors eight cost a sixth more than two.
+    """
+    return sys.maxsize if rtt_s is None or rtt_s >= SHORT_RTT_S else max(2, os.cpu_count() or 1)
 
 
 def connections_for(rtt_s: float | None) -> int:

@@ -54,6 +54,14 @@ def test_long_ways_get_more_connections() -> None:
     assert [sockets.connections_for(rtt) for rtt in (None, 0.0001, 0.149, 0.15, 2.0)] == [8, 8, 8, 16, 16]
 
 
+def test_on_a_short_way_no_more_connections_work_than_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets.os, "cpu_count", lambda: 4)
+    assert [sockets.at_work(rtt) for rtt in (0.00001, 0.0009)] == [4, 4]
+    assert all(sockets.at_work(rtt) > 1000 for rtt in (None, 0.001, 0.2))
+    monkeypatch.setattr(sockets.os, "cpu_count", lambda: None)
+    assert sockets.at_work(0.0001) == 2
+
+
 def test_settings_that_slow_a_long_link_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "_SYSCTL", tmp_path)
     (tmp_path / "tcp_rmem").write_text(f"4096 131072 {6 * MIB}\n")

@@ -119,6 +119,10 @@ class SnapshotReader:
             buffer[at : at + length] = self._part(index, skip, length)
             at += length
 
+    def read_held(self, offset: int, buffer: memoryview) -> bool:  # noqa: ARG002
+        """Nothing is held here."""
+        return False
+
     def block(self, index: int) -> bytes | None:
         """Return one block whole; None if it was never written."""
         try:

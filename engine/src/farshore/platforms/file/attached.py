@@ -23,6 +23,7 @@ from farshore.errors import Conflict, Invalid, NotFound, Permanent
 from farshore.model.machine import PoolFacts
 from farshore.model.plan import Consistency, Quiesce
 from farshore.platforms.contract import Caps, Extent, Kind, Snapshot, SnapshotDisk
+from farshore.platforms.file.held import Held
 from farshore.platforms.file.sparse import data_ranges, named, punch_hole
 
 #: The machine that the disks are said to belong to, and the name of the source's point before this one.
@@ -149,17 +150,26 @@ class AttachedReader:
         self._path = path
         self._size = size_bytes
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._held = Held(self._fd)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer``; see the contract."""
-        if offset + len(buffer) > self._size:
-            raise Invalid("the read reaches over the end of the disk", code="disk-size", field="offset")
+        self._check(offset, buffer)
         at = 0
         while at < len(buffer):
             count = os.preadv(self._fd, [buffer[at:]], offset + at)
             if count == 0:
                 raise Permanent(f"{self._path} became smaller while it was read", code="disk-size")
             at += count
+
+    def read_held(self, offset: int, buffer: memoryview) -> bool:
+        """Fill ``buffer`` from the page cache; see the contract."""
+        self._check(offset, buffer)
+        return self._held.read(offset, buffer)
+
+    def _check(self, offset: int, buffer: memoryview) -> None:
+        if offset + len(buffer) > self._size:
+            raise Invalid("the read reaches over the end of the disk", code="disk-size", field="offset")
 
     def close(self) -> None:
         """Close the disk."""

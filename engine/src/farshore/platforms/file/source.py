@@ -22,6 +22,7 @@ from farshore.errors import Invalid, NotFound, RestartFromCheckpoint
 from farshore.model.machine import Inventory, PoolFacts, disk_key
 from farshore.model.plan import Consistency, Quiesce
 from farshore.platforms.contract import Caps, Extent, Kind, Snapshot, SnapshotDisk
+from farshore.platforms.file.held import Held
 from farshore.platforms.file.machine import BLOCK, FileMachine, machines
 from farshore.platforms.file.sparse import clone, data_ranges, named
 
@@ -262,20 +263,29 @@ class FileReader:
             self._fd = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
             raise _gone(point_id) from error
+        self._held = Held(self._fd)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer``; see the contract."""
-        if offset + len(buffer) > self._size:
-            raise Invalid("the read reaches over the end of the disk", code="disk-size", field="offset")
-        # An open file outlives its removal; a point that was removed must not be served any longer.
-        if not os.path.exists(self._marker):  # noqa: PTH110 - asked for every read
-            raise _gone(self._point_id)
+        self._check(offset, buffer)
         at = 0
         while at < len(buffer):
             count = os.preadv(self._fd, [buffer[at:]], offset + at)
             if count == 0:
                 raise _gone(self._point_id)
             at += count
+
+    def read_held(self, offset: int, buffer: memoryview) -> bool:
+        """Fill ``buffer`` from the page cache; see the contract."""
+        self._check(offset, buffer)
+        return self._held.read(offset, buffer)
+
+    def _check(self, offset: int, buffer: memoryview) -> None:
+        if offset + len(buffer) > self._size:
+            raise Invalid("the read reaches over the end of the disk", code="disk-size", field="offset")
+        # An open file outlives its removal; a point that was removed must not be served any longer.
+        if not os.path.exists(self._marker):  # noqa: PTH110 - asked for every read
+            raise _gone(self._point_id)
 
     def close(self) -> None:
         """Close the image."""

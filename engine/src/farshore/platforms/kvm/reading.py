@@ -42,6 +42,10 @@ class KvmReader:
                 self._read(offset, buffer)
         self._check()
 
+    def read_held(self, offset: int, buffer: memoryview) -> bool:  # noqa: ARG002
+        """Nothing is held here."""
+        return False
+
     def _read(self, offset: int, buffer: memoryview) -> None:
         with self._pool.lend() as connection:
             connection.read_into(offset, buffer)
