@@ -53,7 +53,8 @@ class Size:
 SIZES: Final = {
     one.name: one
     for one in (
-        Size("full", 4096, 2048, 48, 4096, 960, 1024, 3, 5, 30, 160),
+        # In memory a copy has to end within a second or two: then a host begins to take back the pages found for it.
+        Size("full", 4096, 512, 48, 4096, 960, 1024, 3, 9, 30, 160),
         Size("quick", 512, 512, 8, 512, 320, 256, 1, 3, 4, 48),
     )
 }
