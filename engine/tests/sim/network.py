@@ -38,6 +38,7 @@ class Network:
         self.bytes_per_s = 50e6
         self.damage: Callable[[], str | None] = lambda: None
         self.on_sent: Callable[[SimSocket, bytes], None] = lambda _socket, _data: None
+        self.on_abandoned: Callable[[bytes], None] = lambda _frame: None
         self.on_cut: Callable[[SimSocket], None] = lambda _socket: None
         #: Returns up to where the reader of a stream may read that was damaged at an offset; None: as far as it likes.
         self.on_damage: Callable[[SimSocket, int], int | None] = lambda _socket, _offset: None

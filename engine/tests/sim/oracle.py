@@ -226,6 +226,20 @@ class Oracle:
             for offset, length in asked[3]:
                 self._settle(attempt, grant["disks"][asked[2]]["disk_key"], offset, length)
 
+    def abandoned(self, frame: bytes) -> None:
+        """Nobody waits any more for what a process has asked: its answer is dropped as it comes, so it needs no room."""
+        _, kind, _, _, _, meta_size, _, _, _ = _HEADER.unpack_from(frame)
+        if kind != 6:
+            return
+        meta = frame[_HEADER.size : _HEADER.size + meta_size]
+        number, disk = struct.unpack_from(">QI", meta)
+        grant = self.sessions.get(number)
+        process = hub().current.process if hub().current is not None else None
+        attempt = self._attempt(process, grant) if grant is not None else None
+        if attempt is not None and grant is not None:
+            for offset, length in struct.iter_unpack(">QI", meta[12:]):
+                self._settle(attempt, grant["disks"][disk]["disk_key"], offset, length)
+
     def _attempt(self, process: Any, grant: dict[str, Any]) -> Attempt | None:
         for attempt in reversed(self.attempts):
             if attempt.process is process and not attempt.over and grant["session_id"].endswith(attempt.checkpoint):

@@ -33,7 +33,7 @@ from farshore.model.task import ReplicateDisk, ReplicateParams
 from farshore.platforms.contract import Caps, Snapshot
 from farshore.replication import group, resume, serve, usage
 from farshore.replication.flow import NodeWindow
-from farshore.transport import frames
+from farshore.transport import frames, session
 from farshore.transport import links as links_module
 from farshore.transport.dialing import Dialer
 from farshore.transport.listener import DataListener
@@ -251,12 +251,21 @@ def stage() -> Iterator[None]:
     init = frames.List.__init__
     defaults.append((init, init.__defaults__, init.__kwdefaults__))
     init.__defaults__ = (SMALLER["MAX_EXTENTS"],)
+    abort = session.Session.abort
+
+    def watched_abort(self: session.Session, error: FarshoreError) -> None:
+        for request in self._requests:
+            network.network().on_abandoned(request.frame)
+        abort(self, error)
+
+    session.Session.abort = watched_abort  # type: ignore[method-assign]
     methods = {name: getattr(threading.Thread, name) for name in runtime.PATCHED_METHODS}
     for name, method in runtime.PATCHED_METHODS.items():
         setattr(threading.Thread, name, method)
     try:
         yield
     finally:
+        session.Session.abort = abort  # type: ignore[method-assign]
         for name, method in methods.items():
             setattr(threading.Thread, name, method)
         for module, name, value in reversed(undo):
@@ -421,6 +430,7 @@ class World:
         self.pool.on_failed = self.oracle.failed
         self.pool.on_drop = self.oracle.dropped
         self.net.on_sent = self.oracle.sent
+        self.net.on_abandoned = self.oracle.abandoned
         self.net.damage = self._damage
         self.net.on_damage = self.oracle.damaged
         self.net.latency = rng.choice((0.0005, 0.01, 0.1))
