@@ -227,7 +227,7 @@ class Oracle:
                 self._settle(attempt, grant["disks"][asked[2]]["disk_key"], offset, length)
 
     def abandoned(self, frame: bytes) -> None:
-        """Nobody waits any more for what a process has asked: its answer is dropped as it comes, so it needs no room."""
+        """Nobody waits any more for what a process has asked: its answer is dropped as it comes and needs no room."""
         _, kind, _, _, _, meta_size, _, _, _ = _HEADER.unpack_from(frame)
         if kind != 6:
             return
