@@ -1,8 +1,9 @@
 """List prices of AWS, until a site's settings say its own.
 
 They are those of us-east-1, and estimates are made with them everywhere: regions differ by some ten percent. Calls are
-as the examples in https://docs.aws.amazon.com/ebs/latest/userguide/ebsapi-pricing.html; storage is that of snapshots in
-the standard tier, transfer the first step of what goes out to the internet.
+as the examples in https://docs.aws.amazon.com/ebs/latest/userguide/ebsapi-pricing.html (read 2026-11-23). Storage, of
+snapshots in the standard tier, and transfer, the first step of what goes out to the internet, are as commonly cited:
+AWS's own page of prices was not read for them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from farshore.model.prices import Prices
 LIST: Final = Prices(
     currency="USD",
     region="us-east-1",
-    as_of="2026-11",
+    as_of="2026-11, storage and transfer not verified",
     source="https://aws.amazon.com/ebs/pricing/",
     write_calls=0.006,
     read_calls=0.003,
