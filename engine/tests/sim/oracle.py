@@ -228,6 +228,8 @@ class Oracle:
 
     def abandoned(self, frame: bytes) -> None:
         """Nobody waits any more for what a process has asked: its answer is dropped as it comes and needs no room."""
+        if not frame:
+            return  # it was not asked yet
         _, kind, _, _, _, meta_size, _, _, _ = _HEADER.unpack_from(frame)
         if kind != 6:
             return
