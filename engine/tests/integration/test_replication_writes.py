@@ -15,6 +15,7 @@ from doubles.datapath import DEADLINE_S, Sites
 from farshore.errors import Corruption, FarshoreError, Permanent, Retry
 from farshore.model.plan import Transport
 from farshore.model.task import Progress, ReplicateResult
+from farshore.platforms.file.source import FileReader
 from farshore.replication import group, landing
 from farshore.replication.answering import Answering
 from farshore.replication.flow import NodeWindow
@@ -294,3 +295,19 @@ def test_a_rate_is_kept_to_by_all_disks_together(here: Here) -> None:
     assert any(rtt_s is not None and rtt_s > 0 for rtt_s in seen)  # what the path holds is told while it runs
     # No upper bound: this machine may be busy. A limit that did not hold would be over in a tenth of this.
     assert result.stats.seconds >= 0.8 * result.stats.moved_bytes / (40 * MIB)
+
+
+def test_what_is_in_memory_is_answered_by_the_thread_that_was_asked(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: Counter[str] = Counter()
+
+    def from_memory(reader: FileReader, offset: int, buffer: memoryview) -> bool:
+        threads[threading.current_thread().name] += 1
+        reader.read_into(offset, buffer)  # whatever this folder's file system can say
+        return True
+
+    monkeypatch.setattr(FileReader, "read_held", from_memory)
+    here.replicate()
+    assert threads, "nobody asked for what is in memory"
+    assert not [name for name in threads if name.startswith("data-reader")]

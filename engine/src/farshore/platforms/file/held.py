@@ -43,5 +43,5 @@ def _in_memory(fd: int) -> bool:
     for line in lines:
         fields, _, rest = line.partition(" - ")
         if fields.split()[2:3] == [number]:
-            return rest.split()[:1] != [] and rest.split()[0] in _MEMORY
+            return not _MEMORY.isdisjoint(rest.split()[:1])
     return False
