@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from farshore.control import audit, home, ids
 from farshore.control.auth import ca, tokens
 from farshore.control.store import Store
 from farshore.control.store.database import Effects
-from farshore.control.store.records import Audit, Base, Node, Setting, Site
+from farshore.control.store.records import Audit, Base, Node, Run, RunStep, Setting, Site
 from farshore.errors import Invalid, NotFound, Unauthenticated
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -35,6 +37,45 @@ def test_the_migrations_make_what_the_models_say(store: Store) -> None:
         context = MigrationContext.configure(session.connection(), opts={"render_as_batch": True})
         assert compare_metadata(context, Base.metadata) == []
     store.migrate()  # again: nothing
+
+
+def test_a_table_that_is_changed_keeps_the_rows_that_refer_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    old = Store(path)
+    old.migrate("0016")
+    old.close()
+    with closing(sqlite3.connect(path)) as records, records:
+        records.execute(
+            "INSERT INTO run (run_id, kind, plan, plan_revision, state, actor, params, created_at, cancel, workflow,"
+            " pokes, told, pause, phase, from_site, to_site, facts) VALUES"
+            " ('run-1', 'drill', 'p', 1, 'succeeded', 'a', '{}', 1.0, 0, 1, 7, 3, 0, 'end', 'x', 'y', '{\"a\": 1}')"
+        )
+        records.execute(
+            "INSERT INTO run_step (run_id, position, name, machine, state, attempt, detail) VALUES"
+            " ('run-1', 1, 'create', 'vm', 'succeeded', 1, '')"
+        )
+    store = Store(path)
+    store.migrate()
+    with store.read() as session:
+        run = session.scalars(select(Run)).one()
+        assert (run.run_id, run.pokes, run.phase, run.facts) == ("run-1", 7, "end", {"a": 1})
+        assert [step.name for step in session.scalars(select(RunStep))] == ["create"]
+    with pytest.raises(IntegrityError), store.write() as tx:  # enforced again
+        tx.add(Node(name="n", site="nowhere", roles=[], data_address="", created_at=0.0, generation=0))
+
+
+def test_a_migration_that_leaves_rows_without_what_they_refer_to_is_taken_back(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    old = Store(path)
+    old.migrate("0016")
+    old.close()
+    with closing(sqlite3.connect(path)) as records, records:
+        records.execute("INSERT INTO site_link VALUES ('no', 'where', 'source', '{}', 1.0)")
+    store = Store(path)
+    with pytest.raises(sqlite3.IntegrityError, match="refer to nothing"):
+        store.migrate()
+    with closing(sqlite3.connect(path)) as records:
+        assert records.execute("SELECT version_num FROM alembic_version").fetchall() == [("0016",)]
 
 
 def test_references_are_enforced_and_an_error_takes_everything_back(store: Store) -> None:

@@ -62,7 +62,6 @@ def create(
         cancel=False,
         workflow=workflow,
         pokes=0,
-        told=0,
         pause=False,
         phase="",
         facts={"approve_by": time.time() + asked.get("within", APPROVED_WITHIN_S)} if asked is not None else {},

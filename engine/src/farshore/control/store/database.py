@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any, Final
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.orm import Session
 
 BUSY_TIMEOUT_MS: Final = 30_000
@@ -59,14 +60,24 @@ class Store:
         self._lock = threading.Lock()
         self._owner: int | None = None
 
-    def migrate(self) -> None:
-        """Bring the file to this version's schema."""
+    def migrate(self, revision: str = "head") -> None:
+        """Bring the file to this version's schema, or up to ``revision``.
+
+        References are not enforced meanwhile: to change a table, SQLite drops it and puts a copy into its place, and
+        the drop would take along the rows that refer to it. They are checked before the end instead
+        (https://www.sqlite.org/lang_altertable.html#otheralter).
+
+        Raises:
+            IntegrityError: a row would refer to nothing; the file stays as it was.
+        """
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
-        with self._lock, self._writer.connect() as connection:
+        with self._lock, self._writer.connect() as connection, _unreferenced(connection), connection.begin():
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-            connection.commit()
+            command.upgrade(config, revision)
+            broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+            if broken:
+                raise sqlite3.IntegrityError(f"rows that refer to nothing after a migration: {broken[:10]}")
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -101,6 +112,17 @@ class Store:
         """Give the file back."""
         self._reader.dispose()
         self._writer.dispose()
+
+
+@contextmanager
+def _unreferenced(connection: Connection) -> Iterator[None]:
+    """Let references be; the setting is the driver's, since it has no effect within a transaction."""
+    raw: Any = connection.connection.dbapi_connection
+    raw.execute("PRAGMA foreign_keys=OFF")
+    try:
+        yield
+    finally:
+        raw.execute("PRAGMA foreign_keys=ON")
 
 
 def _engine(path: Path, begin: str) -> Engine:

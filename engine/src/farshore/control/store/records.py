@@ -419,7 +419,7 @@ class Run(Base):
     """Something that a person asked for and that takes a while.
 
     ``workflow``: the orchestrator tells its story. ``pokes`` counts what happened to it; ``wake_at`` is when it has to
-    look again by itself. ``phase`` is where its story is. ``told`` is of earlier versions.
+    look again by itself. ``phase`` is where its story is.
     ``approval``: how many people have to agree and who did, None where nobody has to. ``retry_of``: the run that this
     one goes on with.
     """
@@ -441,7 +441,6 @@ class Run(Base):
     cancel: Mapped[bool] = mapped_column(default=False)
     workflow: Mapped[bool] = mapped_column(default=False)
     pokes: Mapped[int] = mapped_column(default=0)
-    told: Mapped[int] = mapped_column(default=0)
     pause: Mapped[bool] = mapped_column(default=False)
     phase: Mapped[str] = mapped_column(default="")
     wake_at: Mapped[float | None]
