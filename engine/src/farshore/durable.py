@@ -6,11 +6,15 @@ One order, everywhere: write a temporary name in the same directory, fsync it, g
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+#: What a directory says that keeps no names of ours: it may not be read, or it is a map of mounts.
+_NOT_OURS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL})
 
 
 def fsync_dir(path: Path) -> None:
@@ -23,8 +27,14 @@ def fsync_dir(path: Path) -> None:
 
 
 def make_dir(path: Path, mode: int = 0o700) -> None:
-    """Create ``path`` and its parents, each name made durable."""
+    """Create ``path`` and its parents, each name durable on return, whoever made it."""
     if path.is_dir():
+        # Who made it may have died before it synced the name: a power cut would take that, and all below it.
+        try:
+            fsync_dir(path.parent)
+        except OSError as error:
+            if error.errno not in _NOT_OURS:
+                raise
         return
     make_dir(path.parent, mode)
     with contextlib.suppress(FileExistsError):
@@ -65,19 +75,21 @@ def write_json(path: Path, value: Any, mode: int = 0o600) -> None:
 
 
 def create(path: Path, data: bytes, mode: int = 0o600) -> bool:
-    """Create ``path`` with ``data`` only if it does not exist; durable on return.
+    """Create ``path`` with ``data`` only if it does not exist; the name is durable on return, whoever made it.
 
     The link is the commit point: of several writers exactly one gets True, and a reader never sees a part.
     """
-    temporary = _write_temporary(path, data, mode)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_dir(path.parent)
-    return True
+    created = not path.exists()
+    if created:
+        temporary = _write_temporary(path, data, mode)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            created = False
+        finally:
+            temporary.unlink(missing_ok=True)
+    fsync_dir(path.parent)  # who created it may have died before this
+    return created
 
 
 def remove(path: Path) -> bool:

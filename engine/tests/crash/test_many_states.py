@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from doubles.crash_disk import Name, State, Write, states
+from doubles.crash_disk import Died, Name, State, Write, states
 from farshore.blocks.digest import leaf_digest
 from farshore.blocks.rangeset import RangeSet
 from farshore.journal.state import Copied, Counters, DraftState, Sealed, Subject, read_subject
@@ -49,6 +49,28 @@ class Recording(files.Files):
         self._step()
 
 
+def place(disk: files.Files) -> Any:
+    return disk.root() / "journals" / "cp-1" / "vda"
+
+
+def begin(disk: files.Files, rng: random.Random) -> DraftState:
+    """Begin the journal; perhaps in the second process, for the first one died over it."""
+    left = rng.choice((rng.randint(0, 12), 1 << 60))
+
+    def strike(_operation: str, _path: str) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Died
+
+    disk.strike = strike
+    try:
+        return DraftState(place(disk), SUBJECT, "draft-1")
+    except Died:
+        left = 1 << 60
+        return DraftState(place(disk), SUBJECT, "draft-1")
+
+
 def block(leaf: int) -> bytes:
     return f"content of {leaf:05}".encode()[:BLOCK]
 
@@ -58,7 +80,7 @@ def work(disk: Recording, rng: random.Random) -> None:
     root = disk.root()
     draft = files.open_(root / "draft", os.O_RDWR | os.O_CREAT)
     files.fsync(files.open_(root, os.O_RDONLY | os.O_DIRECTORY))
-    state = DraftState(root / "journals", SUBJECT, "draft-1")  # type: ignore[arg-type]
+    state = begin(disk, rng)
     disk.promise("begun")
     leaves = rng.sample(range(56), rng.randint(2, 10))
     done: list[int] = []
@@ -67,11 +89,13 @@ def work(disk: Recording, rng: random.Random) -> None:
         batch, leaves = leaves[:count], leaves[count:]
         state.touch((leaf * LEAF_SIZE, (leaf + 1) * LEAF_SIZE) for leaf in sorted(batch))
         for leaf in batch:
-            files.pwrite(draft, block(leaf), leaf * BLOCK)
+            at = 0
+            while at < BLOCK:
+                at += files.pwrite(draft, block(leaf)[at:], leaf * BLOCK + at)
             state.leaves.put(leaf, leaf_digest(block(leaf)))
         if rng.random() < 0.2:  # the process ends before its mark, in order
             state.close()
-            state = DraftState(root / "journals", SUBJECT, "draft-2")  # type: ignore[arg-type]
+            state = DraftState(place(disk), SUBJECT, "draft-2")
             leaves += batch
             continue
         files.fsync(draft)
@@ -93,11 +117,10 @@ def check(image: dict[str, bytes | None], promises: tuple[tuple[str, Any], ...])
         disk.names[name] = node
         if data is not None:
             disk.content[node] = bytearray(data)
-    root = disk.root()
     named = {name for name, _ in promises}
     promised = next((value for name, value in reversed(promises) if name == "durable"), ())
-    assert "begun" not in named or read_subject(root / "journals") is not None  # type: ignore[arg-type]
-    state = DraftState(root / "journals", SUBJECT, "draft-of-a-later-term")  # type: ignore[arg-type]
+    assert "begun" not in named or read_subject(place(disk)) is not None
+    state = DraftState(place(disk), SUBJECT, "draft-of-a-later-term")
     assert state.draft_key == "draft-1" or "begun" not in named
     recorded = {start // LEAF_SIZE for start, stop in state.durable for start in range(start, stop, LEAF_SIZE)}
     assert set(promised) <= recorded

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 from pathlib import Path
 
-from doubles.crash_disk import Recorder, lay_out, no_syncs, states
+from doubles.crash_disk import Died, Recorder, lay_out, no_syncs, states
 from farshore.blocks.digest import leaf_digest
 from farshore.checkpoints import catalog
 from farshore.checkpoints.manifest import load_group
-from farshore.checkpoints.publish import find, finish_withdrawals, publish, withdraw
+from farshore.checkpoints.publish import confirm, find, finish_withdrawals, publish, withdraw
 from farshore.checkpoints.trees import TreeStore
 from farshore.errors import Fenced, NotFound
 from farshore.model.checkpoint import DiskPoint, Manifest
@@ -171,3 +172,61 @@ def test_a_dead_checkpoint_never_comes_up_beside_the_one_that_took_its_place(tmp
                     publish(store, one)
             assert len(whole(target, store)) == 1
             shutil.rmtree(root)
+
+
+def test_what_goes_on_after_a_death_outlives_a_power_cut(tmp_path: Path) -> None:
+    """A process dies at each of its calls, and another one ends its work: what that says is done, the disk knows."""
+    died = 0
+    for calls in itertools.count():
+        live = tmp_path / f"live-{calls}"
+        live.mkdir()
+        recorder = Recorder(live)
+        try:
+            with recorder.recording(dies_after=calls):
+                target, store = stores(live)
+                publish(store, copy(target, store, head(1, "cp-1")))
+            break
+        except Died:
+            died += 1
+        with recorder.recording():
+            target, store = stores(live)
+            found = find(store, head(1, "cp-1"))
+            one = confirm(store, found) if found else publish(store, copy(target, store, head(1, "cp-1")))
+        for image, _ in states(recorder, since=-1):
+            root = tmp_path / "state"
+            lay_out(image, root)
+            target, store = stores(root)
+            assert whole(target, store) == {"cp-1"}, f"after {calls} calls"
+            assert find(store, head(1, "cp-1")) == one
+            shutil.rmtree(root)
+    assert died > 100
+
+
+def test_a_draft_that_a_death_half_removed_is_gone_for_good(tmp_path: Path) -> None:
+    died = 0
+    for calls in itertools.count():
+        live = tmp_path / f"live-{calls}"
+        live.mkdir()
+        recorder = Recorder(live)
+        with recorder.recording():
+            target, store = stores(live)
+            one = copy(target, store, head(1, "cp-1"))
+            target.open("web/vda", SIZE, None, "cp-2.vda").close()
+        try:
+            with recorder.recording(dies_after=calls):
+                target.abandon("cp-2.vda")
+                target.drop(one.disks[0].point)
+            break
+        except Died:
+            died += 1
+        with recorder.recording():
+            target = FileTarget(live / "pool")
+            target.abandon("cp-2.vda")
+            target.drop(one.disks[0].point)
+        assert not [path for path in (live / "pool").rglob(".*") if path.is_dir()], "space that nobody gives back"
+        for image, _ in states(recorder, since=-1):
+            root = tmp_path / "state"
+            lay_out(image, root)
+            assert FileTarget(root / "pool").points() == [one.disks[1].point], f"after {calls} calls"
+            shutil.rmtree(root)
+    assert died > 5

@@ -51,8 +51,15 @@ class State:
     pending: list[Write | Name] = field(default_factory=list)
 
 
+class Died(BaseException):
+    """The process is no more: nothing that it would do afterwards, also in ``finally``, has any effect."""
+
+
 class Recorder:
-    """Records what is done below ``root`` while :meth:`recording` is active. ``note`` marks promises that were made."""
+    """Records what is done below ``root`` while :meth:`recording` is active. ``note`` marks promises that were made.
+
+    A process that dies over it loses nothing: a second recording goes on with what the first has left unsynced.
+    """
 
     DIRECTORY = -1
 
@@ -64,6 +71,7 @@ class Recorder:
         self._names: dict[str, int] = {}
         self._fds: dict[int, int | str] = {}
         self._next = itertools.count(1)
+        self._lives: int | None = None
 
     def note(self, promise: Any) -> None:
         """Say that from here on, after any crash, ``promise`` has to hold."""
@@ -98,13 +106,25 @@ class Recorder:
         self._step()
 
     @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
-        """Record the calls of :mod:`os` that change files below the root."""
+    def recording(self, dies_after: int | None = None) -> Iterator[None]:
+        """Record the calls of :mod:`os` that change files below the root; after so many of them the process is dead."""
         real = {name: getattr(os, name) for name in _PATCHED}
+        self._lives = dies_after
         with contextlib.ExitStack() as stack:
             for name in _PATCHED:
-                stack.enter_context(mock.patch.object(os, name, getattr(self, f"_{name}")(real)))
+                call = getattr(self, f"_{name}")(real)
+                stack.enter_context(mock.patch.object(os, name, call if name == "close" else self._mortal(call)))
             yield
+
+    def _mortal(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def one(*args: Any, **kwargs: Any) -> Any:
+            if self._lives is not None:
+                if self._lives == 0:
+                    raise Died
+                self._lives -= 1
+            return call(*args, **kwargs)
+
+        return one
 
     def _inside(self, path: Any) -> str | None:
         text = os.path.abspath(os.fspath(path))  # noqa: PTH100 - resolve() would follow links
@@ -300,10 +320,13 @@ def kept(count: int) -> Iterator[tuple[bool, ...]]:
                 yield one
 
 
-def states(recorder: Recorder) -> Iterator[tuple[dict[str, bytes | None], tuple[Any, ...]]]:
-    """Yield every state of the disk (path → content, None for a directory) with the promises that hold then."""
+def states(recorder: Recorder, since: int = 0) -> Iterator[tuple[dict[str, bytes | None], tuple[Any, ...]]]:
+    """Yield every state of the disk (path → content, None for a directory) with the promises that hold then.
+
+    ``since``: the first step at which the power may fail; -1 for the last one.
+    """
     seen: set[tuple[Any, ...]] = set()
-    for state, promises in recorder.states:
+    for state, promises in recorder.states[since:]:
         for choice in kept(len(state.pending)):
             taken = [one for one, here in zip(state.pending, choice, strict=True) if here]
             last = next((index for index in range(len(taken) - 1, -1, -1) if _torn(taken[index])), None)

@@ -1,6 +1,9 @@
+import contextlib
+import errno
 import os
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 from farshore import durable
@@ -73,3 +76,41 @@ def test_make_dir_and_remove(tmp_path):
     durable.write_json(tmp_path / "a" / "b" / "c.json", {"k": 1})
     assert durable.remove(tmp_path / "a" / "b" / "c.json")
     assert not durable.remove(tmp_path / "a" / "b" / "c.json")
+
+
+def synced(monkeypatch, call):
+    """Return the directories that ``call`` makes durable."""
+    found = []
+    real_fsync = os.fsync
+
+    def fsync(fd):
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            found.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
+        real_fsync(fd)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        call()
+    return found
+
+
+def test_a_name_that_is_there_is_made_durable_too(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()  # by a process that died before it synced
+    assert synced(monkeypatch, lambda: durable.make_dir(tmp_path / "a")) == [str(tmp_path)]
+    (tmp_path / "a" / "manifest").write_bytes(b"x")
+    assert synced(monkeypatch, lambda: durable.create(tmp_path / "a" / "manifest", b"y")) == [str(tmp_path / "a")]
+    assert (tmp_path / "a" / "manifest").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(("number", "passes"), [(errno.EINVAL, True), (errno.EACCES, True), (errno.EIO, False)])
+def test_a_parent_that_cannot_be_synced_is_an_error_where_it_may_be_ours(tmp_path, monkeypatch, number, passes):
+    (tmp_path / "mounted").mkdir()
+
+    def refuse(_fd):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with contextlib.nullcontext() if passes else pytest.raises(OSError, match="error"):
+        durable.make_dir(tmp_path / "mounted")
+    with pytest.raises(OSError, match=os.strerror(number)):
+        durable.make_dir(tmp_path / "mounted" / "new")

@@ -59,6 +59,12 @@ def find(store: ManifestStore, head: Manifest) -> Manifest | None:
     return decode(data, key)
 
 
+def confirm(store: ManifestStore, found: Manifest) -> Manifest:
+    """Return a manifest that :func:`find` found, durable: whoever published it may have died before it was."""
+    store.put_if_absent(key_of(found), encode(found))
+    return found
+
+
 def publish(store: ManifestStore, manifest: Manifest) -> Manifest:
     """Publish a checkpoint and return its manifest as it is in the store.
 
@@ -71,7 +77,7 @@ def publish(store: ManifestStore, manifest: Manifest) -> Manifest:
     validate(manifest)
     found = find(store, manifest)
     if found is not None:
-        return found
+        return confirm(store, found)
     published = load_group(store, manifest.group_id)
     for other in published:
         if other.epoch > manifest.epoch or other.generation > manifest.generation:

@@ -258,7 +258,7 @@ class ManifestStore(Protocol):
         """Return an object; ``NotFound`` if absent or tombstoned."""
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Create an object, durable on return. False if it exists (also as a tombstone)."""
+        """Create an object, durable on return. False if it exists (also as a tombstone), durable now as well."""
 
     def tombstone(self, key: str) -> None:
         """Take an object away for good: it is not listed, not readable, and its key cannot be created again."""

@@ -25,6 +25,7 @@ class DirectoryManifests:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._made: set[Path] = set()  # folders whose names are durable; nobody removes one
 
     def list(self, prefix: str = "") -> list[str]:
         """Return the keys that begin with ``prefix``, sorted; tombstoned ones are left out."""
@@ -60,7 +61,7 @@ class DirectoryManifests:
         if self._tombstone(path).exists():
             return False
         try:
-            durable.make_dir(path.parent)
+            self._make(path.parent)
             return durable.create(path, data)
         except OSError as error:
             raise self._failed(error) from error
@@ -69,11 +70,16 @@ class DirectoryManifests:
         """Take an object away for good: it is not listed, not readable, and its key cannot be created again."""
         path = self._path(key)
         try:
-            durable.make_dir(path.parent)
+            self._make(path.parent)
             durable.create(self._tombstone(path), b"")
             durable.remove(path)
         except OSError as error:
             raise self._failed(error) from error
+
+    def _make(self, folder: Path) -> None:
+        if folder not in self._made or not folder.is_dir():
+            durable.make_dir(folder)
+            self._made.add(folder)
 
     def _failed(self, error: OSError) -> FarshoreError:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:

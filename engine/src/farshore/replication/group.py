@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from farshore import durable
 from farshore.checkpoints import addenda
 from farshore.checkpoints.manifest import load_group
-from farshore.checkpoints.publish import find, publish
+from farshore.checkpoints.publish import confirm, find, publish
 from farshore.checkpoints.trees import TreeStore
 from farshore.errors import (
     Corruption,
@@ -111,6 +111,7 @@ def replicate(
         began = time.monotonic()
         existing = find(manifests, head)
         if existing is not None:
+            confirm(manifests, existing)
             resume.leave(target, folder, existing)
             return ReplicateResult(
                 manifest=existing, stats=_no_stats(existing), addenda=tuple(addenda.load(manifests, head.group_id))
@@ -231,6 +232,7 @@ class _Group:
                 writers_max=self._target.caps.max_parallel,
                 limits=[name for name in params.limits if not name.startswith("writes:")],  # calls keep to those
                 name=disk.disk_key,
+                rtt_s=session.rtt_s,
             )
             landing = Landing(
                 disk.disk_key,

@@ -27,7 +27,7 @@ from typing import Final
 from farshore import durable
 from farshore.checkpoints import terms
 from farshore.checkpoints.manifest import GROUPS, decode, is_refusal, load_group, parse_key
-from farshore.checkpoints.publish import finish_withdrawals
+from farshore.checkpoints.publish import confirm, finish_withdrawals
 from farshore.errors import Conflict, FarshoreError, NoSpace, NotFound
 from farshore.journal.state import Known, Subject, doubt, read_subject
 from farshore.model.checkpoint import Manifest
@@ -262,7 +262,7 @@ def _retire(target: Target, manifests: ManifestStore, folder: Path) -> bool:
             group_id = _group_of(folder)
             manifest = published(manifests, group_id, folder.name) if group_id is not None else None
             if manifest is not None:
-                leave(target, folder, manifest)
+                leave(target, folder, confirm(manifests, manifest))
             elif group_id is not None and _is_passed(manifests, folder, group_id):
                 return False  # the drafts may be another node's by now
             else:

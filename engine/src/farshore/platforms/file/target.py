@@ -46,9 +46,11 @@ class FileTarget:
         """Open or make the draft ``key``; see the contract."""
         point = _point_of(key)
         folder = self._drafts / _checked(key, "key")
-        if (self._points / point).is_dir():
+        if self._is_sealed(point):
             return FileDraft(self, key, self._points / point, sealed=True)
-        if not folder.is_dir():
+        if folder.is_dir():
+            durable.fsync_dir(self._drafts)  # who made it may have died before this
+        else:
             self._make(folder, disk_key, size_bytes, base)
         try:
             facts = json.loads((folder / _FACTS).read_bytes())
@@ -66,7 +68,7 @@ class FileTarget:
     def adopt(self, disk_key: str, size_bytes: int, image: str, key: str) -> str:
         """Make a point of the raw image ``image``, which lies in the pool; see ``Platform``."""
         point, folder = _point_of(_checked(key, "key")), self._drafts / key
-        if (self._points / point).is_dir():
+        if self._is_sealed(point):
             return point
         if not folder.is_dir():
             path = locate(self._pool, image)
@@ -132,11 +134,7 @@ class FileTarget:
         """Remove a point whole. Images are independent of each other, so no other point is touched."""
         self.check_drop(point)
         folder, leases = self._points / point, self._leases / point
-        if folder.is_dir():
-            gone = folder.with_name(f".{folder.name}.dropped")
-            folder.rename(gone)
-            durable.fsync_dir(self._points)
-            shutil.rmtree(gone)
+        _remove(folder, folder.with_name(f".{folder.name}.dropped"))
         if leases.is_dir():
             leases.rmdir()
 
@@ -147,13 +145,8 @@ class FileTarget:
     def abandon(self, key: str) -> None:
         """Remove the draft named ``key`` if it exists."""
         folder = self._drafts / _checked(key, "key")
-        if folder.is_dir():
-            with locks.held(folder / _IMAGE, key):
-                gone = folder.with_name(f".{folder.name}.tmp")
-                shutil.rmtree(gone, ignore_errors=True)
-                folder.rename(gone)
-                durable.fsync_dir(self._drafts)
-                shutil.rmtree(gone)
+        with locks.held(folder / _IMAGE, key):
+            _remove(folder, folder.with_name(f".{folder.name}.tmp"))
 
     def usage(self) -> PoolFacts:
         """Return the pool's size and free space."""
@@ -175,6 +168,13 @@ class FileTarget:
         durable.fsync_dir(self._points)
         durable.fsync_dir(self._drafts)
         return point
+
+    def _is_sealed(self, point: str) -> bool:
+        """Say whether the point is there, and see to it that it stays: who sealed it may have died before that."""
+        if not (self._points / point).is_dir():
+            return False
+        durable.fsync_dir(self._points)
+        return True
 
     def _image(self, point: str) -> Path:
         path = self._points / _checked(point, "point") / _IMAGE
@@ -275,6 +275,17 @@ def _checked(name: str, field: str) -> str:
     if not _KEY.match(name):
         raise Invalid(f"{name!r} is no {field} of a file pool", code="pool-name", field=field)
     return name
+
+
+def _remove(folder: Path, gone: Path) -> None:
+    """Remove ``folder`` at once, by the name ``gone``; or what is left of that by somebody who died over it."""
+    if folder.is_dir():
+        shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(gone)
+    elif not gone.is_dir():
+        return
+    durable.fsync_dir(folder.parent)
+    shutil.rmtree(gone)
 
 
 def _make_empty(path: Path, size_bytes: int) -> None:
