@@ -36,6 +36,8 @@ class SshServer:
     answers: dict[str, tuple[str, int]] = field(default_factory=dict)
     host_key: paramiko.PKey = field(default_factory=paramiko.ECDSAKey.generate)
     logins: list[str] = field(default_factory=list)
+    #: Where it listens. Ansible takes 127.0.0.1 for the machine that it runs on, and asks nobody.
+    address: str = "127.0.0.1"
     port: int = 0
 
     @property
@@ -65,6 +67,9 @@ class _Rules(paramiko.ServerInterface):
     def check_channel_request(self, kind: str, chanid: int) -> int:  # noqa: ARG002
         return paramiko.OPEN_SUCCEEDED
 
+    def check_channel_pty_request(self, *_: object) -> bool:
+        return True
+
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         answer = self.server.answers.get(command.decode())
         if answer is None:
@@ -90,7 +95,7 @@ class _Rules(paramiko.ServerInterface):
 @contextlib.contextmanager
 def ssh_server(server: SshServer) -> Iterator[SshServer]:
     """Let ``server`` listen on a port of its own."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server((server.address, 0))
     server.port = listener.getsockname()[1]
     transports: list[paramiko.Transport] = []
 

@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import selectors
+import shlex
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,9 @@ MOST_FILES_BYTES: Final = 256 * 1024 * 1024
 MOST_MEMORY_BYTES: Final = 2 * 1024 * 1024 * 1024
 MOST_PROCESSES: Final = 512
 assert LARGEST_FILE_BYTES < MOST_FILES_BYTES < MOST_MEMORY_BYTES  # noqa: S101
+#: Secrets that SSH goes by where a hook names them: a private key, and the keys of hosts.
+SSH_KEY: Final = "ssh_key"
+KNOWN_HOSTS: Final = "known_hosts"
 #: How long the supervisor gets to kill what the hook has begun.
 _KILL_S: Final = 20.0
 _LOOK_S: Final = 0.2
@@ -225,6 +229,7 @@ def _write(folder: Path, job: Job, settings: Settings, identity: _Identity) -> N
         secret_file.write_text(secret + "\n" if "\n" in secret else secret, encoding="utf-8")
         secret_file.chmod(0o600)
         secret_files[name] = str(secret_file)
+    (folder / "ssh_config").write_text(_ssh_config(folder, job.secrets), encoding="utf-8")
     variables = {
         **{name: _Plain(secret) for name, secret in job.secrets.items()},
         CONTEXT: _plain(dict(job.context)),
@@ -269,6 +274,16 @@ def _write(folder: Path, job: Job, settings: Settings, identity: _Identity) -> N
             for entry in (*folders, *files):
                 os.chown(Path(below) / entry, identity.uid, identity.gid, follow_symlinks=False)
         os.chown(folder, identity.uid, identity.gid)
+
+
+def _ssh_config(folder: Path, secrets: Mapping[str, str]) -> str:
+    """Return what SSH goes by. It looks for keys in the home that the system knows for a user, whatever HOME says."""
+    key, hosts = (folder / "secrets" / name if name in secrets else None for name in (SSH_KEY, KNOWN_HOSTS))
+    return f"""Host *
+IdentityAgent none
+IdentityFile {f'"{key}"' if key else "none"}
+UserKnownHostsFile "{hosts or folder / "home/.ssh/known_hosts"}"
+"""
 
 
 def _plain(value: Any) -> Any:
@@ -419,6 +434,10 @@ def _environment(folder: Path, job: Job, settings: Settings, identity: _Identity
         "ANSIBLE_INVENTORY_UNPARSED_WARNING": "0",
         "ANSIBLE_DEPRECATION_WARNINGS": "0",
         "ANSIBLE_PIPELINING": "1",
+        # ansible-runner would switch it off: whoever answers would be given the password.
+        "ANSIBLE_HOST_KEY_CHECKING": "1",
+        # No connection is kept for later: its socket's path would be too long in the folder of a node with a long name.
+        "ANSIBLE_SSH_ARGS": f"-C -F {shlex.quote(str(folder / 'ssh_config'))}",
     }
 
 
