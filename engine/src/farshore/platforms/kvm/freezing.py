@@ -5,6 +5,8 @@ VSS) and runs its own freeze hooks where its owner has set them up. Commands of 
 names them. Order: commands before → freeze → (the point) → is it still frozen? → thaw → commands after.
 
 A freeze that was ordered is ended again even if the order failed or was never answered: it may have been carried out.
+An agent that was started again in between, and knows nothing of it, thaws what is frozen all the same; so it is told
+to, whatever it says about that, as soon as it is there again.
 """
 
 from __future__ import annotations
@@ -33,8 +35,12 @@ PING_S: Final = 5
 #: Windows gives up a freeze by itself after 10 s; what takes longer would hold the others' guests too.
 FREEZE_S: Final = 10
 THAW_S: Final = 20
-#: Tries to thaw one guest before it is given up for now; the record of the point makes later lives try again.
-THAW_TRIES: Final = 3
+#: How long a guest is told to thaw until it does, before it is given up for now: an agent that is started again by its
+#: guest is there within seconds. The record of the point makes later points, sweeps and lives go on.
+THAW_WITHIN_S: Final = 60.0
+#: The first pause between two tries, and the longest: an agent that is not there refuses at once.
+THAW_PAUSE_S: Final = 0.2
+LONGEST_PAUSE_S: Final = 2.0
 _POLL_S: Final = 0.1
 _PARALLEL: Final = 16
 _OUTPUT_MAX: Final = 500
@@ -106,26 +112,29 @@ def frozen(handles: Sequence[tuple[str, Any]], quiesce: Mapping[str, Quiesce]) -
         finally:
             each(_thaw)
             each(_after)
-    stuck = [machine_id for machine_id, outcome in outcomes.items() if outcome.stuck]
-    if stuck:
-        raise Retry(
-            f"machines {', '.join(stuck)} may still be frozen after the point",
-            code="machine-frozen",
-            hint="Thaw them: virsh domfsthaw. The next point tries it again.",
-            machines=stuck,
-        )
+            # Also instead of an error of the point: that one is told again by the next try, this one could be lost.
+            stuck = [machine_id for machine_id, outcome in outcomes.items() if outcome.stuck]
+            if stuck:
+                raise Retry(
+                    f"machines {', '.join(stuck)} may still be frozen after the point",
+                    code="machine-frozen",
+                    hint="Thaw them: virsh domfsthaw. The next point tries it again.",
+                    machines=stuck,
+                )
 
 
 def thaw(handle: Any) -> bool:
-    """Thaw a guest that an earlier life of this node froze; say whether anything was frozen.
+    """Thaw a guest that an earlier life of this node may have frozen; say whether anything was frozen.
+
+    Its agent need not know of the freeze, so it is told to thaw whatever it says.
 
     Raises:
-        FarshoreError: its agent does not answer.
+        FarshoreError: its agent does not answer, or the guest is still frozen.
     """
-    if ask(handle, "guest-fsfreeze-status", PING_S) == "thawed":
-        return False
-    ask(handle, "guest-fsfreeze-thaw", THAW_S)
-    return True
+    count = ask(handle, "guest-fsfreeze-thaw", THAW_S)
+    if ask(handle, "guest-fsfreeze-status", PING_S) != "thawed":
+        raise Retry("the guest is still frozen", code="machine-frozen")
+    return bool(count)
 
 
 def _prepare(handle: Any, quiesce: Quiesce, outcome: Frozen) -> None:
@@ -156,21 +165,32 @@ def _freeze(handle: Any, _quiesce: Quiesce, outcome: Frozen) -> None:
 def _thaw(handle: Any, _quiesce: Quiesce, outcome: Frozen) -> None:
     if outcome.since is None:
         return
-    for attempt in range(THAW_TRIES):
-        try:
-            if not outcome.reason and ask(handle, "guest-fsfreeze-status", PING_S) != "frozen":
-                outcome.reason = "it was thawed before the point was taken, by the guest's own time-out or by its owner"
-            thawed = int(ask(handle, "guest-fsfreeze-thaw", THAW_S))
-        except (FarshoreError, TypeError, ValueError) as error:
-            _log.warning("a guest was not thawed at try %d: %s", attempt + 1, error)
-            outcome.stuck = True
-            outcome.reason = outcome.reason or f"the thaw failed: {_last(error)}"
-            continue
-        outcome.stuck = False
-        if thawed == 0 and not outcome.reason:
-            outcome.reason = "nothing was frozen any more when it was thawed"
-        break
+    deadline, pause_s = time.monotonic() + THAW_WITHIN_S, THAW_PAUSE_S
+    while True:
+        outcome.stuck = not _try_to_thaw(handle, outcome)
+        if not outcome.stuck or time.monotonic() + pause_s > deadline:
+            break
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
     outcome.frozen_s = time.monotonic() - outcome.since
+
+
+def _try_to_thaw(handle: Any, outcome: Frozen) -> bool:
+    """Thaw a guest; say whether it is thawed for sure. What keeps it from counting goes to ``outcome``."""
+    try:
+        if not outcome.reason and ask(handle, "guest-fsfreeze-status", PING_S) != "frozen":
+            outcome.reason = (
+                "it was thawed before the point was taken, by the guest's own time-out or by its owner,"
+                " or its agent was started again"
+            )
+        thawed = thaw(handle)
+    except (FarshoreError, TypeError, ValueError) as error:
+        _log.warning("a guest was not thawed: %s", error)
+        outcome.reason = outcome.reason or f"the thaw failed: {_last(error)}"
+        return False
+    if not thawed and not outcome.reason:
+        outcome.reason = "nothing was frozen any more when it was thawed"
+    return True
 
 
 def _after(handle: Any, quiesce: Quiesce, outcome: Frozen) -> None:

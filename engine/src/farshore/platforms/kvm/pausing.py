@@ -39,5 +39,7 @@ def paused(handles: Sequence[tuple[str, Any]]) -> Iterator[dict[str, float]]:
                 _log.error("machine %s could not be resumed: %s", machine_id, error)
                 stuck.append(machine_id)
             pauses[machine_id] = time.monotonic() - since
-    if stuck:
-        raise Retry(f"machines {', '.join(stuck)} stay paused after the point", code="machine-paused", machines=stuck)
+        if stuck:  # also instead of an error of the point, which the next try tells again
+            raise Retry(
+                f"machines {', '.join(stuck)} stay paused after the point", code="machine-paused", machines=stuck
+            )

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from farshore import durable
-from farshore.errors import FarshoreError, Invalid, NoSpace, NotFound, RestartFromCheckpoint, Retry
+from farshore.errors import FarshoreError, Invalid, NoSpace, NotFound, RestartFromCheckpoint, Retry, Unavailable
 from farshore.model.checkpoint import Level
 from farshore.model.machine import MachineFacts, disk_key
 from farshore.model.plan import Consistency, Quiesce
@@ -38,6 +38,8 @@ CAPS: Final = Caps(
 #: A guest's writes fill the scratch files of a running job, and a full file system would fail them.
 MIN_SCRATCH_BYTES: Final = 256 * MIB
 _KEY: Final = "source:"
+#: A guest that may be frozen is asked for so long.
+_SILENT_S: Final = 900.0
 _log = logging.getLogger(__name__)
 
 
@@ -62,6 +64,8 @@ class KvmSource:
         _give_to_qemu(self._jobs)
         self._locks: dict[str, threading.RLock] = {}
         self._locks_lock = threading.Lock()
+        #: (point, machine) whose agent does not say whether it is frozen, since when.
+        self._silent: dict[tuple[str, str], float] = {}
         self._beginning: set[str] = set()
 
     # --- points --------------------------------------------------------------------------------------------------
@@ -233,7 +237,9 @@ class KvmSource:
             with contextlib.suppress(FarshoreError):
                 self._discard(record)
             if isinstance(error, Retry) and error.code in {"machine-paused", "machine-frozen"}:
-                self._points.save(record)  # so that the next try, or the next sweep, lets them go
+                stuck = error.evidence["machines"] if error.code == "machine-frozen" else ()
+                # so that the next try, or the next sweep, lets them go
+                self._points.save(record.model_copy(update={"frozen": tuple(stuck)}))
             raise
         finally:
             self._beginning.discard(point_id)
@@ -338,7 +344,7 @@ class KvmSource:
                 continue
             with self.alone([machine.machine_id for machine in record.machines]):
                 self._close(record)
-            removed.append(record.point_id)
+            removed += [] if record.frozen else [record.point_id]
         live = {record.point_id for record in self._points.all()} | self._beginning
         for key in list(self._launcher.keys()):
             if key.startswith(_KEY) and key.removeprefix(_KEY).rpartition(":")[0] not in live:
@@ -353,10 +359,11 @@ class KvmSource:
                 self._end_reading(record.point_id, machine.machine_id, handle)
                 if record.state == "beginning":
                     self._forget_point(handle, record.point_id)
-        self._points.remove(record.point_id)
+        if not record.frozen:  # as long as a guest may be, something has to remember it
+            self._points.remove(record.point_id)
 
     def _discard(self, record: PointRecord) -> None:
-        self._close(record.model_copy(update={"state": "beginning"}))
+        self._close(record.model_copy(update={"state": "beginning", "frozen": ()}))
 
     def _end_reading(self, point_id: str, machine_id: str, handle: Any) -> None:
         socket = self._socket(point_id, machine_id)
@@ -417,12 +424,32 @@ class KvmSource:
                         with asking(f"resuming machine {machine_id}"):
                             handle.resume()
                         _log.warning("resumed machine %s, left paused by point %s", machine_id, record.point_id)
-            for machine_id in record.frozen:
-                try:
-                    if freezing.thaw(self._hypervisor.domain(machine_id)):
-                        _log.warning("thawed machine %s, left frozen by point %s", machine_id, record.point_id)
-                except FarshoreError as error:  # one without an agent was never frozen
-                    _log.info("machine %s cannot be asked whether it is frozen: %s", machine_id, error)
+            still = tuple(machine_id for machine_id in record.frozen if self._may_be_frozen(record, machine_id))
+            if still != record.frozen:
+                self._points.save(record.model_copy(update={"frozen": still}))
+
+    def _may_be_frozen(self, record: PointRecord, machine_id: str) -> bool:
+        """Thaw a guest that an earlier life may have frozen; say whether it has to be tried again.
+
+        Whether it has an agent at all is not known: one that has said nothing for long was never frozen, or is beyond
+        our help.
+        """
+        try:
+            handle = self._hypervisor.domain(machine_id)
+            if machines.power(handle) != "off" and freezing.thaw(handle):
+                _log.warning("thawed machine %s, left frozen by point %s", machine_id, record.point_id)
+        except NotFound:
+            pass
+        except Unavailable:
+            return True
+        except FarshoreError as error:
+            since = self._silent.setdefault((record.point_id, machine_id), time.monotonic())
+            if time.monotonic() - since < _SILENT_S:
+                _log.info("machine %s cannot be asked whether it is frozen: %s", machine_id, error)
+                return True
+            _log.warning("machine %s may be frozen since point %s: %s", machine_id, record.point_id, error)
+        self._silent.pop((record.point_id, machine_id), None)
+        return False
 
     @contextlib.contextmanager
     def alone(self, machine_ids: Sequence[str]) -> Iterator[None]:
