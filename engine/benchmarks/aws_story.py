@@ -30,7 +30,7 @@ PHASES: Final = ("seed", "delta", "retire")
 GROUP: Final = "shop"
 _LAST: Final = 2047
 #: Attempts until a checkpoint counts as not to be had.
-_ATTEMPTS: Final = 8
+_ATTEMPTS: Final = 16
 
 
 @dataclass(slots=True)
@@ -216,7 +216,7 @@ class Stage:
         self.guest = Guest(aws_site.Instance(aws))
         self.settings = aws_site.config(aws, scratch, **(aws_site.node_machine(aws) if attached else {}))
         self.account = aws_site.account(self.settings, shared)
-        self._before = self._there()
+        self._before = set(self.aws.things())
 
     def site(self) -> Site:
         """Return what a node that has just started has."""
@@ -240,22 +240,12 @@ class Stage:
 
     def orphans(self) -> list[str]:
         """Name what was not there before the story began; the machine's own things are not."""
-        return sorted(self._there() - self._before)
+        return sorted(set(self.aws.things()) - self._before)
 
     def manifests(self) -> int:
         """Return how many manifests there are that are no tombstones."""
         listed = self.aws.client("s3").list_objects_v2(Bucket=aws_site.BUCKET)
         return sum("/manifests/" in row["Key"] and row["Size"] > 0 for row in listed.get("Contents", ()))
-
-    def _there(self) -> set[str]:
-        ec2, s3 = self.aws.client("ec2"), self.aws.client("s3")
-        found = {row["SnapshotId"] for row in ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]}
-        found |= {row["VolumeId"] for row in ec2.describe_volumes()["Volumes"]}
-        found |= {row["NetworkInterfaceId"] for row in ec2.describe_network_interfaces()["NetworkInterfaces"]}
-        for reservation in ec2.describe_instances()["Reservations"]:
-            found |= {row["InstanceId"] for row in reservation["Instances"] if row["State"]["Name"] != "terminated"}
-        objects = s3.list_objects_v2(Bucket=aws_site.BUCKET).get("Contents", ())
-        return found | {row["Key"] for row in objects if row["Size"] > 0}
 
 
 def _blocks(path: Path) -> dict[int, bytes]:

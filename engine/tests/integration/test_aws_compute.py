@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from doubles import aws_site
 from doubles.aws import AwsDouble
 from farshore.errors import Conflict, Fenced, Forbidden, Invalid, NoSpace, NotFound, Permanent, Retry
 from farshore.model.machine import DiskFacts, MachineFacts, NicFacts, PoolFacts
@@ -56,8 +57,10 @@ def account_of(double: AwsDouble, **more: Any) -> Account:
 
 @pytest.fixture
 def aws(double: AwsDouble) -> AwsDouble:
-    """The double, emptied."""
+    """The double with an empty bucket."""
     double.clear()
+    place = {"LocationConstraint": double.region}
+    double.client("s3").create_bucket(Bucket="acme-dr", CreateBucketConfiguration=place)
     return double
 
 
@@ -304,6 +307,26 @@ def test_a_step_that_was_cut_short_goes_on_where_it_was(
     compute.start(machine_id)
 
 
+@pytest.mark.parametrize("action", ["ec2:RegisterImage", "ebs:CompleteSnapshot"])
+def test_what_is_not_allowed_is_named_and_not_waited_for(
+    aws: AwsDouble, compute: AwsCompute, ec2: Any, action: str
+) -> None:
+    points = {"vda": point(aws, b"boot")}
+    aws.policy(
+        {
+            "Version": "2012-10-17",
+            "Statement": [
+                {"Effect": "Allow", "Action": "*", "Resource": "*"},
+                {"Effect": "Deny", "Action": action, "Resource": "*"},
+            ],
+        }
+    )
+    with pytest.raises(Forbidden) as caught:
+        made(aws, compute, ec2, points=points)
+    aws.policy(None)
+    assert caught.value.evidence["action"] == action
+
+
 def test_a_machine_that_is_not_made_to_the_end_does_not_start(aws: AwsDouble, compute: AwsCompute, ec2: Any) -> None:
     aws.fault("AttachVolume", "error", code="UnauthorizedOperation")
     with pytest.raises(Forbidden):
@@ -339,6 +362,31 @@ def test_a_quota_that_is_reached_says_which(aws: AwsDouble, compute: AwsCompute,
     with pytest.raises(NoSpace) as caught:
         made(aws, compute, ec2)
     assert "VcpuLimitExceeded" in caught.value.hint
+
+
+def test_a_quota_that_is_reached_while_disks_are_made_leaves_nothing_half_done(
+    aws: AwsDouble, compute: AwsCompute, ec2: Any
+) -> None:
+    points = {"vda": point(aws, b"boot"), "vdb": point(aws, b"data")}
+    before = footprint(ec2)
+    aws.settings(volume_gib=1)
+    with pytest.raises(NoSpace) as caught:
+        made(aws, compute, ec2, points=points)
+    assert caught.value.code == "quota"
+    assert "VolumeLimitExceeded" in caught.value.hint
+    assert compute.sweep(TAG)[1] == []
+    assert footprint(ec2) == before
+    with pytest.raises(NoSpace):
+        made(aws, compute, ec2, points=points, tag="run-8")
+    aws.settings(volume_gib=100)
+    machine_id = made(aws, compute, ec2, points=points, tag="run-8")  # the same step goes on where it was
+    assert content(aws, compute, machine_id) == {"vda": b"boot", "vdb": b"data"}
+    assert len(footprint(ec2)["volumes"]) == 2
+    aws.fault("StartInstances", "error", code="VcpuLimitExceeded")
+    with pytest.raises(NoSpace) as caught:
+        compute.start(machine_id)
+    assert "VcpuLimitExceeded" in caught.value.hint
+    compute.start(machine_id)
 
 
 @pytest.mark.parametrize(
@@ -415,6 +463,73 @@ def test_each_missing_permission_is_named_with_its_statement(aws: AwsDouble, sha
     assert set(found) == set(lacking)
     assert "FarshoreMake" in found["ec2:CreateVpc"]
     assert footprint(ec2) == before
+
+
+def errors(double: AwsDouble, **more: Any) -> dict[str, str]:
+    """Return the codes of what stands in the way of a site, with what to do about it."""
+    found = compute_of(account_of(double, **more)).check()
+    return {one.code: one.remedy for one in found if one.severity == "error"}
+
+
+def test_a_bucket_that_is_not_there_or_elsewhere_is_found_before_it_is_needed(aws: AwsDouble) -> None:
+    assert errors(aws) == {}
+    assert list(errors(aws, bucket="nobodys-bucket")) == ["provider-not-found"]
+    aws.client("s3", region="us-west-2").create_bucket(
+        Bucket="acme-west", CreateBucketConfiguration={"LocationConstraint": "us-west-2"}
+    )
+    found = errors(aws, bucket="acme-west")
+    assert list(found) == ["wrong-region"]
+    assert "platform.region" in found["wrong-region"]
+    aws.policy(
+        {
+            "Version": "2012-10-17",
+            "Statement": [
+                {"Effect": "Allow", "Action": "*", "Resource": "*"},
+                {"Effect": "Deny", "Action": "s3:ListBucket", "Resource": "*"},
+            ],
+        }
+    )
+    found = errors(aws)
+    aws.policy(None)
+    assert list(found) == ["permission"]
+    assert '"s3:ListBucket"' in found["permission"]
+    assert "FarshoreListManifests" in found["permission"]
+
+
+def test_a_key_that_cannot_be_used_is_found_before_it_is_needed(aws: AwsDouble) -> None:
+    kms = aws.client("kms")
+    key = kms.create_key()["KeyMetadata"]["Arn"]
+    assert errors(aws, kms_key=key) == {}
+    kms.disable_key(KeyId=key)
+    assert list(errors(aws, kms_key=key)) == ["kms-key"]
+    nobodys = key.rpartition("/")[0] + "/6b0d6c0e-5a1f-4f6e-9d43-0f0f53a7c2d1"
+    assert list(errors(aws, kms_key=nobodys)) == ["kms-key"]
+
+
+def test_a_zone_that_does_not_offer_the_families_is_found(aws: AwsDouble) -> None:
+    found = errors(aws, instance_families=["nope"])
+    assert list(found) == ["family-not-offered"]
+
+
+def test_a_node_that_writes_to_volumes_tells_how_many_fit(aws: AwsDouble, ec2: Any) -> None:
+    """Of a t3.small 27 volumes; its root and what others attached take places, and a second interface does."""
+    node = aws_site.node_machine(aws)
+    attached = {"target": "attached", "instance": node["instance"]}
+
+    def told() -> tuple[int | None, list[str]]:
+        compute = compute_of(account_of(aws, **attached))
+        return compute.inventory().limits.drafts, [one.code for one in compute.check() if "volumes" in one.code]
+
+    assert told() == (26, ["node-volumes"])
+    for number in range(25):
+        volume = ec2.create_volume(Size=1, AvailabilityZone=ZONE)["VolumeId"]
+        place = "bc"[number // 20] + "abcdefghijklmnopqrst"[number % 20]
+        ec2.attach_volume(VolumeId=volume, InstanceId=node["instance"], Device=f"/dev/xvd{place}")
+    assert told() == (1, ["node-volumes"])
+    nic = ec2.create_network_interface(SubnetId=home_subnet(ec2))["NetworkInterface"]["NetworkInterfaceId"]
+    ec2.attach_network_interface(NetworkInterfaceId=nic, InstanceId=node["instance"], DeviceIndex=1)
+    assert told() == (0, ["node-volumes-full"])
+    assert compute_of(account_of(aws)).inventory().limits.drafts == 80
 
 
 def checked() -> list[str]:

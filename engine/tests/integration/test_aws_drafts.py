@@ -284,6 +284,20 @@ def test_a_volume_is_as_large_as_whole_gibibytes_and_the_disk_keeps_its_size(aws
     assert {"Key": "farshore:size", "Value": str(GIB + 512)} in found["Tags"]
 
 
+def test_a_key_that_cannot_be_used_is_named(aws: AwsDouble, account: Account, tmp_path: Path) -> None:
+    kms = aws.client("kms")
+    key = kms.create_key()["KeyMetadata"]["Arn"]
+    secret = AwsTarget(aws_site.account(aws_site.config(aws, tmp_path, kms_key=key), account))
+    point = sealed(secret, "one")
+    kms.disable_key(KeyId=key)
+    for call in (lambda: secret.open(DISK, SIZE, None, "two"), lambda: content_of(secret, point)):
+        with pytest.raises(Permanent) as caught:
+            call()
+        assert caught.value.code == "kms-key"
+        assert caught.value.field == "platform.kms_key"
+        assert "kms:Decrypt" in caught.value.hint
+
+
 @pytest.mark.parametrize("kind", ["lost", "5xx", "throttle"])
 def test_a_manifest_whose_reply_was_lost_is_ours(aws: AwsDouble, account: Account, kind: str) -> None:
     store = S3Manifests(account)

@@ -281,3 +281,31 @@ def test_a_new_volume_has_the_key_of_the_settings(aws: AwsDouble, config: dict[s
     point = sealed(secret, "one")
     [found] = aws.client("ec2").describe_snapshots(SnapshotIds=[point])["Snapshots"]
     assert (found["Encrypted"], found["KmsKeyId"]) == (True, key)
+
+
+def test_a_key_that_cannot_be_used_is_named(aws: AwsDouble, config: dict[str, Any], shared: Account) -> None:
+    kms = aws.client("kms")
+    key = kms.create_key()["KeyMetadata"]["Arn"]
+    kms.disable_key(KeyId=key)
+    secret = AttachedTarget(aws_site.account({**config, "kms_key": key}, shared))
+    with pytest.raises(Permanent) as caught:
+        secret.open(DISK, SIZE, None, "one")
+    assert caught.value.code == "volume-error"
+    assert "KMS key" in caught.value.hint
+    secret.abandon("one")
+    assert volumes(aws) == []
+
+
+def test_a_snapshot_that_fails_is_not_a_point_and_the_next_seal_takes_another(
+    aws: AwsDouble, target: AttachedTarget
+) -> None:
+    draft = target.open(DISK, SIZE, None, "one")
+    draft.write(0, memoryview(CONTENT))
+    draft.flush()
+    aws.settings(failing=volumes(aws))
+    with pytest.raises(Retry) as caught:
+        draft.seal()
+    assert caught.value.code == "capture-failed"
+    assert aws.client("ec2").describe_snapshots(OwnerIds=["self"])["Snapshots"] == []
+    aws.settings(failing=[])
+    assert content_of(target, draft.seal()) == CONTENT

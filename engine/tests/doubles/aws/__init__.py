@@ -167,6 +167,10 @@ class AwsDouble:
         """Return what a snapshot holds, as a raw sparse file (a copy)."""
         return Path(self.command("snapshot", snapshot_id=snapshot_id))
 
+    def things(self) -> list[str]:
+        """Name all that there is in the account now, but for what every account has; reads of EC2 may be behind."""
+        return [str(name) for name in self.command("things")]
+
     def settings(self, **values: Any) -> None:
         """Set how the double behaves; see :class:`doubles.aws.behaviour.Behaviour`."""
         self.command("settings", values=values)

@@ -47,6 +47,8 @@ class Behaviour:
     verify: bool = True
     #: Instances whose status checks fail.
     impaired: list[str] = field(default_factory=list)
+    #: Volumes whose snapshots end in the state ``error``.
+    failing: list[str] = field(default_factory=list)
     #: ARN of a role -> the external id that its trust policy asks for.
     external_ids: dict[str, str] = field(default_factory=dict)
     #: Console text that every instance shows, unless its own was set.

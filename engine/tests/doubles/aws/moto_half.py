@@ -17,6 +17,7 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.core.base_backend import BackendDict
 from moto.ec2.models import ec2_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.s3.models import s3_backends
 
 _QUERY: Final = frozenset({"ec2", "sts", "iam"})
 
@@ -133,6 +134,19 @@ class MotoHalf:
         if request.method != "HEAD":
             reply.headers = {name: value for name, value in reply.headers.items() if name.lower() != "content-length"}
         return reply
+
+    def things(self) -> list[str]:
+        """Name all that is in the account: what EC2 has in any region, and objects that are not empty."""
+        found: list[str] = []
+        for backend in ec2_backends[DEFAULT_ACCOUNT_ID].values():
+            found += [*backend.snapshots, *backend.volumes, *backend.enis, *backend.vpcs]
+            found += [name for subnets in backend.subnets.values() for name in subnets]
+            found += [name for name, image in backend.amis.items() if image.owner_id == backend.account_id]
+            found += [name for groups in backend.groups.values() for name in groups]
+            found += [one.id for one in backend.all_instances() if one._state.name != "terminated"]
+        for bucket in s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets.values():
+            found += [name for name, key in bucket.keys.items() if key.size > 0]
+        return sorted(found)
 
     def set_billing(self, resource_id: str, details: str) -> None:
         """Let an instance or image be billed as ``Windows`` or the like: its PlatformDetails."""

@@ -125,6 +125,9 @@ class Double:
         self.world.blocks.flatten(self.world.blocks.snapshots[snapshot_id], path)
         return str(path)
 
+    def _do_things(self) -> list[str]:
+        return self.moto.things()
+
     def _do_settings(self, values: dict[str, Any]) -> None:
         self.world.behaviour.update(values)
 

@@ -159,7 +159,10 @@ def _snapshots(world: World) -> None:
         known = create(self, volume_id, description, owner_id, from_ami)
         known.kms_key_id = known.volume.kms_key_id
         parent_id = blocks.volumes.get(volume_id)
-        blocks.capture(volume_id, keep(known, self.region_name, blocks.snapshots.get(parent_id) if parent_id else None))
+        made = keep(known, self.region_name, blocks.snapshots.get(parent_id) if parent_id else None)
+        blocks.capture(volume_id, made)
+        if volume_id in world.behaviour.failing:
+            made.state, made.message = "error", "The snapshot could not be made"
         return known
 
     def captured_all(self: Any) -> ActionResult:

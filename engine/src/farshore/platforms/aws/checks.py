@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from farshore.errors import FarshoreError, Forbidden
+from farshore.errors import FarshoreError, Forbidden, NotFound
 from farshore.model.machine import Finding
-from farshore.platforms.aws import inventory, policy
+from farshore.platforms.aws import policy
 from farshore.platforms.aws.account import Account
 from farshore.platforms.aws.types import Types
-from farshore.platforms.aws.volumes import Volumes
+from farshore.platforms.aws.volumes import volumes_of
 
 _NOBODY: Final = "0" * 17
 #: Calls that only look, made for real.
@@ -65,7 +65,7 @@ def run(account: Account, types: Types) -> list[Finding]:
         return [_of(error)]
     said = f"account {who['Account']} in {settings.region} as {who['Arn']}"
     found = [Finding(code="aws", severity="info", subject=settings.region, message=said)]
-    found += [*_zone(account, types), *_node(account)]
+    found += [*_zone(account, types), *_node(account, types), *_bucket(account), *_key(account)]
     for operation, params in _LOOKS:
         more = {"MaxResults": 5} if operation in {"describe_instances", "describe_volumes"} else {}
         found += _tried(account, operation, params | more)
@@ -104,13 +104,66 @@ def _zone(account: Account, types: Types) -> Iterator[Finding]:
         )
 
 
-def _node(account: Account) -> Iterator[Finding]:
-    """Look whether this node runs on an instance of the region, where it has to."""
-    if account.settings.target == "attached":
-        try:
-            inventory.instance(account, Volumes(account, "").node)
-        except FarshoreError as error:
-            yield _of(error)
+def _node(account: Account, types: Types) -> Iterator[Finding]:
+    """Look whether this node runs on an instance of the region, where it has to, and how many volumes fit there."""
+    if account.settings.target != "attached":
+        return
+    volumes = volumes_of(account)
+    try:
+        room = volumes.room(types)
+    except FarshoreError as error:
+        yield _of(error)
+        return
+    yield Finding(
+        code="node-volumes" if room else "node-volumes-full",
+        severity="info" if room else "error",
+        subject=volumes.node,
+        message=f"machine {volumes.node} has places for {room} volumes: so many disks can be replicated to it at once",
+        remedy=""
+        if room
+        else "Detach volumes or interfaces, run the node on a larger instance, or set platform.target: ebs-direct.",
+    )
+
+
+def _bucket(account: Account) -> Iterator[Finding]:
+    """Look whether the manifests' bucket is there, in this region, and may be listed."""
+    settings = account.settings
+    try:
+        account.patiently("s3", "list_objects_v2", Bucket=settings.bucket, Prefix=f"{settings.prefix}/", MaxKeys=1)
+        where = account.patiently("s3", "head_bucket", Bucket=settings.bucket).get("BucketRegion", "")
+    except FarshoreError as error:
+        yield _of(error)
+        return
+    if where and where != settings.region:  # the SDK follows it there
+        yield Finding(
+            code="wrong-region",
+            severity="error",
+            subject=settings.bucket,
+            message=f"the bucket {settings.bucket} is in {where}, not in {settings.region}",
+            remedy="platform.region has to be the bucket's and the machines' region.",
+        )
+
+
+def _key(account: Account) -> Iterator[Finding]:
+    """Look whether the key of new snapshots, where the settings name one, is there and can be used."""
+    key = account.settings.kms_key
+    if key is None:
+        return
+    try:
+        state = str(account.patiently("kms", "describe_key", KeyId=key)["KeyMetadata"]["KeyState"])
+    except NotFound:
+        state = "not there"
+    except FarshoreError as error:
+        yield _of(error)
+        return
+    if state != "Enabled":
+        yield Finding(
+            code="kms-key",
+            severity="error",
+            subject=key,
+            message=f"the KMS key {key} is {state}: no snapshot can be made with it",
+            remedy=f"Enable it, or name another one of {account.settings.region} as platform.kms_key.",
+        )
 
 
 def _tried(account: Account, operation: str, params: dict[str, Any], *, own: bool = False) -> Iterator[Finding]:

@@ -55,7 +55,7 @@ class AwsCompute:
             machines=tuple(sorted(machines, key=lambda one: one.name)),
             networks=tuple(inventory.network_facts(self._account)),
             pool=self._usage(),
-            limits=quotas.limits(self._account),
+            limits=quotas.limits(self._account, self._types),
             quota=quota,
             prices=prices.prices(settings.prices),
             findings=(*findings, *inventory.impaired(self._account)),

@@ -9,15 +9,18 @@ tokens and tags.
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
-from farshore.errors import Conflict, FarshoreError, Invalid, NotFound, Permanent, Retry
+from farshore.errors import Conflict, FarshoreError, Forbidden, Invalid, NotFound, Permanent, Retry
 from farshore.model.task import DiskSpec, MachineCreateParams, NicSpec
 from farshore.platforms.aws import inventory, tags
 from farshore.platforms.aws.account import Account, patiently, wait_for
 from farshore.platforms.aws.types import ARCHITECTURES, BOOT_MODES, InstanceType, Types
+
+log = logging.getLogger(__name__)
 
 _ROOT: Final = "/dev/sda1"
 #: Places for disks besides the root: those that EC2 recommends first, then the others.
@@ -169,7 +172,7 @@ class Maker:
         name = f"farshore-{tags.token(spec.tag, architecture, mode, root)}"
         if (image := self._image(name)) is None:
             blank = self._blank(spec.tag)
-            with contextlib.suppress(Permanent):  # somebody else has just made it; the look below says
+            with contextlib.suppress(Conflict):  # somebody else has just made it; the look below says
                 ask(
                     self._account,
                     "register_image",
@@ -213,8 +216,12 @@ class Maker:
                 Tags=marks(account, tag, **{tags.ROLE: inventory.SHELL}),
             )["SnapshotId"]
         )
-        with contextlib.suppress(Permanent):  # completed before; the look below says
+        try:
             account.patiently("ebs", "complete_snapshot", SnapshotId=blank, ChangedBlocksCount=0)
+        except Forbidden:
+            raise
+        except Permanent as error:  # most likely completed before; the look below says
+            log.info("snapshot %s: %s", blank, error)
         self._wait(lambda: self._complete(blank), f"the snapshot {blank}")
         return blank
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from farshore.errors import Conflict, Invalid, NotFound
+from farshore.errors import Conflict, FarshoreError, Invalid, NotFound, Retry
 from farshore.model.task import IsolationResult, NetworkCreateParams
 from farshore.platforms.aws import inventory, tags
-from farshore.platforms.aws.account import Account
+from farshore.platforms.aws.account import Account, wait_for
 from farshore.platforms.aws.machines import ask, marks, ours
 
 _SUBNET: Final = re.compile(r"subnet-[0-9a-z]+")
@@ -31,6 +31,8 @@ _WAYS_OUT: Final = (
     ("describe_vpc_peering_connections", "VpcPeeringConnections", "requester-vpc-info.vpc-id", "peering"),
     ("describe_vpc_peering_connections", "VpcPeeringConnections", "accepter-vpc-info.vpc-id", "peering"),
 )
+#: Reads of EC2 are behind by seconds: https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html
+_SEEN_S: Final = 60.0
 _GONE: Final = frozenset({"deleted", "deleting", "detached", "rejected", "expired", "failed"})
 
 
@@ -100,29 +102,45 @@ class Networks:
         # The provider's resolver answers for the whole internet: names would be a way out.
         for attribute in ("EnableDnsHostnames", "EnableDnsSupport"):
             ask(self._account, "modify_vpc_attribute", VpcId=vpc, **{attribute: {"Value": False}})
-        group = self._group(spec.tag, vpc)
-        if group is None:
-            ask(
-                self._account,
-                "create_security_group",
-                GroupName=f"farshore-{spec.name}"[:255],
-                Description="Farshore: machines of one rehearsal reach each other, and nothing else",
-                VpcId=vpc,
-                TagSpecifications=tagged("security-group"),
-            )
-            group = self._group(spec.tag, vpc)
-        if group is None:
-            raise Conflict(f"network {spec.name!r} of {spec.tag} is not whole", code="network-unfinished")
-        self._close(group)
+        if self._group(spec.tag, vpc) is None:
+            # Made by a try whose answer was lost, it exists already: the look below says. The same goes for the subnet.
+            with contextlib.suppress(Conflict):
+                ask(
+                    self._account,
+                    "create_security_group",
+                    GroupName=f"farshore-{spec.name}"[:255],
+                    Description="Farshore: machines of one rehearsal reach each other, and nothing else",
+                    VpcId=vpc,
+                    TagSpecifications=tagged("security-group"),
+                )
+        self._close(self._seen(lambda: self._group(spec.tag, vpc), f"the security group of {spec.name}"))
         if self._isolated(spec.name, spec.tag) is None:
-            ask(
-                self._account,
-                "create_subnet",
-                VpcId=vpc,
-                CidrBlock=spec.subnet,
-                AvailabilityZone=self._account.settings.zone,
-                TagSpecifications=tagged("subnet"),
+            with contextlib.suppress(Conflict):
+                ask(
+                    self._account,
+                    "create_subnet",
+                    VpcId=vpc,
+                    CidrBlock=spec.subnet,
+                    AvailabilityZone=self._account.settings.zone,
+                    TagSpecifications=tagged("subnet"),
+                )
+            self._seen(lambda: self._isolated(spec.name, spec.tag), f"the subnet of {spec.name}")
+
+    def _seen(self, look: Callable[[], dict[str, Any] | None], what: str) -> dict[str, Any]:
+        """Return what was just made as soon as EC2 shows it: its reads are behind.
+
+        Raises:
+            Retry: it does not.
+        """
+
+        def late() -> FarshoreError:
+            return Retry(
+                f"{what} of a rehearsal was made, and EC2 does not show it",
+                code="network-unseen",
+                hint="Look at the VPCs of the region for one with another network of the same addresses.",
             )
+
+        return wait_for(look, self._account.settings.poll_s, _SEEN_S, late)
 
     def _close(self, group: dict[str, Any]) -> None:
         """Leave a security group with rules for its members only."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from farshore.errors import FarshoreError
 from farshore.model.machine import ComputeLimits
 from farshore.platforms.aws.account import Account
 from farshore.platforms.aws.pacing import PENDING_LEFT, PENDING_MAX, RATES, READS, WRITES
+from farshore.platforms.aws.types import Types
+from farshore.platforms.aws.volumes import volumes_of
 
 
-def limits(account: Account) -> ComputeLimits:
+def limits(account: Account, types: Types) -> ComputeLimits:
     """Return the limits of the account in this region, with its name; all sites in it share them.
 
     Whose the credentials are needs no permission to be asked. Where it cannot be told, the site stands for itself.
@@ -23,5 +27,15 @@ def limits(account: Account) -> ComputeLimits:
         account=name,
         writes={operation: rates[operation] for operation in WRITES},
         reads={operation: rates[operation] for operation in READS},
-        drafts=PENDING_MAX - PENDING_LEFT,
+        drafts=_drafts(account, types),
     )
+
+
+def _drafts(account: Account, types: Types) -> int:
+    """Return how many disks may be written at once: what the account allows, or this node's machine has places for."""
+    most = PENDING_MAX - PENDING_LEFT
+    if account.settings.target == "attached":
+        # That the node is on no instance is told by the check, and by whatever needs one.
+        with contextlib.suppress(FarshoreError):
+            most = min(most, volumes_of(account).room(types))
+    return most

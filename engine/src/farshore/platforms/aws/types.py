@@ -17,13 +17,19 @@ FAMILIES: Final = {"x86_64": ("t3", "m6i", "c6i", "r6i"), "aarch64": ("t4g", "m7
 ARCHITECTURES: Final = {"x86_64": "x86_64", "aarch64": "arm64"}
 #: EC2's names of boot modes, by ours.
 BOOT_MODES: Final = {"bios": "legacy-bios", "uefi": "uefi"}
+#: Volumes that most types can have: 28 places, one of them taken by an interface; what EC2 tells of a type goes first.
+#: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/volume_limits.html
+VOLUMES: Final = 27
 #: The most types that one DescribeInstanceTypes takes by name.
 _NAMES_AT_ONCE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceType:
-    """One type, as far as it matters here. ``boot_modes`` and ``architectures`` are EC2's names."""
+    """One type, as far as it matters here. ``boot_modes`` and ``architectures`` are EC2's names.
+
+    ``volumes``: so many it can have, with one interface; further ones take places of volumes where ``shares_places``.
+    """
 
     name: str
     cpus: int
@@ -33,6 +39,8 @@ class InstanceType:
     interfaces: int
     nitro: bool
     instance_store: bool
+    volumes: int = VOLUMES
+    shares_places: bool = True
 
     @property
     def family(self) -> str:
@@ -42,6 +50,7 @@ class InstanceType:
 
 def parsed(raw: dict[str, Any]) -> InstanceType:
     """Return a type from what DescribeInstanceTypes says."""
+    storage = raw.get("EbsInfo") or {}
     return InstanceType(
         name=raw["InstanceType"],
         cpus=int(raw["VCpuInfo"]["DefaultVCpus"]),
@@ -51,6 +60,8 @@ def parsed(raw: dict[str, Any]) -> InstanceType:
         interfaces=int(raw.get("NetworkInfo", {}).get("MaximumNetworkInterfaces", 1)),
         nitro=raw.get("Hypervisor") == "nitro" or bool(raw.get("BareMetal")),
         instance_store=bool(raw.get("InstanceStorageSupported")),
+        volumes=int(storage.get("MaximumEbsAttachments") or VOLUMES),
+        shares_places=storage.get("AttachmentLimitType") != "dedicated",
     )
 
 

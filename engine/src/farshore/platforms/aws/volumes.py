@@ -14,6 +14,7 @@ from farshore.errors import FarshoreError, NoSpace, NotFound, Permanent, Retry
 from farshore.platforms.aws import inventory, tags
 from farshore.platforms.aws.account import Account, wait_for
 from farshore.platforms.aws.machines import ask, attach, awaited, detach, volume_at
+from farshore.platforms.aws.types import VOLUMES, Types
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,17 @@ class Volumes:
             raw = inventory.instance(self._account, self.node)
             self._zone = str(raw["Placement"]["AvailabilityZone"])
         return self._zone
+
+    def room(self, types: Types) -> int:
+        """Return how many drafts this node's machine has places for, those that it writes now among them."""
+        raw = inventory.instance(self._account, self.node)
+        kind = types.known([raw["InstanceType"]]).get(raw["InstanceType"])
+        most = kind.volumes if kind is not None else VOLUMES
+        if kind is None or kind.shares_places:
+            most -= max(len(raw.get("NetworkInterfaces") or ()) - 1, 0)
+        drafts = self.of_this_node()
+        held = {item["Ebs"]["VolumeId"] for item in raw.get("BlockDeviceMappings") or () if "Ebs" in item}
+        return max(min(most, len(_PLACES)) - len(held - drafts.keys()), 0)
 
     def make(self, gib: int, base: str | None, token: str, named: Mapping[str, str]) -> str:
         """Make a volume of a point, or an empty one; the same ``token`` finds the same one.
@@ -209,3 +221,8 @@ class Volumes:
 def _made(account: Account, volume_id: str) -> str | None:
     found = volume_at(account, volume_id)
     return volume_id if found is None or found["State"] != "creating" else None
+
+
+def volumes_of(account: Account) -> Volumes:
+    """Return the volumes that the node with these settings has."""
+    return Volumes(account, tags.site_of(account.settings.bucket, account.settings.prefix))

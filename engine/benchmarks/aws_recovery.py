@@ -1,0 +1,396 @@
+"""Machines of AWS, told to the platform as a node's tasks tell it, before the double.
+
+Four tales of the shop's database. ``rehearsal``: a drill and its end. ``failover``: the machine is made for good, and
+taken away. ``fence``: one is stopped and fenced, and let go of again. ``way back``: the disks of an old primary that
+rests are taken in as points, and its successor gets its name.
+Whatever may pass is asked again with the same words; a run that has failed is swept, and done anew under another tag.
+What has come of each phase is read with eyes of their own, and in the end nothing may be left.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from doubles import aws_site
+from doubles.aws import AwsDouble
+from farshore.errors import FarshoreError, Reconnect, Retry
+from farshore.model.machine import DiskFacts, MachineFacts, NicFacts
+from farshore.model.plan import Purpose
+from farshore.model.task import (
+    DiskSpec,
+    IsolationParams,
+    MachineCreateParams,
+    NetworkCreateParams,
+    NicSpec,
+)
+from farshore.platforms.aws import tags
+from farshore.platforms.aws.account import Account
+from farshore.platforms.aws.compute import AwsCompute
+from farshore.platforms.aws.seeds import Seeds
+from farshore.platforms.aws.target import AwsTarget
+from farshore.platforms.aws.types import Types
+from farshore.platforms.contract import Boots
+from farshore.recovery.steps import instantiate, looking, power
+from farshore.recovery.steps import sweep as sweeping
+from farshore.units import GIB, MIB
+
+T = TypeVar("T")
+
+#: The phases of each tale.
+TALES: Final = {
+    "rehearsal": ("drill", "drill's end"),
+    "failover": ("failover", "sweep"),
+    "fence": ("fence", "lift"),
+    "way back": ("adopt", "failback"),
+}
+_NAME: Final = "db"
+_NETWORK: Final = "fs-lan-7"
+_SUBNET: Final = "10.77.0.0/24"
+_ATTEMPTS: Final = 16
+_STOP_S: Final = 30.0
+_BOOT_S: Final = 60.0
+
+
+class Node:
+    """What a node that has just started has open."""
+
+    def __init__(self, account: Account) -> None:
+        self.target = AwsTarget(account)
+        self.compute = AwsCompute(account, Types(account), self.target.usage)
+        self.adopt = Seeds(account, self.target, self.compute.facts).adopt
+
+
+class Recovery:
+    """One tale. ``act`` plays a phase, ``look`` says what has come of it, ``verdict`` takes all away and tells."""
+
+    def __init__(self, aws: AwsDouble, shared: Account, scratch: Path, tale: str) -> None:
+        aws.clear()
+        aws_site.make_bucket(aws)
+        self.aws = aws
+        self.phases = TALES[tale]
+        #: What each disk begins with, by its name.
+        self.held = {"sda1": b"boots   ", "sdf": b"the rows"}
+        self._ec2 = aws.client("ec2")
+        self._account = aws_site.account(aws_site.config(aws, scratch, instance_families=["t3"]), shared)
+        self._node = Node(self._account)
+        self._wrong: list[str] = []
+        self._points: dict[str, str] = {}
+        self._runs: list[str] = []
+        zone = [{"Name": "availability-zone", "Values": [self._account.settings.zone]}]
+        self._home = str(self._ec2.describe_subnets(Filters=zone)["Subnets"][0]["SubnetId"])
+        self._machine = self._old = ""
+        if tale == "fence":
+            self._machine = self._made_by_others()
+        if tale == "way back":
+            self._old = self._made_by_others()
+            self._rest(self._old)
+        self._before = set(aws.things())
+        if tale in {"rehearsal", "failover"}:
+            self._points = {disk: self._point(text) for disk, text in self.held.items()}
+
+    def act(self, phase: str) -> None:
+        """Play a phase as the control plane has it played."""
+        self._node = Node(self._account)
+        _PHASES[phase](self)
+
+    def look(self, phase: str) -> None:
+        """See what has come of a phase."""
+        self._wrong += [f"after {phase}: {text}" for text in _LOOKS[phase](self)]
+
+    def verdict(self) -> list[str]:
+        """Take all away, then say what was wrong and what is left."""
+        self._node = Node(self._account)
+        for tag in self._runs:
+            _again(partial(self._sweep, tag))
+        for point in self._points.values():
+            _again(partial(self._node.target.drop, point))
+        left = sorted(self._new())
+        gone = sorted(self._before - set(self.aws.things()))
+        return [*self._wrong, *(f"left: {name}" for name in left), *(f"lost: {name}" for name in gone)]
+
+    # --- phases --------------------------------------------------------------------------------------------------
+
+    def drill(self) -> None:
+        """Rehearse: network, machine, proof of isolation, power, looks."""
+
+        def run(tag: str) -> str:
+            node = self._node
+            network = NetworkCreateParams(tag=tag, name=_NETWORK, subnet=_SUBNET)
+            _task(lambda: instantiate.network(node.compute, network))
+            made = _task(lambda: instantiate.machine(node.compute, node.target, self._order(tag, "drill", _NETWORK)))
+            proof = _task(
+                lambda: looking.isolation(node.compute, IsolationParams(tag=tag, networks=(_NETWORK,), canaries=True))
+            )
+            if not proof.proven:
+                self._wrong.append(f"isolation is not proven: {proof.reason}")
+            self._start(made.machine_id)
+            _task(lambda: looking.machine(node.compute, made.machine_id, time.time))
+            _task(lambda: node.compute.addresses(made.machine_id))
+            _task(node.compute.inventory)
+            return made.machine_id
+
+        self._machine = self._run(run)
+
+    def failover(self) -> None:
+        """Make the machine in the plan's network, for good."""
+
+        def run(tag: str) -> str:
+            node, order = self._node, self._order(tag, "failover", self._home)
+            made = _task(lambda: instantiate.machine(node.compute, node.target, order))
+            self._start(made.machine_id)
+            _task(lambda: node.compute.detach(made.machine_id))
+            return made.machine_id
+
+        self._machine = self._run(run)
+
+    def failback(self) -> None:
+        """Make its successor at home, which gets the name of the old primary."""
+
+        def run(tag: str) -> str:
+            node, order = self._node, self._order(tag, "failback", self._home)
+            made = _task(lambda: instantiate.machine(node.compute, node.target, order))
+            self._start(made.machine_id)
+            return made.machine_id
+
+        self._machine = self._run(run)
+
+    def fence(self) -> None:
+        """Stop the machine and fence it."""
+        self._rest(self._machine)
+
+    def lift(self) -> None:
+        """Lift the fence and start it again."""
+        _task(lambda: power.unfence(self._node.compute, self._machine))
+        self._start(self._machine)
+
+    def adopt(self) -> None:
+        """Take in what its disks hold."""
+        for disk in self.held:
+            image = f"machine:{self._old}/{disk}"
+            self._points[disk] = _task(
+                lambda disk=disk, image=image: self._node.adopt(f"{_NAME}/{disk}", GIB, image, f"seed.{disk}")  # type: ignore[misc]
+            )
+
+    def end(self) -> None:
+        """Sweep the last run."""
+        _task(lambda: self._sweep(self._runs[-1]))
+
+    # --- what they are made of -----------------------------------------------------------------------------------
+
+    def _run(self, run: Callable[[str], str]) -> str:
+        """Do a run; one that has failed is swept, and done once more as another one."""
+        self._runs.append(tag := f"run-{len(self._runs) + 1}")
+        try:
+            return run(tag)
+        except FarshoreError as error:
+            self._wrong.append(f"the run has failed: {type(error).__name__} {error}")
+            _again(partial(self._sweep, tag))
+        self._runs.append(tag := f"run-{len(self._runs) + 1}")
+        return run(tag)
+
+    def _start(self, machine_id: str) -> None:
+        compute, settings = self._node.compute, self._account.settings
+        boots = Boots(compute.booted, settings.poll_s, _BOOT_S)
+        _task(lambda: power.start(compute, machine_id, boots, clock=time.monotonic, wait=threading.Event().wait))
+
+    def _rest(self, machine_id: str) -> None:
+        """Stop a machine and fence it, as what is fenced at first contact is."""
+        compute, wait = self._node.compute, threading.Event().wait
+        _task(lambda: power.stop(compute, machine_id, _STOP_S, "power_off", clock=time.monotonic, wait=wait))
+        _task(lambda: power.fence(compute, machine_id, 3))
+
+    def _sweep(self, tag: str) -> None:
+        found = sweeping.sweep(self._node.compute, self._node.target, tag)
+        if found.remaining:
+            raise Retry(f"{', '.join(found.remaining)} stay", code="swept-in-part")
+
+    def _order(self, tag: str, purpose: Purpose, network: str) -> MachineCreateParams:
+        facts = MachineFacts(
+            machine_id="6a1b2c3d-0000-4000-8000-000000000001",
+            name=_NAME,
+            cpus=2,
+            memory_bytes=900 * MIB,
+            disks=tuple(DiskFacts(disk_id=disk, size_bytes=GIB, boot=disk == "sda1") for disk in self._points),
+            nics=(NicFacts(mac="52:54:00:00:00:01", network="lan"),),
+        )
+        address = "10.77.0.20" if purpose == "drill" else None
+        return MachineCreateParams(
+            tag=tag,
+            purpose=purpose,
+            name=f"fs-{_NAME}-7" if purpose == "drill" else _NAME,
+            facts=facts,
+            cpus=2,
+            memory_bytes=900 * MIB,
+            disks=tuple(DiskSpec(disk_id=disk, point=at, size_bytes=GIB) for disk, at in self._points.items()),
+            nics=(NicSpec(mac="52:54:00:00:00:01", network=network, address=address),),
+            epoch=4,
+            replaces=self._old or None,
+        )
+
+    def _made_by_others(self) -> str:
+        """Return a machine that runs in the account, and that others have made."""
+        instance = aws_site.Instance(self.aws, list(self.held))
+        named = [{"Key": "Name", "Value": _NAME}]
+        self._ec2.create_tags(Resources=[instance.machine_id], Tags=named)
+        for disk, text in self.held.items():
+            instance.write(instance.key(disk), 0, text)
+        return str(instance.machine_id)
+
+    def _point(self, text: bytes) -> str:
+        """Return a point whose disk begins with ``text``."""
+        volume = self._ec2.create_volume(Size=1, AvailabilityZone=self._account.settings.zone)["VolumeId"]
+        with self.aws.volume(volume).open("r+b") as disk:
+            disk.write(text)
+        snapshot = str(self._ec2.create_snapshot(VolumeId=volume)["SnapshotId"])
+        self._ec2.get_waiter("snapshot_completed").wait(
+            SnapshotIds=[snapshot], WaiterConfig={"Delay": 0, "MaxAttempts": 50}
+        )
+        site = tags.site_of(self._account.settings.bucket, self._account.settings.prefix)
+        self._ec2.create_tags(Resources=[snapshot], Tags=tags.tag_list({tags.SITE: site, tags.ROLE: tags.DRAFT_ROLE}))
+        self._ec2.delete_volume(VolumeId=volume)
+        return snapshot
+
+    # --- what is seen --------------------------------------------------------------------------------------------
+
+    def looks_made(self) -> list[str]:
+        """Say what is wrong with the machine of the last run: it has to run, once, on its own disks."""
+        texts = self._wrong_machine(self._machine, "running")
+        alive = [one["InstanceId"] for one in self._instances()]
+        texts += [f"{name} is there too" for name in alive if name not in {self._machine, self._old}]
+        volumes = {name for name in self._new() if name.startswith("vol-")}
+        if len(volumes) != len(self.held):
+            texts.append(f"there are {len(volumes)} new volumes")
+        return texts
+
+    def looks_rehearsed(self) -> list[str]:
+        """Say the same of a rehearsal, whose points are held until it is swept."""
+        return [*self.looks_made(), *self._wrong_points(leased=True)]
+
+    def looks_made_for_good(self) -> list[str]:
+        """Say the same of one that stays: what it was launched from is gone, but for points."""
+        shells = sorted(name for name in self._new() - set(self._points.values()) if name.startswith(("snap-", "ami-")))
+        return [*self.looks_made(), *self._wrong_points(), *(f"{name} is still there" for name in shells)]
+
+    def looks_fenced(self) -> list[str]:
+        """Say what is wrong with it once it is fenced."""
+        return self._wrong_machine(self._machine, "stopped", barred=True)
+
+    def looks_lifted(self) -> list[str]:
+        """Say what is wrong with it once it is let go of."""
+        return self._wrong_machine(self._machine, "running")
+
+    def looks_rested(self) -> list[str]:
+        """Say what is wrong with an old primary that rests."""
+        return self._wrong_machine(self._old, "stopped", barred=True)
+
+    def looks_adopted(self) -> list[str]:
+        """Say what is wrong with the points that are made of its disks."""
+        new = self._new()
+        texts = [f"{name} is there too" for name in sorted(new - set(self._points.values()))]
+        return [*texts, *self.looks_rested(), *self._wrong_points(leased=False)]
+
+    def looks_back(self) -> list[str]:
+        """Say what is wrong with both, once the successor runs."""
+        names = {one["InstanceId"]: tags.tag_map(one).get("Name", "") for one in self._instances()}
+        texts = [] if names.get(self._machine) == _NAME else [f"the successor is called {names.get(self._machine)}"]
+        if names.get(self._old) in {_NAME, None}:
+            texts.append(f"the old primary is called {names.get(self._old)}")
+        return [*texts, *self.looks_rested(), *self.looks_made(), *self._wrong_points()]
+
+    def looks_swept(self) -> list[str]:
+        """Say what a sweep has left."""
+        left = sorted(self._new() - set(self._points.values()))
+        return [*(f"{name} is still there" for name in left), *self._wrong_points(leased=False)]
+
+    def _new(self) -> set[str]:
+        return set(self.aws.things()) - self._before
+
+    def _instances(self) -> list[dict[str, Any]]:
+        found = self._ec2.describe_instances()["Reservations"]
+        every = [one for reservation in found for one in reservation["Instances"]]
+        return [one for one in every if one["State"]["Name"] not in {"terminated", "shutting-down"}]
+
+    def _wrong_machine(self, machine_id: str, state: str, *, barred: bool = False) -> list[str]:
+        found = next((one for one in self._instances() if one["InstanceId"] == machine_id), None)
+        if found is None:
+            return [f"{machine_id} is gone"]
+        texts = [] if found["State"]["Name"] == state else [f"{machine_id} is {found['State']['Name']}, not {state}"]
+        places = {one["DeviceName"]: one["Ebs"]["VolumeId"] for one in found["BlockDeviceMappings"]}
+        if barred:
+            if "/dev/sda1" in places:
+                texts.append(f"{machine_id} still has its root volume")
+            wanted = [{"Name": "tag:farshore:fenced-from", "Values": [machine_id]}]
+            for one in self._ec2.describe_volumes(Filters=wanted)["Volumes"]:
+                places["/dev/sda1"] = one["VolumeId"]
+        held = {place.removeprefix("/dev/"): self._begins(self.aws.volume(volume)) for place, volume in places.items()}
+        return texts if held == self.held else [*texts, f"{machine_id} has the disks {held}"]
+
+    def _wrong_points(self, *, leased: bool | None = None) -> list[str]:
+        """Say what is wrong with the points: whole, of the disks' bytes; ``leased``: held by leases, or by none."""
+        texts = []
+        known = {one["SnapshotId"]: one for one in self._ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]}
+        for disk, point in self._points.items():
+            if point not in known or known[point]["State"] != "completed":
+                texts.append(f"the point of {disk} is gone")
+                continue
+            image = self.aws.snapshot(point)
+            if (found := self._begins(image)) != self.held[disk]:
+                texts.append(f"the point of {disk} holds {found!r}")
+            image.unlink()
+            if leased not in {None, any(key.startswith(tags.LEASE) for key in tags.tag_map(known[point]))}:
+                texts.append(f"the point of {disk} is {'not ' if leased else ''}leased")
+        return texts
+
+    @staticmethod
+    def _begins(image: Path) -> bytes:
+        with image.open("rb") as disk:
+            return disk.read(8)
+
+
+_PHASES: Final[dict[str, Callable[[Recovery], None]]] = {
+    "drill": Recovery.drill,
+    "drill's end": Recovery.end,
+    "failover": Recovery.failover,
+    "fence": Recovery.fence,
+    "lift": Recovery.lift,
+    "sweep": Recovery.end,
+    "adopt": Recovery.adopt,
+    "failback": Recovery.failback,
+}
+_LOOKS: Final[dict[str, Callable[[Recovery], list[str]]]] = {
+    "drill": Recovery.looks_rehearsed,
+    "drill's end": Recovery.looks_swept,
+    "failover": Recovery.looks_made_for_good,
+    "fence": Recovery.looks_fenced,
+    "lift": Recovery.looks_lifted,
+    "sweep": Recovery.looks_swept,
+    "adopt": Recovery.looks_adopted,
+    "failback": Recovery.looks_back,
+}
+
+
+def _task(call: Callable[[], T]) -> T:
+    """Do a task as the control plane does: what may pass is ordered again."""
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            return call()
+        except (Retry, Reconnect):
+            if not left:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _again(call: Callable[[], None]) -> None:
+    """Do what is ordered in every round until it is done, whatever it ends with."""
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            return call()
+        except FarshoreError:
+            if not left:
+                raise
+    return None
