@@ -16,10 +16,9 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -264,8 +263,9 @@ def figure(say: Callable[[str], None], size: str, folder: Path) -> Figure:
     wrong: dict[str, list[str]] = {}
     # Most of a cell is waiting: one process more than there are processors.
     with ProcessPoolExecutor((os.cpu_count() or 1) + 1, multiprocessing.get_context("spawn")) as pool:
-        for number, found in enumerate(pool.map(partial(shared, folder), shares), 1):
-            wrong |= found
+        parts = [pool.submit(shared, folder, share) for share in shares]
+        for number, part in enumerate(as_completed(parts), 1):
+            wrong |= (found := part.result())
             for cell, texts in found.items():
                 say(f"{cell}: {'; '.join(texts)}")
             say(f"{number} of {len(shares)} parts of {len(chosen)} cells")
