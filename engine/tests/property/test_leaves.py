@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from farshore.blocks.digest import DIGEST_SIZE
 from farshore.journal.leaves import Leaves
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,5 +34,11 @@ def test_runs_that_are_put_at_once_leave_what_is_between_them(chunks: list[list[
                     model[index] = number.to_bytes(32, "big")
                     digests += model[index]
             leaves.put_runs(runs, digests)
-        assert dict(leaves) == model
+        found = list(leaves.runs())
+        assert [first for first, _ in found] == sorted(first for first, _ in found)
+        assert {
+            first + at // DIGEST_SIZE: digests[at : at + DIGEST_SIZE]
+            for first, digests in found
+            for at in range(0, len(digests), DIGEST_SIZE)
+        } == model
         leaves.close()

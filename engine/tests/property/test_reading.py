@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from farshore.blocks.descriptors import leaf_runs
-from farshore.blocks.digest import leaf_digest
-from farshore.replication.reading import ChunkReader, is_zero, zero_runs
+from farshore.blocks.digest import is_zero, leaf_digest
+from farshore.replication.reading import ChunkReader, zero_runs
 from farshore.transport.frames import Data
 from farshore.units import CHUNK_SIZE, KIB, LEAF_SIZE
 from hypothesis import given, settings

@@ -52,6 +52,24 @@ def test_updates_one_after_the_other_equal_all_at_once(rounds: list[dict[int, by
 
 
 @settings(max_examples=200, deadline=None)
+@given(st.integers(0, LEAVES - 1), st.lists(st.integers(1, 2 * tree.FANOUT), min_size=1, max_size=5))
+def test_runs_of_leaves_count_as_their_leaves_one_by_one(start: int, lengths: list[int]) -> None:
+    runs, at = list[tuple[int, bytes]](), start
+    for number, length in enumerate(lengths):
+        digests = b"".join(bytes([number + 1, n % 251]) * (DIGEST_SIZE // 2) for n in range(min(length, LEAVES - at)))
+        if digests:
+            runs.append((at, digests))
+        at += len(digests) // DIGEST_SIZE + number % 2
+    leaves = [
+        (first + at // DIGEST_SIZE, digests[at : at + DIGEST_SIZE])
+        for first, digests in runs
+        for at in range(0, len(digests), DIGEST_SIZE)
+    ]
+    one, other = (tree.update(None, LEAVES * LEAF_SIZE, each, Nodes().load, Nodes().store) for each in (runs, leaves))
+    assert one == other
+
+
+@settings(max_examples=200, deadline=None)
 @given(changes, st.integers(0, LEAVES), st.integers(0, LEAVES + 300))
 def test_any_range_of_leaves_can_be_read(content: dict[int, bytes], one: int, other: int) -> None:
     nodes = Nodes()

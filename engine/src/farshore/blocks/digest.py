@@ -12,12 +12,13 @@ from typing import Final, TypeAlias
 from blake3 import blake3
 from xxhash import xxh3_128
 
-from farshore.units import LEAF_SIZE
+from farshore.units import CHUNK_SIZE, LEAF_SIZE
 
 #: What can be digested without a copy.
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 DIGEST_SIZE: Final = 32
+_ZEROS: Final = bytes(CHUNK_SIZE)
 _CONTEXT: Final = struct.Struct(">QIQI")
 
 
@@ -39,6 +40,28 @@ def leaf_digest(content: Buffer, leaf_size: int = LEAF_SIZE) -> bytes:
 
 #: Digest of a leaf that is all zeros.
 ZERO_LEAF: Final = leaf_digest(b"")
+
+
+def is_zero(view: memoryview) -> bool:
+    """Say whether up to 1 MiB is all zeros.
+
+    ``startswith`` is a memcmp that ends at the first difference and copies nothing; comparing a memoryview with bytes
+    would go element by element.
+    """
+    return _ZEROS.startswith(view)
+
+
+def leaf_digests(view: memoryview) -> list[bytes]:
+    """Return the digest of each leaf of ``view``, which begins at a leaf."""
+    whole = len(view) // LEAF_SIZE * LEAF_SIZE
+    if 0 in bytes(view[::LEAF_SIZE]):  # the first bytes of all leaves: else none of them is zero
+        leaves = [view[at : at + LEAF_SIZE] for at in range(0, whole, LEAF_SIZE)]
+        digests = [ZERO_LEAF if is_zero(leaf) else blake3(leaf).digest() for leaf in leaves]
+    else:
+        digests = [blake3(view[at : at + LEAF_SIZE]).digest() for at in range(0, whole, LEAF_SIZE)]
+    if whole < len(view):
+        digests.append(leaf_digest(view[whole:]))
+    return digests
 
 
 def wire_digest(session: int, disk: int, epoch: int, meta: Buffer, payload: Buffer) -> bytes:

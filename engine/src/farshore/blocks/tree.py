@@ -122,7 +122,7 @@ def update(base: Tree | None, size_bytes: int, changes: Iterable[tuple[int, byte
     Args:
         base: the tree to grow on; all zero where None. Its disk must not be larger.
         size_bytes: the disk's size now.
-        changes: ``(leaf index, leaf digest)``, strictly ascending.
+        changes: ``(first leaf, digests)`` of runs of leaves, one digest behind the other; strictly ascending.
         load: returns a stored node.
         store: keeps a node; called with children before parents, and with the root's record last.
 
@@ -154,28 +154,41 @@ def update(base: Tree | None, size_bytes: int, changes: Iterable[tuple[int, byte
 
 
 class _Stream:
-    """Changes with the next one in view; checks their order."""
+    """Changes with the next leaf in view; checks their order."""
 
-    __slots__ = ("_changes", "_limit", "digest", "index")
+    __slots__ = ("_at", "_changes", "_digests", "_limit", "index")
 
     def __init__(self, changes: Iterable[tuple[int, bytes]], limit: int) -> None:
         self._changes = iter(changes)
         self._limit = limit
+        self._digests = b""
+        self._at = 0
         self.index: int | None = None
-        self.digest = b""
-        self.advance()
+        self._next_run(0)
 
-    def advance(self) -> None:
-        """Bring the next change into view; ``index`` is None behind the last."""
-        before = -1 if self.index is None else self.index
+    def take(self, stop: int) -> bytes:
+        """Return the digests from the leaf in view on, up to ``stop`` at most, and bring what follows into view."""
+        if self.index is None:
+            raise AssertionError("no change left")
+        at, index = self._at, self.index
+        taken = self._digests[at : at + (stop - index) * DIGEST_SIZE]
+        self._at += len(taken)
+        self.index += len(taken) // DIGEST_SIZE
+        if self._at == len(self._digests):
+            self._next_run(self.index)
+        return taken
+
+    def _next_run(self, least: int) -> None:
+        """Bring the next run into view; ``index`` is None behind the last."""
         following = next(self._changes, None)
         if following is None:
             self.index = None
             return
-        index, digest = following
-        if not before < index < self._limit or len(digest) != DIGEST_SIZE:
-            raise ValueError(f"leaf {index} is out of order, behind the end, or has no digest")
-        self.index, self.digest = index, digest
+        first, digests = following
+        leaves, odd = divmod(len(digests), DIGEST_SIZE)
+        if odd or not leaves or not least <= first <= self._limit - leaves:
+            raise ValueError(f"leaf {first} is out of order, behind the end, or has no digest")
+        self.index, self._digests, self._at = first, digests, 0
 
 
 def _update(level: int, digest: bytes, stream: _Stream, load: Load, store: Store) -> bytes:
@@ -189,8 +202,8 @@ def _update(level: int, digest: bytes, stream: _Stream, load: Load, store: Store
     while stream.index is not None and stream.index < first + span:
         at = (stream.index - first) // step * DIGEST_SIZE
         if level == 1:
-            node[at : at + DIGEST_SIZE] = stream.digest
-            stream.advance()
+            taken = stream.take(first + span)
+            node[at : at + len(taken)] = taken
         else:
             node[at : at + DIGEST_SIZE] = _update(level - 1, bytes(node[at : at + DIGEST_SIZE]), stream, load, store)
     new = node_digest(node)

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from farshore.blocks import tree
-from farshore.blocks.digest import DIGEST_SIZE, leaf_digest
+from farshore.blocks.digest import DIGEST_SIZE, leaf_digest, leaf_digests
 from farshore.checkpoints import addenda
 from farshore.checkpoints.audit import disk_of
 from farshore.checkpoints.manifest import decode, load_group, parse_key, prefix_of
@@ -144,8 +144,7 @@ def _scrub_disk(
     def leaves() -> Iterator[tuple[int, bytes]]:
         for first, held in contents:
             proof.compare(first, held)
-            for index in range(len(held) // DIGEST_SIZE):
-                yield first + index, held[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE]
+            yield first, held
 
     made = tree.update(None, disk.size_bytes, leaves(), _load_nothing, _keep_nothing)
     if made.root.hex() != disk.tree_root:
@@ -268,7 +267,7 @@ def _digests(target: Target, disk: DiskPoint, start: int) -> list[bytes | str]:
     places = range(0, len(view), LEAF_SIZE)
     try:
         target.read_into(disk.point, start, view)
-        return [leaf_digest(view[at : at + LEAF_SIZE]) for at in places]
+        return [*leaf_digests(view)]
     except (Permanent, Corruption, OSError):
         pass  # a part of it is lost; which?
     found: list[bytes | str] = []

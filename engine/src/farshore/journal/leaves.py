@@ -84,8 +84,8 @@ class Leaves:
         """Make everything that was put durable."""
         os.fdatasync(self._fd)
 
-    def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        """Yield ``(leaf index, digest)``, ascending, of all leaves that have one."""
+    def runs(self) -> Iterator[tuple[int, bytes]]:
+        """Yield ``(first leaf, digests)``, ascending, of all leaves that have a digest; a run may end at the next."""
         size = os.fstat(self._fd).st_size
         at = 0
         while at < size:
@@ -96,12 +96,7 @@ class Leaves:
                     return
                 raise
             page = os.pread(self._fd, NODE_SIZE, at)
-            if page and page != _EMPTY:
-                first = at // DIGEST_SIZE
-                for place in range(0, len(page) // DIGEST_SIZE * DIGEST_SIZE, DIGEST_SIZE):
-                    digest = page[place : place + DIGEST_SIZE]
-                    if digest != _NONE:
-                        yield first + place // DIGEST_SIZE, digest
+            yield from _present(at // DIGEST_SIZE, page[: len(page) // DIGEST_SIZE * DIGEST_SIZE])
             at += NODE_SIZE
 
     def clear(self) -> None:
@@ -114,6 +109,25 @@ class Leaves:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def _present(first: int, page: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the runs of digests of a page that begins with the leaf ``first``."""
+    if _NONE not in page:  # in one search, for most pages of a full copy are so
+        if page:
+            yield first, page
+        return
+    if page == _EMPTY:
+        return
+    begin = None
+    for at in range(0, len(page), DIGEST_SIZE):
+        if page[at : at + DIGEST_SIZE] != _NONE:
+            begin = at if begin is None else begin
+        elif begin is not None:
+            yield first + begin // DIGEST_SIZE, page[begin:at]
+            begin = None
+    if begin is not None:
+        yield first + begin // DIGEST_SIZE, page[begin:]
 
 
 def _spans(runs: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:

@@ -25,12 +25,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple, Protocol
 
-from farshore.blocks.digest import DIGEST_SIZE
+from farshore.blocks.digest import DIGEST_SIZE, leaf_digests
 from farshore.errors import FarshoreError, Invalid, Permanent, Reconnect
 from farshore.platforms.contract import Reader
 from farshore.replication.compression import CompressionLaw, WireRate
 from farshore.replication.readers import Readers
-from farshore.replication.reading import ChunkReader, leaf_digests
+from farshore.replication.reading import ChunkReader
 from farshore.replication.sessions import SourceSession
 from farshore.transport import frames
 from farshore.transport.buffers import BufferPool, Lent

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
-from farshore.blocks.digest import DIGEST_SIZE, leaf_digest
+from farshore.blocks.digest import DIGEST_SIZE, leaf_digests
 from farshore.blocks.tree import leaf_count
 from farshore.checkpoints import addenda, audit
 from farshore.model.checkpoint import Manifest
@@ -215,7 +215,7 @@ def content_digests(read: Callable[[int, memoryview], None], first: int, stop_by
     for start in range(first * LEAF_SIZE, stop_bytes, CHUNK_SIZE):
         view = buffer[: min(CHUNK_SIZE, stop_bytes - start)]
         read(start, view)
-        digests.extend(leaf_digest(view[at : at + LEAF_SIZE]) for at in range(0, len(view), LEAF_SIZE))
+        digests += leaf_digests(view)
     return b"".join(digests)
 
 

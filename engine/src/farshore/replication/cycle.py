@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from farshore.blocks import tree
 from farshore.blocks.descriptors import Chunk, Descriptor, describe, gather, leaf_runs, pieces, united, without
-from farshore.blocks.digest import leaf_digest
+from farshore.blocks.digest import leaf_digests
 from farshore.checkpoints.trees import TreeStore
 from farshore.errors import Conflict, Corruption, FarshoreError, Fenced, NotFound, Permanent, Retry
 from farshore.journal.state import Copied, Counters, DraftState, Sealed
@@ -185,7 +185,7 @@ class DiskCycle:
 
     def _grow(self, base: tree.Tree | None) -> tree.Tree:
         """Return the disk's tree: the base's, with the leaf digests of what was copied."""
-        return self._trees.update(base, self.disk.size_bytes, iter(self.state.leaves))
+        return self._trees.update(base, self.disk.size_bytes, self.state.leaves.runs())
 
     def _check_journal(self) -> None:
         """Begin again where the leaf file lacks a digest of what the journal calls durable."""
@@ -345,8 +345,7 @@ class DiskCycle:
             for start in range(0, size, CHUNK_SIZE):
                 view = buffer[: min(CHUNK_SIZE, size - start)]
                 read_into(start, view)
-                for at in range(0, len(view), LEAF_SIZE):
-                    yield (start + at) // LEAF_SIZE, leaf_digest(view[at : at + LEAF_SIZE])
+                yield start // LEAF_SIZE, b"".join(leaf_digests(view))
 
         return self._trees.update(None, size, leaves())
 

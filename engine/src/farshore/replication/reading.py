@@ -7,29 +7,15 @@ never per page: whole chunks go through calls that look at all of a buffer at on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final
-
-from blake3 import blake3
 
 from farshore.blocks.descriptors import leaf_runs
-from farshore.blocks.digest import ZERO_LEAF, leaf_digest
+from farshore.blocks.digest import is_zero, leaf_digests
 from farshore.units import CHUNK_SIZE, LEAF_SIZE
-
-_ZEROS: Final = bytes(CHUNK_SIZE)
 
 #: ``(offset, length, zero)``: a part of the answer to READ.
 Piece = tuple[int, int, bool]
 #: ``(low, high, zero)``: a part of a buffer.
 Run = tuple[int, int, bool]
-
-
-def is_zero(view: memoryview) -> bool:
-    """Say whether up to 1 MiB is all zeros.
-
-    ``startswith`` is a memcmp that ends at the first difference and copies nothing; comparing a memoryview with bytes
-    would go element by element.
-    """
-    return _ZEROS.startswith(view)
 
 
 class ChunkReader:
@@ -94,19 +80,6 @@ def _steps(start: int, stop: int) -> Iterator[tuple[int, int]]:
     """Yield ``[start, stop)`` in steps that fit a buffer."""
     for at in range(start, stop, CHUNK_SIZE):
         yield at, min(at + CHUNK_SIZE, stop)
-
-
-def leaf_digests(view: memoryview) -> list[bytes]:
-    """Return the digest of each leaf of ``view``, which begins at a leaf."""
-    whole = len(view) // LEAF_SIZE * LEAF_SIZE
-    if 0 in bytes(view[::LEAF_SIZE]):  # the first bytes of all leaves: else none of them is zero
-        leaves = [view[at : at + LEAF_SIZE] for at in range(0, whole, LEAF_SIZE)]
-        digests = [ZERO_LEAF if is_zero(leaf) else blake3(leaf).digest() for leaf in leaves]
-    else:
-        digests = [blake3(view[at : at + LEAF_SIZE]).digest() for at in range(0, whole, LEAF_SIZE)]
-    if whole < len(view):
-        digests.append(leaf_digest(view[whole:]))
-    return digests
 
 
 def zero_runs(view: memoryview, start: int, block: int) -> Iterable[Run]:

@@ -68,7 +68,16 @@ def test_a_leaf_that_becomes_zero_again_gives_the_first_tree() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [[(3, b"x" * 32), (3, b"y" * 32)], [(3, b"x" * 32), (2, b"y" * 32)], [(16, b"x" * 32)], [(1, b"x")]]
+    "changes",
+    [
+        [(3, b"x" * 32), (3, b"y" * 32)],
+        [(3, b"x" * 32), (2, b"y" * 32)],
+        [(3, b"x" * 64), (4, b"y" * 32)],
+        [(16, b"x" * 32)],
+        [(15, b"x" * 64)],
+        [(1, b"x")],
+        [(1, b"")],
+    ],
 )
 def test_changes_out_of_order_or_place_are_refused(changes: list[tuple[int, bytes]]) -> None:
     with pytest.raises(ValueError, match="out of order"):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from farshore import durable
-from farshore.blocks.digest import leaf_digest
+from farshore.blocks.digest import leaf_digests
 from farshore.checkpoints.scrub import scrub
 from farshore.checkpoints.trees import TreeStore
 from farshore.cli.local.linktest.keys import SITE, SOURCE, TARGET, Keys, read
@@ -185,8 +185,7 @@ def _leaves(path: Path, size_bytes: int) -> Iterator[tuple[int, bytes]]:
     with path.open("rb", buffering=0) as image:
         for start in range(0, size_bytes, CHUNK_SIZE):
             count = image.readinto(buffer)
-            for at in range(0, count, LEAF_SIZE):
-                yield (start + at) // LEAF_SIZE, leaf_digest(buffer[at : min(at + LEAF_SIZE, count)])
+            yield start // LEAF_SIZE, b"".join(leaf_digests(buffer[:count]))
 
 
 def _grant(keys: Keys, mode: str, disks: tuple[GrantDisk, ...]) -> Grant:
