@@ -6,6 +6,7 @@ Sources: the EC2 API reference (RunInstances, DescribeInstanceStatus, GetConsole
 from __future__ import annotations
 
 import base64
+from datetime import timedelta
 from typing import Any, Final
 
 from doubles.aws.storage import key_usable, usable_snapshot
@@ -93,6 +94,9 @@ def _states(world: World) -> None:
             for instance, previous in result:
                 if previous.name != instance._state.name:
                     _begin(world, instance)
+                    if name == "start_instances":
+                        # Times are told in seconds, and nothing starts within the second in which it got a volume.
+                        instance.launch_time = utcnow() + timedelta(seconds=1)
                     for held in instance.block_device_mapping.values():
                         _check_key(self, instance, held.volume_id)
             return result

@@ -13,8 +13,10 @@ from farshore.model.task import DetachResult, IsolationResult, MachineCreatePara
 from farshore.platforms.aws import checks, inventory, prices, quotas, sweeping, tags
 from farshore.platforms.aws import fence as fencing
 from farshore.platforms.aws.account import Account, wait_for
+from farshore.platforms.aws.guest_disks import GuestDisks
 from farshore.platforms.aws.machines import Maker, ask, awaited, settled
 from farshore.platforms.aws.networks import Networks
+from farshore.platforms.aws.points import Points
 from farshore.platforms.aws.types import Types
 from farshore.platforms.contract import Caps, OpenDisk
 
@@ -32,6 +34,7 @@ class AwsCompute:
         self._usage = usage
         self._networks = Networks(account)
         self._maker = Maker(account, types, self._networks.place)
+        self._guests = GuestDisks(account)
 
     # --- what there is -------------------------------------------------------------------------------------------
 
@@ -85,14 +88,8 @@ class AwsCompute:
         return self._networks.isolation(tag, networks)
 
     def open_disks(self, machine_id: str) -> AbstractContextManager[tuple[OpenDisk, ...]]:
-        """Say that this node cannot: its machine would need the volumes attached to itself."""
-        if self.power(machine_id) != "off":
-            raise Conflict(f"machine {machine_id} is not off", code="machine-on", machine_id=machine_id)
-        raise Permanent(
-            f"the volumes of {machine_id} cannot be looked into from this node",
-            code="guest-disks-closed",
-            hint="Prepare the guest at its source (drivers, DHCP, names), or set guest.checks: off to go on without.",
-        )
+        """Open what a machine's volumes are made of, with a layer over it; see :mod:`~.guest_disks`."""
+        return self._guests.opened(machine_id)
 
     # --- power ---------------------------------------------------------------------------------------------------
 
@@ -107,11 +104,11 @@ class AwsCompute:
         raw = inventory.instance(self._account, machine_id)
         fencing.refuse(raw)
         known = tags.tag_map(raw)
-        if tags.TAG in known and inventory.MADE not in known:
+        if tags.TAG in known and (inventory.MADE not in known or inventory.SWAP in known):
             raise Conflict(
                 f"machine {known.get(inventory.NAME, machine_id)} was not made to the end",
                 code="machine-unfinished",
-                hint="Run the step that makes it again.",
+                hint="Run the step that makes it, or prepares its guest, again.",
                 machine_id=machine_id,
             )
         state = raw["State"]["Name"]
@@ -184,11 +181,18 @@ class AwsCompute:
         fencing.lift(self._account, machine_id)
 
     def detach(self, machine_id: str) -> DetachResult:
-        """Say that volumes are whole copies; what served to launch the machines of the run goes."""
+        """Say that volumes are whole copies; what served to make the machines of the run goes, and its leases."""
         tag = tags.tag_map(inventory.instance(self._account, machine_id)).get(tags.TAG)
         if tag is not None:
-            sweeping.drop_shells(self._account, tag)
-        return DetachResult(machine_id=machine_id, state="done")
+            sweeping.drop_helpers(self._account, tag)
+            Points(self._account).release(tag)
+            ask(
+                self._account,
+                "create_tags",
+                Resources=[machine_id],
+                Tags=tags.tag_list({inventory.SETTLED: "yes"}),
+            )
+        return DetachResult(machine_id=machine_id, state="done", detail="its volumes need no checkpoint")
 
     # --- looking at a machine ------------------------------------------------------------------------------------
 
@@ -229,4 +233,11 @@ class AwsCompute:
 
     def sweep(self, tag: str) -> tuple[list[str], list[str]]:
         """Remove everything that carries ``tag``, then look again."""
-        return sweeping.sweep(self._account, tag)
+        held = self._guests.held()
+        found = sweeping.sweep(self._account, tag)
+        for machine_id in held:
+            try:
+                inventory.instance(self._account, machine_id)
+            except NotFound:
+                self._guests.close(machine_id)
+        return found

@@ -39,6 +39,14 @@ SOURCE_MAC: Final = "farshore:source-mac"
 MADE: Final = "farshore:made"
 #: The role of what only serves to launch a machine: an image of nothing, and the snapshot that it stands on.
 SHELL: Final = "shell"
+#: The role of a point with what was changed in a guest: a snapshot that grows on the point and serves one machine.
+GUEST: Final = "guest"
+#: On a machine whose volumes are being put in the places of others, and on those volumes: which exchange it is.
+SWAP: Final = "farshore:swap"
+#: On such a volume: the name of its place.
+PLACE: Final = "farshore:place"
+#: On a machine of ours that is here to stay: what only served to make it is gone.
+SETTLED: Final = "farshore:settled"
 #: On an isolated network's subnet: the name that a run knows it by.
 NETWORK: Final = "farshore:network"
 #: vCPUs of running on-demand instances of the standard families; https://docs.aws.amazon.com/ec2/latest/instancetypes/
@@ -98,6 +106,9 @@ def machine_facts(account: Account, types: Types, found: Sequence[Mapping[str, A
         for volume in volumes(account, [{"Name": f"tag:{FENCED_FROM}", "Values": some}]):
             marks = tags.tag_map(volume)
             disks[marks[FENCED_FROM]].setdefault(marks.get(FENCED_DEVICE, ""), volume)
+    for machine_id, swap in ((item["InstanceId"], tags.tag_map(item).get(SWAP)) for item in found):
+        for volume in volumes(account, [{"Name": f"tag:{SWAP}", "Values": [swap]}]) if swap else ():
+            disks[machine_id].setdefault(tags.tag_map(volume).get(PLACE, ""), volume)
     known = types.known({item["InstanceType"] for item in found})
     return [_facts(item, disks[item["InstanceId"]], known.get(item["InstanceType"])) for item in found]
 
@@ -126,6 +137,7 @@ def _facts(raw: Mapping[str, Any], volumes: Mapping[str, dict[str, Any]], kind: 
         nics=tuple(_nics(raw)),
         tags={key: text for key, text in marks.items() if not key.startswith("farshore:")} | told,
         findings=tuple(_findings(raw, marks, volumes, kind)),
+        on_points=MADE in marks and SETTLED not in marks,
     )
 
 

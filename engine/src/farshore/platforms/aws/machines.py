@@ -309,29 +309,28 @@ class Maker:
     def _volume(self, spec: MachineCreateParams, disk: DiskSpec) -> str:
         """Return a volume made of a point."""
         settings = self._account.settings
-        reply = ask(
-            self._account,
-            "create_volume",
-            SnapshotId=disk.point,
-            AvailabilityZone=settings.zone,
-            VolumeType="gp3",
-            ClientToken=tags.token("volume", settings.bucket, settings.prefix, spec.tag, spec.name, disk.disk_id),
-            TagSpecifications=[
-                {
-                    "ResourceType": "volume",
-                    "Tags": marks(
-                        self._account,
-                        spec.tag,
-                        spec.name,
-                        **{inventory.DISK_ID: disk.disk_id, tags.NAME: f"{spec.name} {disk.disk_id}"},
-                    ),
-                }
-            ],
-        )
-        return str(reply["VolumeId"])
+        token = tags.token("volume", settings.bucket, settings.prefix, spec.tag, spec.name, disk.disk_id)
+        return make_volume(self._account, disk.point, token, spec.tag, spec.name, disk.disk_id)
 
     def _wait(self, look: Callable[[], str | None], what: str) -> str:
         return awaited(self._account, look, what)
+
+
+def make_volume(
+    account: Account, snapshot: str, token: str, spec_tag: str, name: str, disk_id: str, **more: str
+) -> str:
+    """Return a volume of a run's machine, made of a snapshot; the same ``token`` finds it. ``more``: further tags."""
+    marked = {inventory.DISK_ID: disk_id, tags.NAME: f"{name} {disk_id}", **more}
+    reply = ask(
+        account,
+        "create_volume",
+        SnapshotId=snapshot,
+        AvailabilityZone=account.settings.zone,
+        VolumeType="gp3",
+        ClientToken=token,
+        TagSpecifications=[{"ResourceType": "volume", "Tags": marks(account, spec_tag, name, **marked)}],
+    )
+    return str(reply["VolumeId"])
 
 
 def settled(account: Account, machine_id: str, wanted: Collection[str] = ("running", "stopped")) -> str | None:
@@ -363,6 +362,30 @@ def volume_at(account: Account, volume_id: str) -> dict[str, Any] | None:
     return next(inventory.volumes(account, [{"Name": "volume-id", "Values": [volume_id]}]), None)
 
 
+def available(account: Account, volume_id: str) -> str | None:
+    """Return a volume's id once it can be attached.
+
+    Raises:
+        NotFound: there is no such volume.
+        Permanent: EC2 could not make it.
+    """
+    return volume_id if _sound(account, volume_id)["State"] == "available" else None
+
+
+def _sound(account: Account, volume_id: str) -> dict[str, Any]:
+    volume = volume_at(account, volume_id)
+    if volume is None:
+        raise NotFound(f"volume {volume_id} is gone", code="volume-not-found", volume_id=volume_id)
+    if volume["State"] == "error":
+        raise Permanent(
+            f"EC2 could not make volume {volume_id}",
+            code="volume-error",
+            hint="Its snapshot's KMS key has to be usable by the node's role.",
+            volume_id=volume_id,
+        )
+    return volume
+
+
 def detach(account: Account, volume_id: str, machine_id: str) -> None:
     """Take a volume off a machine that is off, and wait until that is done; nothing to do where it is off it."""
 
@@ -386,16 +409,7 @@ def attach(account: Account, machine_id: str, device: str, volume_id: str) -> No
     """
 
     def look(*, free: bool) -> str | None:
-        volume = volume_at(account, volume_id)
-        if volume is None:
-            raise NotFound(f"volume {volume_id} is gone", code="volume-not-found", volume_id=volume_id)
-        if volume["State"] == "error":
-            raise Permanent(
-                f"EC2 could not make volume {volume_id}",
-                code="volume-error",
-                hint="Its snapshot's KMS key has to be usable by the node's role.",
-                volume_id=volume_id,
-            )
+        volume = _sound(account, volume_id)
         for item in volume.get("Attachments") or ():
             if item["InstanceId"] == machine_id and item["State"] in {"attached", "attaching"}:
                 return "attached" if item["State"] == "attached" else None

@@ -22,8 +22,8 @@ _KINDS: Final = (
     ("describe_security_groups", "SecurityGroups", "GroupId", "delete_security_group", "security group"),
     ("describe_vpcs", "Vpcs", "VpcId", "delete_vpc", "VPC"),
 )
-#: What only served to launch machines.
-_SHELLS: Final = ("describe_images", "describe_snapshots")
+#: What only served to make machines: images of nothing with their snapshots, and points with changed guests.
+_HELPERS: Final = ("describe_images", "describe_snapshots")
 
 
 def sweep(account: Account, tag: str) -> tuple[list[str], list[str]]:
@@ -42,10 +42,10 @@ def remaining(account: Account, tag: str) -> list[str]:
     return left
 
 
-def drop_shells(account: Account, tag: str) -> None:
-    """Remove what served to launch a run's machines; they need it no more."""
+def drop_helpers(account: Account, tag: str) -> None:
+    """Remove what served to make a run's machines; they need it no more."""
     for kind in _KINDS:
-        if kind[0] in _SHELLS:
+        if kind[0] in _HELPERS:
             _remove(account, tag, kind)
 
 
@@ -94,7 +94,7 @@ def _found(account: Account, tag: str, kind: tuple[str, ...]) -> Iterator[dict[s
     if operation == "describe_snapshots":
         # Twice sure: a point is never one of these.
         more["OwnerIds"] = ["self"]
-        wanted = [*wanted, {"Name": f"tag:{tags.ROLE}", "Values": [inventory.SHELL]}]
+        wanted = [*wanted, {"Name": f"tag:{tags.ROLE}", "Values": [inventory.SHELL, inventory.GUEST]}]
     for page in account.pages("ec2", operation, Filters=wanted, **more):
         for item in page[key]:
             if operation != "describe_volumes" or item["State"] not in {"deleting", "deleted"}:

@@ -35,6 +35,7 @@ from farshore.platforms.kvm.connection import Hypervisor, asking, libvirt
 from farshore.platforms.kvm.networks import Networks, bridge_of
 from farshore.platforms.kvm.retiring import give_up_name
 from farshore.platforms.kvm.target import KvmTarget
+from farshore.platforms.nbd import files
 from farshore.platforms.nbd.launcher import Launcher
 
 CAPS: Final = Caps(fences_by="lock")
@@ -232,7 +233,7 @@ class KvmCompute:
             )
         if machines.power(handle) != "off":
             return
-        guest_disks.close(self._launcher, self._guests, machine_id)
+        files.close(self._launcher, self._guests, machine_id)
         try:
             handle.create()
         except libvirt.libvirtError as error:
@@ -439,7 +440,7 @@ class KvmCompute:
         return found
 
     def _remove(self, handle: Any) -> None:
-        guest_disks.close(self._launcher, self._guests, handle.UUIDString())
+        files.close(self._launcher, self._guests, handle.UUIDString())
         self.power_off(handle.UUIDString())
         flags = (
             libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE

@@ -7,40 +7,15 @@ by FUSE. The checkpoint below is open for reading only.
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
 
-from farshore import durable
-from farshore.errors import Conflict, Permanent
+from farshore.errors import Conflict
 from farshore.platforms.contract import OpenDisk
 from farshore.platforms.kvm import images
 from farshore.platforms.kvm.domain import DomainDisk
+from farshore.platforms.nbd import files
 from farshore.platforms.nbd.launcher import Launcher
-
-KEY: Final = "guest:"
-FUSE: Final = Path("/dev/fuse")
-
-
-@dataclass(frozen=True, slots=True)
-class FuseExport:
-    """A block node that is shown as the file ``path``, which has to exist."""
-
-    node: str
-    path: Path
-
-    def options(self) -> dict[str, Any]:
-        """Return the argument of ``--export`` (QEMU, qapi/block-export.json)."""
-        return {
-            "type": "fuse",
-            "id": f"export-{self.node}",
-            "node-name": self.node,
-            "mountpoint": str(self.path),
-            "writable": True,
-            "growable": False,
-        }
 
 
 @contextlib.contextmanager
@@ -68,32 +43,11 @@ def opened(
                 machine_id=machine_id,
                 disk=disk.target,
             )
-    if not FUSE.exists():
-        raise Permanent(
-            "this node has no /dev/fuse, so it cannot look into disks",
-            code="fuse-missing",
-            hint="Load the kernel's module fuse, and let the node's container have /dev/fuse.",
-        )
-    key = f"{KEY}{machine_id}"
-    close(launcher, folder, machine_id)
-    place = folder / machine_id
-    durable.make_dir(place, 0o700)
-    files = {disk.target: place / f"{disk.target}.raw" for disk in disks}
-    for path in files.values():
-        path.touch()
-    nodes = [images.node(f"disk{index}", Path(disk.path), writable=True) for index, disk in enumerate(disks)]
-    exports = [FuseExport(f"disk{index}", files[disk.target]) for index, disk in enumerate(disks)]
-    try:
-        launcher.start(key, nodes, exports)
+    nodes = {
+        disk.target: images.node(f"disk{index}", Path(disk.path), writable=True) for index, disk in enumerate(disks)
+    }
+    with files.shown(launcher, folder, machine_id, nodes) as paths:
         yield tuple(
-            OpenDisk(disk.target, files[disk.target], files[disk.target].stat().st_size, disk.bus, boot=disk.boot)
+            OpenDisk(disk.target, paths[disk.target], paths[disk.target].stat().st_size, disk.bus, boot=disk.boot)
             for disk in disks
         )
-    finally:
-        close(launcher, folder, machine_id)
-
-
-def close(launcher: Launcher, folder: Path, machine_id: str) -> None:
-    """Give a machine's disks back, also those that an earlier life of this node held."""
-    launcher.stop(f"{KEY}{machine_id}")
-    shutil.rmtree(folder / machine_id, ignore_errors=True)

@@ -18,6 +18,7 @@ REQUEST: Final = struct.Struct(">IHHQQI")  # magic, flags, command, cookie, offs
 REPLY_MAGIC: Final = struct.Struct(">I")
 SIMPLE_REPLY: Final = struct.Struct(">IQ")  # after the magic: error, cookie
 CHUNK: Final = struct.Struct(">HHQI")  # after the magic: flags, type, cookie, length
+INFO_EXPORT: Final = struct.Struct(">HQH")  # Info.EXPORT, size, flags
 EXTENT: Final = struct.Struct(">II")  # length, status flags
 
 MAGIC: Final = b"NBDMAGIC"
@@ -65,6 +66,7 @@ class OptionReply(IntEnum):
     INFO = 3
     META_CONTEXT = 4
     ERROR = 1 << 31
+    ERROR_UNSUPPORTED = (1 << 31) + 1
     ERROR_UNKNOWN = (1 << 31) + 6
 
 
@@ -90,6 +92,7 @@ class Command(IntEnum):
 class ExportFlag(IntFlag):
     """What an export can do."""
 
+    HAS_FLAGS = 1 << 0
     READ_ONLY = 1 << 1
     SEND_FLUSH = 1 << 2
     SEND_TRIM = 1 << 5

@@ -1,4 +1,4 @@
-"""What this package runs on a node beside Python: programs, a library and the kernel's user-space file systems."""
+"""What guests need on a node beside Python: programs, a library and the kernel's user-space file systems."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-#: The Debian package of each program that is run; ``losetup`` and ``umount`` come with ``mount``.
+#: The Debian package of each program that is run, by this package or by a platform that shows disks as files;
+#: ``losetup`` and ``umount`` come with ``mount``.
 PACKAGES: Final = {
     "debugfs": "e2fsprogs",
     "e2fsck": "e2fsprogs",
@@ -18,6 +19,7 @@ PACKAGES: Final = {
     "losetup": "mount",
     "mount": "mount",
     "ntfs-3g": "ntfs-3g",
+    "qemu-storage-daemon": "qemu-system-common",
     "umount": "mount",
     "unshare": "util-linux",
 }

@@ -32,12 +32,14 @@ _POLL_S: Final = 0.5
 def machine(compute: Compute, params: MachinePrepareParams, check: Callable[[], None]) -> MachinePrepareResult:
     """Prepare one machine; repeated, it finds its own work. ``check`` raises when it is to stop.
 
-    What keeps the node from looking is a finding, and the plan says whether it stops the machine.
+    What keeps the node from looking is a finding, and the plan says whether it stops the machine; so is what keeps a
+    platform from having in the machine what was changed.
 
     Raises:
         Conflict: the machine is on, or its disks are not ours.
     """
     began = time.monotonic()
+    result = None
     try:
         with compute.open_disks(params.machine_id) as disks:
             # A platform whose machines have nothing in them has nothing to be prepared.
@@ -47,7 +49,7 @@ def machine(compute: Compute, params: MachinePrepareParams, check: Callable[[], 
     except Conflict:
         raise
     except Permanent as error:
-        result = _unseen(params, error)
+        result = _unseen(params, error) if result is None else _unkept(params, result, error)
     return result.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
 
 
@@ -89,6 +91,22 @@ def _unseen(params: MachinePrepareParams, error: FarshoreError) -> MachinePrepar
     return MachinePrepareResult(
         machine_id=params.machine_id, findings=(found,), stopped=stopping((found,), params.policy)
     )
+
+
+def _unkept(params: MachinePrepareParams, result: MachinePrepareResult, error: FarshoreError) -> MachinePrepareResult:
+    """Return what is left of a result when the disks were given back and are not what it says."""
+    lost = ", ".join(change.what for change in result.changes)
+    found = Finding(
+        code=error.code,
+        severity="error" if lost else "warning",
+        message=f"the machine does not have what was changed in its guest ({lost}): {error.message}"
+        if lost
+        else error.message,
+        remedy=error.hint,
+        subject=params.name,
+    )
+    findings = (*result.findings, found)
+    return result.model_copy(update={"findings": findings, "changes": (), "stopped": stopping(findings, params.policy)})
 
 
 def _apart(params: MachinePrepareParams, disks: Sequence[OpenDisk], check: Callable[[], None]) -> MachinePrepareResult:

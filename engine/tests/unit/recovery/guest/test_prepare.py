@@ -22,15 +22,18 @@ CONVERTER = '#!/bin/sh\ncp "$3" "$(dirname "$0")/asked.xml"\nexit {status}\n'
 class Disks:
     """A platform that opens these files."""
 
-    def __init__(self, *paths: Path, error: Permanent | None = None) -> None:
+    def __init__(self, *paths: Path, error: Permanent | None = None, late: Permanent | None = None) -> None:
         self.paths = paths
         self.error = error
+        self.late = late
 
     @contextmanager
     def open_disks(self, _machine_id: str) -> Iterator[tuple[OpenDisk, ...]]:
         if self.error:
             raise self.error
         yield tuple(OpenDisk("vda", path, path.stat().st_size, boot=True) for path in self.paths)
+        if self.late:
+            raise self.late
 
 
 def run(disks: Disks, **policy: Any) -> Any:
@@ -57,6 +60,19 @@ def test_what_a_node_cannot_do_is_a_finding_and_stops_where_the_plan_says() -> N
     assert codes(result) == {"fuse-missing": "warning"}
     assert not result.stopped
     assert run(cannot, stop_on="warning").stopped
+
+
+@pytest.mark.parametrize(("table", "severity"), [("UUID=none", "warning"), ("/dev/vda1", "error")])
+def test_a_platform_that_does_not_keep_what_was_changed_has_changed_nothing(
+    tmp_path: Path, table: str, severity: str
+) -> None:
+    disk = guest_disks.ext4_disk(tmp_path / "disk.raw", linux(**{"/etc/fstab": f"{table} / ext4 defaults 0 1\n"}))
+    params = job(bus="nvme", policy=GuestPolicy())
+    disks = Disks(disk, late=Permanent("the key is disabled", code="kms-key-unusable", hint="enable it"))
+    result = prepare.machine(cast("Compute", disks), params, lambda: None)
+    assert result.changes == ()
+    assert codes(result)["kms-key-unusable"] == severity
+    assert bool(result.stopped) == (severity == "error")
 
 
 def test_a_machine_that_is_on_is_not_touched() -> None:
