@@ -37,8 +37,9 @@ class Bus:
 
     def publish(self, effects: Effects) -> None:
         """Pass on what a committed transaction changed. Safe from every thread."""
-        if effects.sites or effects.changes:
-            self.scheduler.set()
+        if not effects.sites and not effects.changes:
+            return
+        self.scheduler.set()
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._spread, set(effects.sites), list(effects.changes))
 

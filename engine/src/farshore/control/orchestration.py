@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
+import threading
 import time
 from datetime import UTC, datetime
 from typing import Final
@@ -35,8 +36,6 @@ LOOK_AGAIN_S: Final = 30.0
 GATHER_S: Final = 0.1
 #: Looks until the orchestrator notes that a phase goes on, and counts its failures anew.
 _LOOKS_A_STEP: Final = 1000
-#: Workflows from a queue run on the event loop; those that are started directly would each hold a thread.
-_QUEUE: Final = "stories"
 #: Workflows of one run, each begun when the one before died of an error that was not the run's.
 _MOST_WORKFLOWS: Final = 20
 
@@ -111,12 +110,49 @@ def _ring(run_id: str) -> None:
         loop.call_soon_threadsafe(bell.set)
 
 
+class _Teller:
+    """The thread on whose event loop stories are begun: each waits there without a thread of its own.
+
+    A queue of the orchestrator's would do that too, but it is looked into all the time, also where nobody asks for
+    anything in weeks. What a former process left goes on from the orchestrator's own queue.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="stories", daemon=True)
+        self._thread.start()
+
+    def begin(self, workflow_id: str, kind: str, arguments: tuple[str, str, str]) -> None:
+        """Begin a workflow; it is recorded when this returns."""
+        asyncio.run_coroutine_threadsafe(self._begin(workflow_id, kind, arguments), self._loop).result()
+
+    @staticmethod
+    async def _begin(workflow_id: str, kind: str, arguments: tuple[str, str, str]) -> None:
+        with SetWorkflowID(workflow_id):
+            await DBOS.start_workflow_async(failover if kind == "failover" else drill, *arguments)
+
+    def close(self) -> None:
+        """Let go of all stories where they are."""
+        asyncio.run_coroutine_threadsafe(self._let_go(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @staticmethod
+    async def _let_go() -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class Orchestrator:
     """Begins the stories of runs and wakes them. One per process, since DBOS is."""
 
     def __init__(self, ctx: Context) -> None:
         self.ctx = ctx
         self._workflows: dict[str, str] = {}
+        self._teller: _Teller | None = None
         #: How much of what happened to each run its story was told by this process.
         self._told: dict[str, int] = {}
 
@@ -144,17 +180,20 @@ class Orchestrator:
         }
         DBOS(config=config)
         DBOS.launch()
-        DBOS.register_queue(_QUEUE, polling_interval_sec=0.2)
+        self._teller = _Teller()
 
     def close(self) -> None:
         """Give the database back; workflows go on with the next process."""
         global _context  # noqa: PLW0603
         logging.getLogger("dbos").setLevel(logging.ERROR)  # it warns of each workflow that is left for later
+        if self._teller is not None:
+            self._teller.close()
+            self._teller = None
         DBOS.destroy(workflow_completion_timeout_sec=0)
         _context = None
 
-    def tend(self) -> None:
-        """Begin the stories of new runs, wake those to whose run something has happened."""
+    def tend(self) -> bool:
+        """Begin the stories of new runs, wake those to whose run something has happened; say whether there are any."""
         with self.ctx.store.read() as session:
             # Without what is large: this is looked at each second.
             runs = session.execute(
@@ -175,6 +214,7 @@ class Orchestrator:
             del self._workflows[run_id]
             self._told.pop(run_id, None)
             _ring(run_id)  # it may have been ended from outside
+        return bool(runs)
 
     def check(self) -> None:
         """Begin anew the stories whose workflow has died although the run has not ended."""
@@ -199,6 +239,8 @@ class Orchestrator:
 
     def _begin(self, run_id: str) -> None:
         """Start a run's workflow, or find the one that is at work."""
+        if self._teller is None:
+            raise RuntimeError("the orchestrator is not open")
         with self.ctx.store.read() as session:
             run = session.get_one(Run, run_id)
             name, phase = stories.begin(run)
@@ -206,8 +248,7 @@ class Orchestrator:
             workflow_id = f"{run_id}/{number}"
             status = DBOS.get_workflow_status(workflow_id)
             if status is None:
-                with SetWorkflowID(workflow_id):
-                    DBOS.enqueue_workflow(_QUEUE, failover if run.kind == "failover" else drill, run_id, name, phase)
+                self._teller.begin(workflow_id, run.kind, (run_id, name, phase))
             elif status.status not in {"PENDING", "ENQUEUED", "DELAYED"}:
                 continue
             self._workflows[run_id] = workflow_id

@@ -20,7 +20,7 @@ class Silent:
     """Tells no story."""
 
     def tend(self) -> None:
-        pass
+        return False
 
     def check(self) -> None:
         pass

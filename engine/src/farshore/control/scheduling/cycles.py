@@ -139,20 +139,20 @@ def _to_look_at() -> Select[str]:
 _TO_LOOK_AT: Final = _to_look_at()
 
 
-def begin_due(tx: Transaction, plan_name: str) -> None:
-    """Create cycles for the groups of a plan that are due now.
+def begin_due(tx: Transaction, plan_name: str) -> float:
+    """Create cycles for the groups of a plan that are due now; return the seconds until one is, if nothing happens.
 
-    Its groups are looked at together, for there may be thousands, and again in a moment.
+    Its groups are looked at together, for there may be thousands. 0: nobody knows, it has to be looked at again soon.
     """
     plan = tx.get(Plan, plan_name, options=[defer(Plan.definition), defer(Plan.source)])
     if plan is None or plan.activity != "active" or plan.state not in PROTECTING:
-        return
+        return 0.0
     definition = definitions.of_plan(plan)
     source, target = turned(definition.source_site, definition.target_site, plan.active_site)
     if any(site_state(tx, site) != "online" for site in (source, target)):
-        return
+        return 0.0
     if not is_turned(tx, plan):
-        return  # the machines that were replicated are no primaries any more
+        return 0.0  # the machines that were replicated are no primaries any more
     now = clock.now()
     chosen: dict[str, set[str]] = {}
     for group_id, machine_id in tx.execute(select(PlanMachine.group_id, PlanMachine.machine_id).where(*_copied(plan))):
@@ -174,6 +174,7 @@ def begin_due(tx: Transaction, plan_name: str) -> None:
         .outerjoin(Cycle, Cycle.cycle_id == Checkpoint.cycle_id)
         .where(Group.plan == plan_name, Group.group_id.not_in(busy), Group.not_before <= now.wall_s)
     )
+    waits = {}
     for row in tx.execute(query).all():
         if row.group_id not in chosen:
             continue
@@ -186,8 +187,10 @@ def begin_due(tx: Transaction, plan_name: str) -> None:
             newest_age_s=now.age_s(Stamp(row.ordered_at, row.ordered_boot_s, row.ordered_boot_id)) if whole else None,
             last_cycle_s=row.last_seconds,
         )
+        waits[row.group_id] = due.wait_s(state.rpo_s, state.newest_age_s, state.last_cycle_s)
         if due.is_due(state) and not retention.dropping(tx, row.group_id):
             create(tx, plan, row.group_id, "schedule")
+    return min(waits.values(), default=0.0) if waits.keys() == chosen.keys() else 0.0
 
 
 def _copied(plan: Plan, purpose: str = "schedule") -> tuple[ColumnElement[bool], ...]:

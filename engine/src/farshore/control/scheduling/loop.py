@@ -1,11 +1,11 @@
-"""The scheduler: one thread, a round each second or as soon as something has changed."""
+"""The scheduler: one thread, a round as soon as something has changed, else each second; less often if it is idle."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from sqlalchemy import select
@@ -32,10 +32,14 @@ from farshore.model.task import Empty
 log = logging.getLogger(__name__)
 
 ROUND_S: Final = 1.0
+#: A round while no cycle and no run is open: what is left to see then are silent nodes, limits by the hour, schedules.
+IDLE_ROUND_S: Final = 3.0
 #: What happens within this time is looked at together: a round costs the same for one event and for a hundred.
 GATHER_S: Final = 0.05
 #: How often is looked for what nobody has told of, or what may wait a moment.
 CHORES_EVERY_S: Final = 0.25
+#: How long a plan of which nothing is due is not looked at unless something happens.
+QUIET_S: Final = 5.0
 #: How old a site's inventory becomes.
 INVENTORY_EVERY_S: Final = 60.0
 #: How often the orchestrator looks for stories that have died.
@@ -51,8 +55,8 @@ TIDY_EVERY_S: Final = 600.0
 class Conductor(Protocol):
     """Tells the stories of drills and failovers so that they survive a restart."""
 
-    def tend(self) -> None:
-        """Begin the stories of new runs, wake those to whose run something has happened."""
+    def tend(self) -> bool:
+        """Begin the stories of new runs, wake those to whose run something has happened; say whether there are any."""
 
     def check(self) -> None:
         """Begin anew the stories that have died."""
@@ -71,6 +75,10 @@ class Scheduler:
         self._checked = time.monotonic()
         self._tidied = self._chored = float("-inf")
         self._drilled = float("-inf")
+        #: Plan → until when nothing of it is due, unless something happens.
+        self._quiet: dict[str, float] = {}
+        #: How long until the next round, if nothing happens.
+        self.pause_s = ROUND_S
         #: Cycle → rounds in a row that could not take it further.
         self._stuck: dict[str, int] = {}
         #: The limits that held at the last round, by the names of their resources.
@@ -80,13 +88,14 @@ class Scheduler:
     def run(self) -> None:
         """Work until :meth:`stop`. A round that fails is logged and tried again: all state is in rows."""
         while not self._stopping.is_set():
-            self.ctx.bus.scheduler.wait(ROUND_S)
+            happened = self.ctx.bus.scheduler.wait(self.pause_s)
             self._stopping.wait(GATHER_S)
+            happened = happened or self.ctx.bus.scheduler.is_set()
             self.ctx.bus.scheduler.clear()
             if self._stopping.is_set():
                 return
             try:
-                self.round()
+                self.round(happened=happened)
             except Exception:
                 log.exception("a round of the scheduler failed; the next one tries again")
 
@@ -107,8 +116,8 @@ class Scheduler:
             untracks.advance(tx)
             catalog.rebuild(tx)
 
-    def round(self) -> None:
-        """Do all that is due now."""
+    def round(self, *, happened: bool = True) -> None:
+        """Do all that is due now. ``happened``: a record has changed since the last round, not time alone."""
         if time.monotonic() - self._chored >= CHORES_EVERY_S:
             self._chored = time.monotonic()
             self._chores()
@@ -116,7 +125,8 @@ class Scheduler:
             active = select(Plan.name).where(Plan.activity == "active", Plan.state.in_(cycles.PROTECTING))
             plans = [plan for plan in session.scalars(active).all() if not catalog.is_unread(session, plan)]
         for plan in plans:
-            self._each(cycles.begin_due, plan)
+            if happened or time.monotonic() >= self._quiet.get(plan, 0.0):
+                self._each(self._begin_due, plan)
         with self.ctx.store.read() as session:
             open_cycles = cycles.open_cycles(session)
         for cycle_id in open_cycles:
@@ -134,7 +144,8 @@ class Scheduler:
                 self._each(detaches.advance, plan)
             for plan in left:
                 self._each(retirements.advance, plan)
-        self._conductor.tend()
+        telling = self._conductor.tend()
+        self.pause_s = ROUND_S if open_cycles or telling else self._idle_s(plans)
         self._keep_bundles()
         if time.monotonic() - self._checked > CHECK_EVERY_S:
             self._checked = time.monotonic()
@@ -145,6 +156,16 @@ class Scheduler:
                 upkeep.tidy(tx)
                 retention.thin_all(tx)
             self._conductor.forget(upkeep.KEPT_S)
+
+    def _begin_due(self, tx: Transaction, plan: str) -> None:
+        """Begin what is due of a plan, and remember how long nothing will be."""
+        self._quiet.pop(plan, None)
+        self._quiet[plan] = time.monotonic() + min(cycles.begin_due(tx, plan), QUIET_S)
+
+    def _idle_s(self, plans: Iterable[str]) -> float:
+        """Return how long nothing has to be looked at while nothing is at work."""
+        due = min((self._quiet.get(plan, 0.0) for plan in plans), default=float("inf"))
+        return min(max(due - time.monotonic(), ROUND_S), IDLE_ROUND_S)
 
     def _keep_bundles(self) -> None:
         """Renew the sites' bundles; what is wrong with one keeps nothing else from its turn."""
