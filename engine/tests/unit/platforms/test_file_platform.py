@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 from farshore.errors import Conflict, FarshoreError, Invalid, NoSpace, NotFound, RestartFromCheckpoint
 from farshore.platforms.contract import Extent, Kind
 from farshore.platforms.directory import DirectoryManifests
-from farshore.platforms.file import FileMachine, FileTarget
+from farshore.platforms.file import FileMachine, FileTarget, locks
 from farshore.platforms.file.sparse import clone, data_ranges, punch_hole
 from farshore.platforms.file.target import FileDraft
 from farshore.platforms.registry import open_platform
@@ -177,3 +178,61 @@ def test_a_base_that_does_not_fit_leaves_no_draft(small_pool: Path) -> None:
     with pytest.raises(NoSpace):
         target.open("web/vda", 3 * MIB, point, "next")
     assert target.points() == [point]
+
+
+def is_locked(image: Path) -> bool:
+    """Say whether somebody who opens the image now is refused the lock; for ``flock`` any other open file is that."""
+    with image.open("rb") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_a_draft_is_written_through_the_file_that_is_locked(tmp_path: Path) -> None:
+    """Only so does the kernel of an NFS 4 client know whose write it is that comes after the lock was lost."""
+    target = FileTarget(tmp_path)
+    draft = target.open("web/vda", MIB, None, "draft-1")
+    assert "FLOCK" in Path(f"/proc/self/fdinfo/{draft._fd}").read_text()
+    image = tmp_path / "drafts" / "draft-1" / "disk.img"
+    assert is_locked(image)
+    draft.close()
+    assert not is_locked(image)
+
+
+def test_the_lock_lasts_until_the_last_user_has_closed(tmp_path: Path) -> None:
+    target = FileTarget(tmp_path)
+    image = tmp_path / "drafts" / "draft-1" / "disk.img"
+    drafts = [target.open("web/vda", MIB, None, "draft-1") for _ in range(3)]
+    for draft in drafts:
+        assert is_locked(image)
+        draft.write(0, memoryview(b"x" * 512))
+        draft.flush()
+        draft.close()
+    assert not is_locked(image)
+
+
+def test_an_image_that_was_made_anew_since_it_was_locked_is_not_written(tmp_path: Path) -> None:
+    target = FileTarget(tmp_path)
+    target.open("web/vda", MIB, None, "draft-1").close()
+    image = tmp_path / "drafts" / "draft-1" / "disk.img"
+    lock = locks.take(image, "draft-1")
+    image.rename(image.with_name("old"))
+    image.write_bytes(b"new")
+    with pytest.raises(FileNotFoundError):
+        lock.open(image)
+    lock.release()
+    assert not is_locked(image.with_name("old"))
+
+
+def test_a_lock_that_was_taken_to_remove_an_image_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "disk.img"
+    image.touch(0o400)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write to anything
+    lock = locks.take(image, "draft-1")
+    with pytest.raises(Conflict):
+        lock.open(image)
+    lock.release()

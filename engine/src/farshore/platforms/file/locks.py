@@ -3,8 +3,9 @@
 The kernel gives the lock back when the last process that holds it has ended, so a process that is only stopped keeps
 it: nobody takes its draft over. Within a process the lock is shared, by everybody who has the draft open.
 
-On one host this excludes every other writer. On NFS 4 it does as long as its client reaches the server: one that was
-cut off for longer than its lease may write on afterwards (docs/internals/node.md).
+On one host this excludes every other writer. On NFS 4 a client that was cut off for longer than its lease loses its
+locks, and Linux refuses what is written by way of a lost one (``NFS_LOCK_LOST``, fs/nfs/nfs4state.c). It knows whose a
+write is by the open file, so drafts are written through the very one that is locked; see docs/internals/journal.md.
 """
 
 from __future__ import annotations
@@ -26,15 +27,25 @@ _LOCKS: Final[dict[tuple[int, int], Lock]] = {}
 class Lock:
     """The lock on one image, held by this process ``users`` times."""
 
-    def __init__(self, fd: int, place: tuple[int, int]) -> None:
+    def __init__(self, fd: int, place: tuple[int, int], *, writable: bool) -> None:
         self._fd = fd
         self._place = place
+        self._writable = writable
         self.users = 1
 
-    def is_on(self, fd: int) -> bool:
-        """Say whether ``fd`` is open on the image that is locked."""
-        facts = os.fstat(fd)
-        return (facts.st_dev, facts.st_ino) == self._place
+    def open(self, image: Path) -> int:
+        """Return a descriptor of the open file that is locked, to read and write; close it before :meth:`release`.
+
+        Raises:
+            FileNotFoundError: ``image`` is not there any more, or was made anew since it was locked.
+            Conflict: this process removes the draft.
+        """
+        facts = image.stat()
+        if (facts.st_dev, facts.st_ino) != self._place:
+            raise FileNotFoundError(image)
+        if not self._writable:
+            raise Conflict("the draft is being removed", code="draft-open", path=str(image))
+        return os.dup(self._fd)
 
     def release(self) -> None:
         """Give one use back; the last one opens the lock."""
@@ -72,7 +83,7 @@ def take(image: Path, key: str) -> Lock:
                 hint="Wait until that has ended; a process that is stopped keeps it.",
                 key=key,
             ) from None
-        lock = _LOCKS[place] = Lock(fd, place)
+        lock = _LOCKS[place] = Lock(fd, place, writable=mode == os.O_RDWR)
         return lock
 
 

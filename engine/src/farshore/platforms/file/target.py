@@ -191,17 +191,15 @@ class FileDraft:
         self._target = target
         self._folder = folder
         self._point = _point_of(key) if sealed else None
-        self._lock = None if sealed else locks.take(folder / _IMAGE, key)
+        image = folder / _IMAGE
+        self._lock = None if sealed else locks.take(image, key)
         try:
-            self._fd = os.open(folder / _IMAGE, os.O_CLOEXEC | (os.O_RDONLY if sealed else os.O_RDWR))
+            self._fd = os.open(image, os.O_RDONLY | os.O_CLOEXEC) if self._lock is None else self._lock.open(image)
         except BaseException:
             if self._lock is not None:
                 self._lock.release()
             raise
         self._size = os.fstat(self._fd).st_size
-        if self._lock is not None and not self._lock.is_on(self._fd):
-            self.close()
-            raise FileNotFoundError(folder / _IMAGE)  # made anew since it was locked
 
     def write(self, offset: int, buffer: memoryview) -> None:
         """Write ``buffer`` at ``offset``."""
