@@ -46,6 +46,11 @@ def chance() -> random.Random:
         Cell("copies", "delta", "CompleteSnapshot", 1, "lost"),
         Cell("copies", "retire", "DeleteSnapshot", 0, "5xx"),
         Cell("copies to volumes", "delta", "CreateSnapshot", 0, "lost"),
+        Cell("rehearsal", "drill", "AuthorizeSecurityGroupEgress", 0, "lost"),
+        Cell("rehearsal", "drill", "CreateSecurityGroup", 0, "lost"),
+        Cell("rehearsal", "drill", "CreateSubnet", 0, "lost"),
+        Cell("failover", "failover", "DeregisterImage", 0, "lost"),
+        Cell("failover", "failover", "DescribeVolumes", 0, "stale"),
     ],
     ids=str,
 )

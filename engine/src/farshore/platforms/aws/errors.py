@@ -77,7 +77,16 @@ ELSEWHERE: Final = frozenset(
     {"301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
 )
 ABSENT: Final = frozenset(
-    {"404", "NoSuchBucket", "NoSuchEntity", "NoSuchKey", "NotFound", "ResourceNotFoundException", "NotFoundException"}
+    {
+        "404",
+        "InvalidAMIID.Unavailable",
+        "NoSuchBucket",
+        "NoSuchEntity",
+        "NoSuchKey",
+        "NotFound",
+        "NotFoundException",
+        "ResourceNotFoundException",
+    }
 )
 STATES: Final = frozenset(
     {

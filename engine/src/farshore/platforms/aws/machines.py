@@ -107,7 +107,7 @@ class Maker:
         nics = [self._interface(spec, index, nic) for index, nic in enumerate(spec.nics)]
         volumes = {places[disk.disk_id]: self._volume(spec, disk) for disk in spec.disks}
         machine_id = str(found["InstanceId"]) if found is not None else self._launch(spec, kind, image, nics)
-        self._empty(spec, machine_id)
+        self._empty(spec, machine_id, volumes.values())
         for device, volume_id in volumes.items():
             attach(self._account, machine_id, device, volume_id)
         ask(self._account, "create_tags", Resources=[machine_id], Tags=tags.tag_list({inventory.MADE: "yes"}))
@@ -266,15 +266,18 @@ class Maker:
                 return machine_id
         raise Retry(f"EC2 ends {spec.name} as soon as it was launched", code="launch-ended", machine_id=machine_id)
 
-    def _empty(self, spec: MachineCreateParams, machine_id: str) -> None:
-        """Stop the shell and take the volumes away that it was launched with."""
+    def _empty(self, spec: MachineCreateParams, machine_id: str, own: Collection[str]) -> None:
+        """Stop the shell and take the volumes away that it was launched with: all but its ``own``."""
         account = self._account
         if self._wait(lambda: settled(account, machine_id), f"machine {machine_id}") == "running":
             ask(account, "stop_instances", InstanceIds=[machine_id], Force=True, SkipOsShutdown=True)
             self._wait(lambda: settled(account, machine_id, {"stopped"}), f"machine {machine_id}")
         shells = [*named(account, spec.tag, spec.name), {"Name": f"tag:{tags.ROLE}", "Values": [inventory.SHELL]}]
-        for volume in inventory.volumes(account, shells):
-            volume_id = volume["VolumeId"]
+        found = {str(volume["VolumeId"]) for volume in inventory.volumes(account, shells)}
+        # A list by tags may not have them yet; the machine itself names what is in its places.
+        places = inventory.instance(account, machine_id).get("BlockDeviceMappings") or ()
+        found |= {str(item["Ebs"]["VolumeId"]) for item in places if "Ebs" in item} - set(own)
+        for volume_id in sorted(found):
             detach(account, volume_id, machine_id)
             with contextlib.suppress(NotFound):
                 ask(account, "delete_volume", VolumeId=volume_id)
@@ -394,8 +397,8 @@ def detach(account: Account, volume_id: str, machine_id: str) -> None:
         return volume_id if volume is None or volume["State"] == "available" else None
 
     volume = volume_at(account, volume_id)
-    if volume is not None and any(item.get("State") != "detaching" for item in volume.get("Attachments") or ()):
-        with contextlib.suppress(Conflict, NotFound):  # it goes already; the look below says
+    if volume is None or any(item.get("State") != "detaching" for item in volume.get("Attachments") or ()):
+        with contextlib.suppress(Conflict, NotFound):  # it is gone, or goes already; the look below says
             ask(account, "detach_volume", VolumeId=volume_id, InstanceId=machine_id)
     awaited(account, free, f"volume {volume_id}")
 
