@@ -1,8 +1,8 @@
 """Machines of AWS, told to the platform as a node's tasks tell it, before the double.
 
-Four tales of the shop's database. ``rehearsal``: a drill and its end. ``failover``: the machine is made for good, and
+Five tales of the shop's database. ``rehearsal``: a drill and its end. ``failover``: the machine is made for good, and
 taken away. ``fence``: one is stopped and fenced, and let go of again. ``way back``: the disks of an old primary that
-rests are taken in as points, and its successor gets its name.
+rests are taken in as points, and its successor gets its name. ``guest``: one is changed before its first start.
 Whatever may pass is asked again with the same words; a run that has failed is swept, and done anew under another tag.
 What has come of each phase is read with eyes of their own, and in the end nothing may be left.
 """
@@ -47,6 +47,7 @@ TALES: Final = {
     "failover": ("failover", "sweep"),
     "fence": ("fence", "lift"),
     "way back": ("adopt", "failback"),
+    "guest": ("prepare", "launch"),
 }
 _NAME: Final = "db"
 _NETWORK: Final = "fs-lan-7"
@@ -75,6 +76,7 @@ class Recovery:
         self.phases = TALES[tale]
         #: What each disk begins with, by its name.
         self.held = {"sda1": b"boots   ", "sdf": b"the rows"}
+        self._kept = dict(self.held)  # in the points, whatever becomes of machines
         self._ec2 = aws.client("ec2")
         self._account = aws_site.account(aws_site.config(aws, scratch, instance_families=["t3"]), shared)
         self._node = Node(self._account)
@@ -90,8 +92,10 @@ class Recovery:
             self._old = self._made_by_others()
             self._rest(self._old)
         self._before = set(aws.things())
-        if tale in {"rehearsal", "failover"}:
+        if tale in {"rehearsal", "failover", "guest"}:
             self._points = {disk: self._point(text) for disk, text in self.held.items()}
+        if tale == "guest":
+            self._machine = self._run(self._make)
 
     def act(self, phase: str) -> None:
         """Play a phase as the control plane has it played."""
@@ -140,13 +144,33 @@ class Recovery:
         """Make the machine in the plan's network, for good."""
 
         def run(tag: str) -> str:
-            node, order = self._node, self._order(tag, "failover", self._home)
-            made = _task(lambda: instantiate.machine(node.compute, node.target, order))
-            self._start(made.machine_id)
-            _task(lambda: node.compute.detach(made.machine_id))
-            return made.machine_id
+            self._machine = self._make(tag)
+            self.launch()
+            return self._machine
 
         self._machine = self._run(run)
+
+    def prepare(self) -> None:
+        """Change the guest while it is off: a part of the disk that it boots from."""
+
+        def once() -> None:
+            with self._node.compute.open_disks(self._machine) as disks:
+                for disk in disks:
+                    if disk.boot:
+                        with disk.path.open("r+b") as image:
+                            image.write(b"prepared")
+
+        _task(once)
+        self.held = {**self.held, "sda1": b"prepared"}
+
+    def launch(self) -> None:
+        """Start the machine; it is here to stay."""
+        self._start(self._machine)
+        _task(lambda: self._node.compute.detach(self._machine))
+
+    def _make(self, tag: str) -> str:
+        node, order = self._node, self._order(tag, "failover", self._home)
+        return _task(lambda: instantiate.machine(node.compute, node.target, order)).machine_id
 
     def failback(self) -> None:
         """Make its successor at home, which gets the name of the old primary."""
@@ -280,6 +304,12 @@ class Recovery:
         """Say what is wrong with it once it is fenced."""
         return self._wrong_machine(self._machine, "stopped", barred=True)
 
+    def looks_prepared(self) -> list[str]:
+        """Say what is wrong with it once its guest was changed."""
+        volumes = sorted(name for name in self._new() if name.startswith("vol-"))
+        texts = [] if len(volumes) == len(self.held) else [f"there are the volumes {volumes}"]
+        return [*texts, *self._wrong_machine(self._machine, "stopped"), *self._wrong_points(leased=True)]
+
     def looks_lifted(self) -> list[str]:
         """Say what is wrong with it once it is let go of."""
         return self._wrong_machine(self._machine, "running")
@@ -339,7 +369,7 @@ class Recovery:
                 texts.append(f"the point of {disk} is gone")
                 continue
             image = self.aws.snapshot(point)
-            if (found := self._begins(image)) != self.held[disk]:
+            if (found := self._begins(image)) != self._kept[disk]:
                 texts.append(f"the point of {disk} holds {found!r}")
             image.unlink()
             if leased not in {None, any(key.startswith(tags.LEASE) for key in tags.tag_map(known[point]))}:
@@ -361,6 +391,8 @@ _PHASES: Final[dict[str, Callable[[Recovery], None]]] = {
     "sweep": Recovery.end,
     "adopt": Recovery.adopt,
     "failback": Recovery.failback,
+    "prepare": Recovery.prepare,
+    "launch": Recovery.launch,
 }
 _LOOKS: Final[dict[str, Callable[[Recovery], list[str]]]] = {
     "drill": Recovery.looks_rehearsed,
@@ -371,6 +403,8 @@ _LOOKS: Final[dict[str, Callable[[Recovery], list[str]]]] = {
     "sweep": Recovery.looks_swept,
     "adopt": Recovery.looks_adopted,
     "failback": Recovery.looks_back,
+    "prepare": Recovery.looks_prepared,
+    "launch": Recovery.looks_made_for_good,
 }
 
 
