@@ -51,6 +51,8 @@ class Behaviour:
     failing: list[str] = field(default_factory=list)
     #: ARN of a role -> the external id that its trust policy asks for.
     external_ids: dict[str, str] = field(default_factory=dict)
+    #: Whether calls count as made by TLS. They are not; but the vendor's are.
+    secure: bool = True
     #: Console text that every instance shows, unless its own was set.
     console: str = ""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from doubles.aws import images, instances, stale, storage
+from doubles.aws import buckets, identities, images, instances, stale, storage
 from doubles.aws.errors import STATUS, ApiError
 from doubles.aws.http_server import Reply, Request
 from doubles.aws.world import World
@@ -31,6 +31,8 @@ class MotoHalf:
         self._application = DomainDispatcherApplication(create_backend_app)
         self._stale = stale.Before()
         world.started = self._stale.started
+        world.policies_of = identities.documents
+        buckets.install(world)
         storage.install(world)
         images.install(world)
         instances.install(world, self.consoles)
@@ -49,13 +51,17 @@ class MotoHalf:
             return target.rpartition(".")[2]
         return _s3_operation(request) if service == "s3" else "Unknown"
 
+    def resource_of(self, service: str, request: Request) -> str:
+        """Return the ARN that a request is about, where it is told by its path."""
+        return f"arn:aws:s3:::{request.path.strip('/')}" if service == "s3" and request.path != "/" else ""
+
     def answer(self, service: str, operation: str, region: str, request: Request, *, as_before: bool) -> Reply:
         """Let moto answer; ``as_before``: a describe does not know of the newest."""
         with self.world.lock:
             if service == "servicequotas":
                 return _quota(self.world, operation, json.loads(bytes(request.body)))
             if service == "sts" and operation == "AssumeRole":
-                self._check_external_id(parse_qs(request.body.decode()))
+                self._check_trust(parse_qs(request.body.decode()))
             if service == "ec2" and operation.startswith("Describe"):
                 return self._stale.answer(region, request, self._called, as_before=as_before)
             if service == "ec2":
@@ -88,10 +94,10 @@ class MotoHalf:
             self._stale.made(operation, bytes(reply.body))
         return reply
 
-    def _check_external_id(self, arguments: dict[str, list[str]]) -> None:
+    def _check_trust(self, arguments: dict[str, list[str]]) -> None:
         role = arguments["RoleArn"][0]
-        wanted = self.world.behaviour.external_ids.get(role)
-        if wanted is not None and arguments.get("ExternalId") != [wanted]:
+        said = arguments.get("ExternalId", [None])[0]
+        if self.world.behaviour.external_ids.get(role, said) != said or not identities.trusts(role, said):
             who = "User: arn:aws:iam::123456789012:user/farshore"
             raise ApiError("AccessDenied", f"{who} is not authorized to perform: sts:AssumeRole on resource: {role}")
 
@@ -187,7 +193,7 @@ def _s3_operation(request: Request) -> str:
     query = request.query
     for name, operation in _S3_SUB.get(request.method, {}).items():
         if name in query:
-            return operation
+            return operation if key else operation.replace("ObjectTagging", "BucketTagging")
     if not bucket:
         return "ListBuckets"
     of = {"GET": "GetObject", "PUT": "PutObject", "HEAD": "HeadObject", "DELETE": "DeleteObject"}
@@ -205,6 +211,8 @@ _S3_SUB: Final = {
         "encryption": "GetBucketEncryption",
         "tagging": "GetObjectTagging",
         "policy": "GetBucketPolicy",
+        "ownershipControls": "GetBucketOwnershipControls",
+        "lifecycle": "GetBucketLifecycleConfiguration",
     },
     "PUT": {
         "versioning": "PutBucketVersioning",
@@ -212,6 +220,7 @@ _S3_SUB: Final = {
         "encryption": "PutBucketEncryption",
         "tagging": "PutObjectTagging",
         "policy": "PutBucketPolicy",
+        "ownershipControls": "PutBucketOwnershipControls",
         "lifecycle": "PutBucketLifecycleConfiguration",
     },
     "POST": {"delete": "DeleteObjects"},

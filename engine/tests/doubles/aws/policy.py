@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
@@ -24,8 +25,17 @@ def action_of(service: str, operation: str) -> str:
     return f"{service}:{_ACTIONS.get((service, operation), operation)}"
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a call asks for. ``resource``: an ARN, or empty where it is not known, which any resource matches."""
+
+    action: str
+    region: str = ""
+    resource: str = ""
+
+
 class Policy:
-    """One identity's policy. Actions are matched; resources and conditions are not looked at."""
+    """One identity's policy."""
 
     def __init__(self) -> None:
         self._document: Mapping[str, Any] | None = None
@@ -34,18 +44,37 @@ class Policy:
         """Hold to a document, or to none: everything is allowed."""
         self._document = document
 
-    def allows(self, action: str) -> bool:
-        """Say whether a call may be made: denied beats allowed."""
-        if self._document is None or action in _FREE:
-            return True
-        allowed = False
-        for statement in _list(self._document["Statement"]):
-            if any(fnmatchcase(action.lower(), pattern.lower()) for pattern in _list(statement.get("Action", []))):
+    def allows(self, asked: Asked) -> bool:
+        """Say whether a call may be made."""
+        return self._document is None or allowed([self._document], asked)
+
+
+def allowed(documents: Iterable[Mapping[str, Any]], asked: Asked) -> bool:
+    """Say whether policies let a call pass: denied beats allowed. Of conditions, the region that is asked is looked at.
+
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html
+    """
+    if asked.action in _FREE:
+        return True
+    found = False
+    for document in documents:
+        for statement in listed(document["Statement"]):
+            if _about(statement, asked):
                 if statement["Effect"] == "Deny":
                     return False
-                allowed = True
-        return allowed
+                found = True
+    return found
 
 
-def _list(value: Any) -> list[Any]:
+def _about(statement: Mapping[str, Any], asked: Asked) -> bool:
+    if not any(fnmatchcase(asked.action.lower(), one.lower()) for one in listed(statement.get("Action", []))):
+        return False
+    if asked.resource and not any(fnmatchcase(asked.resource, one) for one in listed(statement.get("Resource", []))):
+        return False
+    regions = statement.get("Condition", {}).get("StringEquals", {}).get("aws:RequestedRegion", asked.region)
+    return not asked.region or asked.region in listed(regions)
+
+
+def listed(value: Any) -> list[Any]:
+    """Return what may be one or a list of them as a list."""
     return value if isinstance(value, list) else [value]

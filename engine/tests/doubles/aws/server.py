@@ -61,7 +61,7 @@ class Double:
                     _kill(fault)
                     return fault.kind, Reply(0, cut=True)
                 self._refuse(service, fault)
-            self._admit(service, operation, request)
+            self._admit(service, operation, region, request)
             if service == "ebs":
                 reply = ebs.answer(self.world, operation, region, request, fault)
             else:
@@ -88,13 +88,14 @@ class Double:
                     details["code"], details.get("message", details["code"]), details.get("reason", "")
                 )
 
-    def _admit(self, service: str, operation: str, request: Request) -> None:
+    def _admit(self, service: str, operation: str, region: str, request: Request) -> None:
         if "authorization" not in request.headers and "X-Amz-Signature" not in request.query_text:
             if operation == "AssumeRoleWithWebIdentity":
                 return
             raise errors.ApiError("MissingAuthenticationTokenException", "Missing Authentication Token")
         with self.world.lock:
-            self.world.admit(service, operation)
+            resource = self.moto.resource_of(service, request)
+            self.world.admit(service, operation, _key(request), region, resource)
         if service == "ec2" and b"DryRun=true" in request.body:
             raise errors.ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
 
@@ -169,6 +170,12 @@ def _scope(request: Request) -> tuple[str, str]:
         _, _, region, service, _ = parse_qs(request.query_text)["X-Amz-Credential"][0].split("/")
         return service, region
     return ("sts", "us-east-1") if b"Action=AssumeRole" in request.body else ("s3", "us-east-1")
+
+
+def _key(request: Request) -> str:
+    """Return the access key that a request is signed with."""
+    credential = request.headers.get("authorization", "").partition("Credential=")[2]
+    return (credential or parse_qs(request.query_text).get("X-Amz-Credential", [""])[0]).partition("/")[0]
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from doubles.aws.behaviour import Behaviour, Clock
 from doubles.aws.blocks import Blocks, Snapshot
 from doubles.aws.errors import denied, throttled
 from doubles.aws.faults import Faults
-from doubles.aws.policy import Policy, action_of
+from doubles.aws.policy import Asked, Policy, action_of, allowed
 
 _Registers = Callable[[Snapshot, dict[str, str], str], None]
 
@@ -37,6 +37,8 @@ class World:
     started: Callable[[str], None] = lambda _snapshot_id: None
     key_usable: Callable[[str, str], bool] = lambda _region, _key: True
     default_key: Callable[[str], str] = lambda _region: ""
+    #: Set by moto's half: the policies of whom an access key belongs to; None: of nobody who is held to any.
+    policies_of: Callable[[str], list[Mapping[str, Any]] | None] = lambda _key: None
 
     def __post_init__(self) -> None:
         self.blocks = Blocks(self.folder)
@@ -58,11 +60,12 @@ class World:
         """Note a call."""
         self.calls.append((service, operation, time.time(), outcome, region, resource))
 
-    def admit(self, service: str, operation: str) -> None:
-        """Refuse what a policy does not allow, or what comes too quickly."""
-        action = action_of(service, operation)
-        if not self.policy.allows(action):
-            raise denied(service, action)
+    def admit(self, service: str, operation: str, key: str, region: str, resource: str) -> None:
+        """Refuse what a policy does not allow, or what comes too quickly. ``key``: the caller's access key."""
+        asked = Asked(action_of(service, operation), region, resource)
+        theirs = self.policies_of(key)
+        if not self.policy.allows(asked) or (theirs is not None and not allowed(theirs, asked)):
+            raise denied(service, asked.action)
         now = time.monotonic()
         if (rate := self.behaviour.rates.get(operation)) is not None:
             self._spend(service, operation, rate, rate, now)
