@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -117,3 +119,14 @@ def test_the_command_refuses_what_can_be_no_name(option: str, value: str, capsys
     said = capsys.readouterr()
     assert not said.out
     assert f"error: {option.removeprefix('--').replace('-', '_')}: {value!r} is not" in said.err
+
+
+def test_it_needs_the_standard_library_alone() -> None:
+    """Where an account is prepared, the policy is written by the Python of the controller, which has no engine."""
+    source = Path(str(aws.__file__)).parents[3]
+    code = (
+        f"import sys; sys.path.insert(0, {str(source)!r}); from farshore.platforms.aws import policy;"
+        " print(policy.Scope(region='eu-central-1', bucket='acme-dr').site)"
+    )
+    done = subprocess.run([sys.executable, "-ISBc", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("acme-dr/farshore\n", "")

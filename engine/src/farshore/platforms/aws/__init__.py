@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from farshore import durable
 from farshore.errors import Permanent
-from farshore.platforms.contract import Boots, Platform
+
+if TYPE_CHECKING:  # the policy is had with the standard library alone
+    from farshore.platforms.contract import Platform
 
 __all__ = ["open_aws"]
 
@@ -41,6 +43,7 @@ def open_aws(config: Mapping[str, Any], part: str = "") -> Platform:  # noqa: AR
     from farshore.platforms.aws.source import AwsSource
     from farshore.platforms.aws.target import AwsTarget
     from farshore.platforms.aws.types import Types
+    from farshore.platforms.contract import Boots, Platform
 
     account = Account(settings.read(config))
     given = account.settings
