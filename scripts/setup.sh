@@ -2,7 +2,7 @@
 # Install what a profile needs, and only what is missing.
 #   setup.sh venv     Python tools and the engine (.venv)
 #   setup.sh lab      that, and the hypervisor packages (root)
-#   setup.sh test     that, and the test tools, and .venv-312 where a Python 3.12 is found
+#   setup.sh test     that, and the test tools, others' collections, and .venv-312 where a Python 3.12 is found
 #   setup.sh bench    Python tools, and what is measured and compared with (root)
 source "$(dirname "$0")/common.sh"
 
@@ -85,6 +85,34 @@ wanem() { # the wide-area link between two network namespaces
     mv "$made.new" "$made"
 }
 
+# What playbooks of ours use of others' collections, for tests: taken out of the package that carries them all.
+collections() {
+    local wanted='ansible>=12.3,<13' names=(amazon/aws community/aws) place=$CACHE/collections/ansible_collections work
+    [[ -f $place/.stamp && $(<"$place/.stamp") == "$wanted ${names[*]}" ]] && return 0
+    say "fetching the collections ${names[*]} for tests"
+    work=$(mktemp -d "$CACHE/collections.XXXXXX")
+    "$VENV/bin/python" -m pip download -q --no-deps --only-binary :all: -d "$work" "$wanted" >"$CACHE/pip.log" 2>&1 || {
+        rm -rf "$work"
+        tail -n 20 "$CACHE/pip.log" >&2
+        die "pip could not fetch $wanted (offline?); the log is .cache/pip.log"
+    }
+    "$VENV/bin/python" - "$work" "${names[@]}" <<'EOF'
+import pathlib, sys, zipfile
+work = pathlib.Path(sys.argv[1])
+wanted = tuple(f"ansible_collections/{name}/" for name in sys.argv[2:])
+with zipfile.ZipFile(next(work.glob("*.whl"))) as wheel:
+    wheel.extractall(work, [name for name in wheel.namelist() if name.startswith(wanted)])
+EOF
+    local name
+    for name in "${names[@]}"; do
+        rm -rf "${place:?}/$name"
+        mkdir -p "$(dirname "$place/$name")"
+        mv "$work/ansible_collections/$name" "$place/$name"
+    done
+    rm -rf "$work"
+    printf '%s' "$wanted ${names[*]}" >"$place/.stamp"
+}
+
 if [[ $profile == venv ]]; then
     apt optional dev kvm
 else
@@ -101,6 +129,7 @@ venv "$VENV" "$python" engine/pyproject.toml requirements-ansible.txt requiremen
 [[ $profile == bench || $profile == test ]] && wanem
 if [[ $profile == test ]]; then
     apt test
+    collections
     if python312=$(find_python 3.12); then
         venv "$SECOND" "$python312" requirements-ansible.txt -- -r requirements-ansible.txt
     elif [[ ${CI:-} == true ]]; then
