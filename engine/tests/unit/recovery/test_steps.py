@@ -3,10 +3,21 @@ from typing import cast
 
 import pytest
 from farshore.errors import Conflict, Fenced, NotFound, Permanent, Retry
-from farshore.model.machine import MachineFacts, Power
-from farshore.model.task import DiskSpec, MachineCreateParams, NetworkCreateParams
+from farshore.model.machine import DiskFacts, MachineFacts, NicFacts, Power
+from farshore.model.task import DiskSpec, MachineCreateParams, NetworkCreateParams, NicSpec
 from farshore.platforms.contract import Boots, Compute, Target
 from farshore.recovery.steps import instantiate, power, sweep
+
+
+def shown(*sizes: int, nics: int = 1) -> MachineFacts:
+    """Return a machine as its platform shows it."""
+    disks = tuple(DiskFacts(disk_id=f"sd{number}", size_bytes=size) for number, size in enumerate(sizes))
+    macs = tuple(NicFacts(mac=f"52:54:00:00:00:{number:02x}", network="lan") for number in range(nics))
+    return MachineFacts(machine_id="id-1", name="db-drill", disks=disks, nics=macs)
+
+
+#: What :func:`spec` orders: one disk is rounded up, the platform has names of its own.
+WHOLE = shown(8 << 20, 4 << 20)
 
 
 class Machines:
@@ -19,6 +30,8 @@ class Machines:
         self.keeps_fence = keeps_fence
         self.asked: list[str] = []
         self.stuck: Sequence[str] = ()
+        #: What is shown of a machine that was made; None: nothing yet.
+        self.shown: MachineFacts | None = WHOLE
 
     def power(self, _machine_id: str) -> Power:
         if self.lags and self.state == "off":
@@ -52,6 +65,11 @@ class Machines:
     def create(self, spec: MachineCreateParams) -> str:
         self.asked.append(f"create {spec.name}")
         return "id-1"
+
+    def facts(self, machine_id: str) -> MachineFacts:
+        if self.shown is None:
+            raise NotFound(f"there is no {machine_id}")
+        return self.shown
 
     def isolated_network(self, spec: NetworkCreateParams) -> None:
         self.asked.append(f"network {spec.name}")
@@ -185,8 +203,11 @@ def spec() -> MachineCreateParams:
         facts=MachineFacts(machine_id="src", name="db"),
         cpus=1,
         memory_bytes=1 << 28,
-        disks=(DiskSpec(disk_id="vda", point="p1", size_bytes=1), DiskSpec(disk_id="vdb", point="p2", size_bytes=1)),
-        nics=(),
+        disks=(
+            DiskSpec(disk_id="vda", point="p1", size_bytes=3 << 20),
+            DiskSpec(disk_id="vdb", point="p2", size_bytes=8 << 20),
+        ),
+        nics=(NicSpec(mac="52:54:00:00:00:01", network="lan"),),
         epoch=1,
     )
 
@@ -197,6 +218,24 @@ def test_points_are_leased_before_a_machine_is_made():
     assert (result.machine_id, result.name) == ("id-1", "db-drill")
     assert pool.asked == ["lease p1 run-1", "lease p2 run-1"]
     assert machines.asked == ["create db-drill"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "lacks"),
+    [
+        (None, "without anything"),
+        (shown(8 << 20), "without 1 of its 2 disks"),
+        (shown(8 << 20, 2 << 20), "without disks that are large enough"),
+        (shown(8 << 20, 4 << 20, nics=0), "without 1 of its 1 network interfaces"),
+        (shown(nics=0), "without 2 of its 2 disks and 1 of its 1 network interfaces"),
+    ],
+)
+def test_a_machine_that_lacks_what_was_ordered_is_not_taken_for_made(seen: MachineFacts | None, lacks: str) -> None:
+    machines = Machines()
+    machines.shown = seen
+    with pytest.raises(Retry, match=lacks) as caught:
+        instantiate.machine(cast("Compute", machines), cast("Target", Pool("p1", "p2")), spec())
+    assert caught.value.code == "machine-incomplete"
 
 
 def test_nothing_is_made_when_a_point_is_gone():
