@@ -51,6 +51,7 @@ def chance() -> random.Random:
         Cell("rehearsal", "drill", "CreateSubnet", 0, "lost"),
         Cell("failover", "failover", "DeregisterImage", 0, "lost"),
         Cell("failover", "failover", "DescribeVolumes", 0, "stale"),
+        Cell("guest", "prepare", "DescribeInstances", 0, "stale"),
     ],
     ids=str,
 )

@@ -111,7 +111,11 @@ class Maker:
         for device, volume_id in volumes.items():
             attach(self._account, machine_id, device, volume_id)
         ask(self._account, "create_tags", Resources=[machine_id], Tags=tags.tag_list({inventory.MADE: "yes"}))
-        return machine_id
+
+        def whole() -> str | None:
+            return machine_id if inventory.MADE in tags.tag_map(inventory.instance(self._account, machine_id)) else None
+
+        return self._wait(whole, f"machine {machine_id}")  # whoever goes on with it may look at once
 
     def _existing(self, spec: MachineCreateParams) -> dict[str, Any] | None:
         """Return the machine that an earlier try began; refuse a name that is another's."""

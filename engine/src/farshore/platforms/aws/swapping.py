@@ -29,15 +29,17 @@ def settle(account: Account, ebs: Ebs, machine_id: str) -> dict[str, Any]:
     """
     raw = inventory.instance(account, machine_id)
     swap = tags.tag_map(raw).get(inventory.SWAP)
+    out: set[str] = set()
     if swap is not None:
         taken = {item["DeviceName"]: item["Ebs"]["VolumeId"] for item in raw.get("BlockDeviceMappings") or ()}
         for volume in list(inventory.volumes(account, [{"Name": f"tag:{inventory.SWAP}", "Values": [swap]}])):
             place, volume_id = tags.tag_map(volume)[inventory.PLACE], volume["VolumeId"]
             if taken.get(place, volume_id) != volume_id:
                 detach(account, taken[place], machine_id)
+                out.add(str(taken[place]))
             attach(account, machine_id, place, volume_id)
         raw = inventory.instance(account, machine_id)
-    in_use = _drop_volumes(account, raw)
+    in_use = _drop_volumes(account, raw, out)
     _drop_snapshots(ebs, mine(account, raw), in_use)
     if swap is not None:
         ask(account, "delete_tags", Resources=[machine_id], Tags=[{"Key": inventory.SWAP}])
@@ -50,15 +52,22 @@ def mine(account: Account, raw: Mapping[str, Any]) -> list[dict[str, Any]]:
     return named(account, marks[tags.TAG], marks[inventory.NAME])
 
 
-def _drop_volumes(account: Account, raw: Mapping[str, Any]) -> set[str]:
-    """Remove the volumes that were made for a machine and have no place in it; return what the others are made of."""
-    in_use = set()
+def _drop_volumes(account: Account, raw: Mapping[str, Any], out: Collection[str]) -> set[str]:
+    """Remove the volumes that were made for a machine and have no place in it; return what the others are made of.
+
+    Those that are just ``out`` of their places go in any case: lists of volumes are behind at times.
+    """
+    in_use, spare = set(), set(out)
     for volume in list(inventory.volumes(account, mine(account, raw))):
+        if volume["VolumeId"] in out:
+            continue
         if volume.get("Attachments"):
             in_use.add(str(volume.get("SnapshotId", "")))
         elif volume["State"] in {"available", "error"} and inventory.FENCED_FROM not in tags.tag_map(volume):
-            with contextlib.suppress(NotFound):
-                ask(account, "delete_volume", VolumeId=volume["VolumeId"])
+            spare.add(str(volume["VolumeId"]))
+    for volume_id in sorted(spare):
+        with contextlib.suppress(NotFound):
+            ask(account, "delete_volume", VolumeId=volume_id)
     return in_use
 
 
