@@ -34,14 +34,14 @@ FOLDER = Path(__file__).with_name("bugs")
 class Bug:
     """A mutation.
 
+    ``edits``: module, what its text is there, and what it becomes.
     ``share``: of the schedules that were played to measure it, how many found it; 0 where none has yet.
     ``theme``: what all schedules are about in which it is looked for; empty where they are drawn as always.
     """
 
     name: str
     about: str
-    module: str
-    edits: tuple[tuple[str, str], ...]
+    edits: tuple[tuple[str, str, str], ...]
     share: float
     quick: bool
     theme: str = ""
@@ -51,15 +51,22 @@ class Bug:
         """Schedules in which it has to be found: by chance it is missed once in a hundred thousand times."""
         return max(150, int(12.0 / self.share)) if self.share else 5000
 
-    def apply(self, source: str) -> str:
-        """Return the module's text with the bug in it.
+    @property
+    def modules(self) -> list[str]:
+        """The modules that it changes."""
+        return sorted({module for module, _, _ in self.edits})
+
+    def apply(self, module: str, source: str) -> str:
+        """Return a module's text with the bug in it.
 
         Raises:
             ValueError: the text to replace is not there, or more than once.
         """
-        for old, new in self.edits:
+        for of, old, new in self.edits:
+            if of != module:
+                continue
             if source.count(old) != 1:
-                raise ValueError(f"bug {self.name}: its text is {source.count(old)} times in {self.module}:\n{old}")
+                raise ValueError(f"bug {self.name}: its text is {source.count(old)} times in {module}:\n{old}")
             source = source.replace(old, new)
         return source
 
@@ -72,9 +79,9 @@ def say(text: str) -> None:
 
 def load(name: str) -> Bug:
     body: dict[str, Any] = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
-    edits = tuple((edit["old"], edit["new"]) for edit in body["edits"])
+    edits = tuple((edit.get("module", body["module"]), edit["old"], edit["new"]) for edit in body["edits"])
     share = float(body.get("found", 0)) / float(body.get("of", 1))
-    return Bug(name, body["about"], body["module"], edits, share, bool(body.get("quick", False)), body.get("theme", ""))
+    return Bug(name, body["about"], edits, share, bool(body.get("quick", False)), body.get("theme", ""))
 
 
 def names() -> list[str]:
@@ -86,7 +93,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
     def get_code(self, fullname: str) -> Any:
         path = self.get_filename(fullname)
-        source = self.bug.apply(Path(path).read_text(encoding="utf-8"))
+        source = self.bug.apply(fullname, Path(path).read_text(encoding="utf-8"))
         return compile(source, path, "exec", dont_inherit=True)
 
 
@@ -95,7 +102,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         self._bug = bug
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
-        if fullname != self._bug.module:
+        if fullname not in self._bug.modules:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         assert spec is not None

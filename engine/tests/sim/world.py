@@ -11,7 +11,7 @@ import random
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
@@ -107,7 +107,8 @@ class Theme:
         without: never drawn in it.
         locks: the platform lets another node go on in a draft.
         pace_s: how far apart the larger faults are, on average.
-        deadly: the operation at which processes die most often.
+        deadly: how much more often than elsewhere processes die at operations whose names begin so.
+        loses: how often a draft is lost before an attempt.
         stall_at_commit: how often a seal, or what a publication creates, takes long.
     """
 
@@ -115,7 +116,8 @@ class Theme:
     without: frozenset[str] = frozenset()
     locks: bool = False
     pace_s: tuple[float, ...] = (0.05, 0.3, 1.0)
-    deadly: str = ""
+    deadly: Mapping[str, float] = field(default_factory=dict)
+    loses: float = 0.2
     stall_at_commit: float = 0.1
 
 
@@ -126,7 +128,7 @@ THEMES = {
         frozenset({"crash-target", "takeover", "vanish-point", "revert", "lose-draft", "unheard", "overclaim"}),
         without=frozenset({"power", "zombie", "silence"}),
         locks=True,
-        deadly="open-done",
+        deadly={"open-done": 5.0},
     ),
     # A draft passes from point to point, and guests go back to what the base has, which no list names then.
     "passing": Theme(
@@ -141,7 +143,33 @@ THEMES = {
     ),
     # Power fails while journals are written.
     "torn": Theme(
-        frozenset({"power"}), without=frozenset({"crash-both", "clock"}), pace_s=(1.0, 5.0), deadly="sync-journal"
+        frozenset({"power"}),
+        without=frozenset({"crash-both", "clock"}),
+        pace_s=(1.0, 5.0),
+        deadly={"sync-journal": 5.0},
+    ),
+    # A process dies before a name is durable, the next one goes on below that name, and power fails.
+    "half-named": Theme(
+        frozenset({"crash-target", "power"}),
+        without=frozenset({"crash-both", "zombie", "silence", "clock", "expire"}),
+        deadly={"sync-dir": 20.0},
+    ),
+    # Two nodes have worked on a draft that is lost: one begins it again, and the other knows only the one before.
+    "handed-back": Theme(
+        frozenset({"crash-target", "takeover", "lose-draft"}),
+        without=frozenset({"power", "zombie", "silence", "vanish-point", "give-up", "epoch", "no-space", "unheard"}),
+        locks=True,
+        pace_s=(5.0, 20.0),
+        deadly={"write-done": 8.0},
+        loses=0.3,
+    ),
+    # A draft is lost, and a process dies as it finds that out.
+    "lost": Theme(
+        frozenset({"crash-target", "lose-draft"}),
+        without=frozenset({"power", "zombie", "silence", "takeover", "vanish-point", "give-up", "epoch", "no-space"}),
+        pace_s=(5.0, 20.0),
+        deadly={"open-done": 20.0, "seal": 20.0, "write-done": 5.0},
+        loses=0.6,
     ),
 }
 #: The share of schedules that have one.
@@ -493,7 +521,8 @@ class World:
 
     def _strike_process(self, operation: str) -> None:
         task = self.hub.current
-        rate = self.rates["crash-op"] * (5.0 if operation == self.theme.deadly else 1.0)
+        deadly = [times for name, times in self.theme.deadly.items() if operation.startswith(name)]
+        rate = self.rates["crash-op"] * max(deadly, default=1.0)
         if task is None or self.faults_left <= 0 or self.rng.random() >= rate:
             return
         machine = task.process.machine
@@ -765,7 +794,7 @@ class World:
             self.hub.thaw(node.process)
         self._ensure(node, node.start_target)
         may_lose = "lose-draft" in self.kinds and not self.healed and bool(self.pool.drafts) and self._is_quiet()
-        if may_lose and self.rng.random() < 0.2:
+        if may_lose and self.rng.random() < self.theme.loses:
             self._count("lose-draft")
             self.pool.lose_draft(self.rng.choice(sorted(self.pool.drafts)))
         params = self._params(snapshot, published, checkpoint, sequence, term, node)

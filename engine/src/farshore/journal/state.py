@@ -240,7 +240,7 @@ class DraftState:
             Retry: something was touched, and is not recorded as durable.
         """
         with self._lock:
-            if self._unrecorded_bytes > 0:  # a mark in the background has failed, and whoever waits was not told yet
+            if self._unrecorded_bytes > 0:  # the second defence: a failed mark ends the cycle
                 raise Retry(
                     f"{self._unrecorded_bytes} bytes that were written to {self.draft_key} are not known to be durable",
                     code="mark-failed",

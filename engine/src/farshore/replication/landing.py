@@ -80,7 +80,7 @@ class Landing:
         self._unread: list[frames.Data] = []
         self._mark_queued = False
         self._marking = threading.Lock()
-        self._sound = True
+        self._mark_error: FarshoreError | None = None
         self._take_over(state.counters)
 
     def _take_over(self, counters: Counters) -> None:
@@ -297,7 +297,7 @@ class Landing:
         """Drop what waits, wait for what runs, and record all that was written, where that can be said."""
         for lane in (self._writes, self._marks, self._checks):
             lane.close()
-        if self._written and self._sound:
+        if self._written:
             try:
                 self._mark()
             except FarshoreError as error:
@@ -318,27 +318,40 @@ class Landing:
             self._window.abort(FarshoreError(f"a mark could not be made: {error!r}", code="internal"))
 
     def _mark(self) -> None:
-        """Make what is written durable and record it. Only writes that had returned before the flush count."""
+        """Make what is written durable and record it. Only writes that had returned before the flush count.
+
+        Raises:
+            FarshoreError: it failed, or an earlier one did: what that took is in no list any more, and a flush after
+                one that failed may succeed without having written anything.
+        """
         with self._marking:
+            if self._mark_error is not None:
+                raise self._mark_error
             with self._lock:
                 written, self._written = self._written, RangeSet()
                 unread, self._unread = self._unread, []
                 counters = self._count()
                 covered = self._window.begin_mark()
-            if written and self._draft is not None:
-                self._sound = (
-                    False  # after a flush that failed the next one may succeed without having written anything
-                )
-                self._draft.flush()
-                self._sound = True
-                try:
-                    self._state.mark(written, counters)
-                except OSError as error:
-                    raise journal_error(error) from error
+            self._record(written, counters)
             self._window.durable(covered)
             if unread:
                 self._checks.drain()  # so that no more than two marks' worth of digests is ever kept
                 self._checks.put(partial(self._compare_all, unread), lambda: None)
+
+    def _record(self, written: RangeSet, counters: Counters) -> None:
+        if not written or self._draft is None:
+            return
+        self._mark_error = FarshoreError("a mark did not come to its end", code="internal")
+        try:
+            self._draft.flush()
+            self._state.mark(written, counters)
+        except OSError as error:
+            self._mark_error = journal_error(error)
+            raise self._mark_error from error
+        except FarshoreError as error:
+            self._mark_error = error
+            raise
+        self._mark_error = None
 
     # Read back ------------------------------------------------------------------------------------------------------
 
