@@ -28,6 +28,7 @@ class Ansible:
         self.folder = folder
         self.stack = stack
         self.variables = variables or {}
+        self.collections = COLLECTIONS
 
     def play(self, playbook, *options, check=True, **variables):
         """Run ``playbook`` (a path or a full name) and return its process."""
@@ -40,7 +41,7 @@ class Ansible:
             name: value for name, value in os.environ.items() if not name.startswith(("FARSHORE_", "ANSIBLE_"))
         }
         environment.update(
-            ANSIBLE_COLLECTIONS_PATH=str(COLLECTIONS),
+            ANSIBLE_COLLECTIONS_PATH=str(self.collections),
             ANSIBLE_ROLES_PATH=str(ROOT / "tests" / "integration" / "targets"),
             ANSIBLE_HOME=str(self.folder / "ansible-home"),
             ANSIBLE_LOCALHOST_WARNING="false",
