@@ -266,6 +266,21 @@ def test_a_volume_of_a_key_that_is_disabled_comes_to_nothing(aws: AwsDouble) -> 
     assert instance(aws, started)["StateReason"]["Code"] == "Client.InvalidKMSKey.InvalidState"
 
 
+def test_an_instance_tells_its_newest_start(aws: AwsDouble) -> None:
+    ec2 = aws.client("ec2")
+    made = launch(aws, image(aws, uploaded(aws, {0: b"r"})))
+    assert states(aws, made, 2)[-1] == "running"
+    first = instance(aws, made)["LaunchTime"]
+    ec2.start_instances(InstanceIds=[made])  # it runs
+    assert instance(aws, made)["LaunchTime"] == first
+    ec2.stop_instances(InstanceIds=[made])
+    assert states(aws, made, 2)[-1] == "stopped"
+    assert instance(aws, made)["LaunchTime"] == first
+    attached = ec2.describe_volumes(VolumeIds=[volume_of(aws, made)])["Volumes"][0]["Attachments"][0]["AttachTime"]
+    ec2.start_instances(InstanceIds=[made])
+    assert instance(aws, made)["LaunchTime"] > max(first, attached)
+
+
 # --- images
 
 

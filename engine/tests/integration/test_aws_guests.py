@@ -17,7 +17,7 @@ from doubles import guest_disks, windows_disk
 from doubles.aws import AwsDouble
 from doubles.aws_site import BUCKET, Instance, account, config, make_bucket
 from doubles.guest_disks import MAC, ROOT_UUID, codes, linux
-from farshore.errors import Conflict, Forbidden, Retry
+from farshore.errors import Conflict, Permanent, Retry
 from farshore.model.guest import GuestDisk, GuestNic, GuestPolicy, MachinePrepareParams, MachinePrepareResult
 from farshore.model.machine import DiskFacts, MachineFacts, NicFacts, PoolFacts
 from farshore.model.task import DiskSpec, MachineCreateParams, NicSpec
@@ -447,7 +447,7 @@ def test_a_key_that_cannot_be_used_is_told_and_the_machine_stays_as_it_was(
             disks[0].path.open("r+b").write(b"not kept")
             kms.disable_key(KeyId=key)
 
-    with pytest.raises(Forbidden) as caught:
+    with pytest.raises(Permanent) as caught:
         disabled_meanwhile()
     assert caught.value.code == "kms-key"
     kms.enable_key(KeyId=key)
@@ -463,12 +463,13 @@ def test_a_snapshot_that_stays_pending_is_told(aws: AwsDouble, tmp_path: Path) -
     compute = AwsCompute(site, Types(site), lambda: PoolFacts(path="ebs", capacity_bytes=GIB, free_bytes=GIB))
     disk = guest_disks.ext4_disk(tmp_path / "disk.raw", linux(**{"/etc/fstab": "/dev/vda1 / ext4 defaults 0 1\n"}))
     machine_id = made(aws, compute, point(aws, disk))
-    before = compute.facts(machine_id).disks
+    before, own = compute.facts(machine_id).disks, left(aws)
     aws.settings(completion_looks=100_000)
     with pytest.raises(Retry) as caught:
         prepared(compute, machine_id)
     assert caught.value.code == "snapshot-pending"
     assert compute.facts(machine_id).disks == before
+    assert left(aws) == own
     aws.settings(completion_looks=1)
     assert prepared(compute, machine_id).changes
 

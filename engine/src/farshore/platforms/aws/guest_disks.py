@@ -177,26 +177,37 @@ class GuestDisks:
 
     def _keep(self, machine: Mapping[str, Any], disks: Sequence[_Disk], layers: Mapping[str, Layer]) -> None:
         """Have the machine's volumes hold what was written: all of its disks, or none."""
-        machine_id, marks, swap = machine["InstanceId"], tags.tag_map(machine), uuid4().hex
+        machine_id, swap = machine["InstanceId"], uuid4().hex
+        try:
+            made = self._volumes(tags.tag_map(machine), disks, layers, swap)
+            # Somebody may have started it meanwhile, by other hands.
+            now = inventory.instance(self._account, machine_id)
+            if inventory.power(now) != "off" or now["LaunchTime"] != machine["LaunchTime"]:
+                raise Conflict(f"machine {machine_id} was started", code="machine-on", machine_id=machine_id)
+        except FarshoreError:
+            with contextlib.suppress(FarshoreError):  # else the next attempt removes it, or the sweep
+                swapping.settle(self._account, self._ebs, machine_id)
+            raise
+        if made:
+            swapping.begin(self._account, machine_id, swap)
+            swapping.settle(self._account, self._ebs, machine_id)
+
+    def _volumes(
+        self, marks: Mapping[str, str], disks: Sequence[_Disk], layers: Mapping[str, Layer], swap: str
+    ) -> list[str]:
+        """Return volumes of the disks that were changed, which can be attached; what they are made of is whole."""
         children = {disk: child for disk in disks if (child := self._child(marks, disk, layers[disk.disk_id], swap))}
-        if not children:
-            return
-        volumes = []
+        made = []
         for disk, child in children.items():
             self._await(child)
             token = tags.token("guest-volume", child)
             more = {inventory.SWAP: swap, inventory.PLACE: disk.place}
-            volumes.append(
+            made.append(
                 make_volume(self._account, child, token, marks[tags.TAG], marks[inventory.NAME], disk.disk_id, **more)
             )
-        for volume_id in volumes:
+        for volume_id in made:
             awaited(self._account, partial(available, self._account, volume_id), f"volume {volume_id}")
-        # Somebody may have started it meanwhile, by other hands.
-        now = inventory.instance(self._account, machine_id)
-        if inventory.power(now) != "off" or now["LaunchTime"] != machine["LaunchTime"]:
-            raise Conflict(f"machine {machine_id} was started", code="machine-on", machine_id=machine_id)
-        swapping.begin(self._account, machine_id, swap)
-        swapping.settle(self._account, self._ebs, machine_id)
+        return made
 
     def _child(self, marks: Mapping[str, str], disk: _Disk, layer: Layer, swap: str) -> str | None:
         """Return a snapshot of what a disk has become, not whole yet; None where it is what it was."""

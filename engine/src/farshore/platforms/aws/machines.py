@@ -379,6 +379,12 @@ def available(account: Account, volume_id: str) -> str | None:
     return volume_id if _sound(account, volume_id)["State"] == "available" else None
 
 
+def unused(account: Account, volume_id: str) -> str | None:
+    """Return a volume's id once nothing keeps it from being deleted, also where it is gone."""
+    volume = volume_at(account, volume_id)
+    return volume_id if volume is None or volume["State"] in {"available", "error"} else None
+
+
 def _sound(account: Account, volume_id: str) -> dict[str, Any]:
     volume = volume_at(account, volume_id)
     if volume is None:

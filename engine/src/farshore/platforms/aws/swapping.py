@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 from farshore.errors import NotFound
 from farshore.platforms.aws import inventory, tags
 from farshore.platforms.aws.account import Account
 from farshore.platforms.aws.ebs import Ebs
-from farshore.platforms.aws.machines import ask, attach, detach, named
+from farshore.platforms.aws.machines import ask, attach, awaited, detach, named, unused
 
 
 def begin(account: Account, machine_id: str, swap: str) -> None:
@@ -63,9 +64,10 @@ def _drop_volumes(account: Account, raw: Mapping[str, Any], out: Collection[str]
             continue
         if volume.get("Attachments"):
             in_use.add(str(volume.get("SnapshotId", "")))
-        elif volume["State"] in {"available", "error"} and inventory.FENCED_FROM not in tags.tag_map(volume):
+        elif inventory.FENCED_FROM not in tags.tag_map(volume):
             spare.add(str(volume["VolumeId"]))
     for volume_id in sorted(spare):
+        awaited(account, partial(unused, account, volume_id), f"volume {volume_id}")
         with contextlib.suppress(NotFound):
             ask(account, "delete_volume", VolumeId=volume_id)
     return in_use

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 from farshore.errors import Conflict, NotFound
 from farshore.platforms.aws import inventory, tags
 from farshore.platforms.aws.account import Account
-from farshore.platforms.aws.machines import ask, awaited, ours, volume_at
+from farshore.platforms.aws.machines import ask, awaited, ours, unused
 
 #: What a run may have made, in the order in which it can be removed: operation and list that show it, the name of its
 #: id, what removes it, and what it is called.
@@ -72,17 +73,12 @@ def _remove(account: Account, tag: str, kind: tuple[str, ...]) -> list[str]:
     for item in _found(account, tag, kind):
         name = item[kind[2]]
         if kind[4] == "volume":
-            awaited(account, lambda at=name: _free(account, at), f"volume {name}")  # type: ignore[misc]
+            awaited(account, partial(unused, account, name), f"volume {name}")
         # What is in use, or gone already, shows when it is looked for again.
         with contextlib.suppress(Conflict, NotFound):
             ask(account, kind[3], **{kind[2]: name})
         removed.append(f"{kind[4]} {name}")
     return removed
-
-
-def _free(account: Account, volume_id: str) -> str | None:
-    volume = volume_at(account, volume_id)
-    return volume_id if volume is None or volume["State"] in {"available", "error"} else None
 
 
 def _found(account: Account, tag: str, kind: tuple[str, ...]) -> Iterator[dict[str, Any]]:
