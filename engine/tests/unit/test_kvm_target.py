@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from farshore import durable
 from farshore.errors import Conflict, Invalid, NoSpace, NotFound, Retry
 from farshore.platforms.kvm import connection, images, thinning, tracking
 from farshore.platforms.kvm.target import KvmDraft, KvmTarget
@@ -137,6 +138,22 @@ def test_what_a_flush_covered_outlives_the_daemon_and_the_process(target: KvmTar
     again = later.open(DISK, SIZE, None, "k")
     put(again, *C)
     assert content(later, again.seal()) == disk(A, C)
+
+
+def test_names_that_a_process_died_over_are_made_durable(target: KvmTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    real = durable.fsync_dir
+    monkeypatch.setattr(durable, "fsync_dir", lambda path: (synced.append(path), real(path)))
+    target.open("web/vda", SIZE, None, "key").close()
+    synced.clear()
+    draft = target.open("web/vda", SIZE, None, "key")
+    assert draft.layer.folder in synced, "the draft's"
+    draft.close()
+    draft.layer.draft.rename(draft.layer.sealed)
+    synced.clear()
+    draft = target.open("web/vda", SIZE, None, "key")
+    assert draft.seal() == draft.layer.point
+    assert draft.layer.folder in synced, "the point's"
 
 
 def test_a_reader_outlives_its_daemon(target: KvmTarget, launcher: Launcher) -> None:

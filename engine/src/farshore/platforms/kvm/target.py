@@ -104,6 +104,7 @@ class KvmTarget:
                     base=str(head.backing),
                     size_bytes=head.size_bytes,
                 )
+            durable.fsync_dir(layer.folder)  # as in seal
             return
         durable.make_dir(layer.folder, 0o711)
         durable.write_json(layer.sidecar, {"disk_key": disk_key, "key": key, "size_bytes": size_bytes})
@@ -321,7 +322,7 @@ class KvmDraft:
                 self.layer.draft.chmod(thinning.SEALED_MODE)
                 images.fsync(self.layer.draft)
                 self.layer.draft.rename(self.layer.sealed)
-                durable.fsync_dir(self.layer.folder)
+            durable.fsync_dir(self.layer.folder)  # who gave it its name may have died before this
         self._forget(self)
         return self.layer.point
 
