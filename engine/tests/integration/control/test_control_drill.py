@@ -314,7 +314,7 @@ def test_a_drill_runs_when_its_schedule_says_and_the_next_time_is_shown(sites: T
     sites.control.refused(422, "plan-invalid", "PUT", "/plans/shop", broken(sites, "at tea time"))
     scheduled(sites, "every 7d")
     first = until(lambda: shown(sites)["next_at"], "the schedule is read")
-    fall_due(sites)
+    fall_due(sites, 60.0)
     run_id = until(lambda: (shown(sites)["last"] or {}).get("run_id"), "the drill begins")
     run = sites.ended(run_id)
     assert (run["state"], run["actor"]) == ("succeeded", "schedule")
