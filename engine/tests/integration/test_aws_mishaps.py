@@ -49,6 +49,7 @@ def chance() -> random.Random:
         Cell("rehearsal", "drill", "AuthorizeSecurityGroupEgress", 0, "lost"),
         Cell("rehearsal", "drill", "CreateSecurityGroup", 0, "lost"),
         Cell("rehearsal", "drill", "CreateSubnet", 0, "lost"),
+        Cell("rehearsal", "drill", "RevokeSecurityGroupEgress", 0, "lost"),
         Cell("failover", "failover", "DeregisterImage", 0, "lost"),
         Cell("failover", "failover", "DescribeVolumes", 0, "stale"),
         Cell("guest", "prepare", "DescribeInstances", 0, "stale"),

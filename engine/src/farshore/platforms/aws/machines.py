@@ -230,7 +230,10 @@ class Maker:
         return blank
 
     def _complete(self, snapshot: str) -> str | None:
-        found = self._account.patiently("ec2", "describe_snapshots", SnapshotIds=[snapshot])["Snapshots"]
+        try:
+            found = self._account.patiently("ec2", "describe_snapshots", SnapshotIds=[snapshot])["Snapshots"]
+        except NotFound:  # it was begun a moment ago
+            return None
         return snapshot if found and found[0]["State"] == "completed" else None
 
     def _launch(self, spec: MachineCreateParams, kind: InstanceType, image: str, nics: Sequence[str]) -> str:

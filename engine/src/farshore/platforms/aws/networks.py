@@ -150,7 +150,8 @@ class Networks:
             rules = group.get(key) or []
             foreign = [rule for rule in rules if not _among(rule, group_id)]
             if foreign:
-                ask(self._account, f"revoke_security_group_{kind}", GroupId=group_id, IpPermissions=foreign)
+                with contextlib.suppress(NotFound):  # they are gone already
+                    ask(self._account, f"revoke_security_group_{kind}", GroupId=group_id, IpPermissions=foreign)
             if len(foreign) == len(rules):
                 with contextlib.suppress(Conflict):
                     ask(self._account, f"authorize_security_group_{kind}", GroupId=group_id, IpPermissions=among)
