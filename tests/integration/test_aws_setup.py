@@ -178,7 +178,10 @@ def test_what_it_says_is_what_a_site_takes(services, ansible, prepared, platform
   module_defaults:
     group/farshore.dr.dr: {url: "{{ farshore_url }}", token: "{{ farshore_token }}", ca_path: "{{ farshore_ca_path }}"}
   tasks:
-    - farshore.dr.site: "{{ definition }}"
+    - farshore.dr.site:
+        name: "{{ definition.name }}"
+        platform: "{{ definition.platform }}"
+        description: "{{ definition.description }}"
     - farshore.dr.site: {name: "{{ definition.name }}", state: absent}
 """
     assert recap(services.play_text(register, definition=definition).stdout)["localhost"] == (2, 0)
