@@ -24,6 +24,9 @@ PER_DISK_WINDOW: Final = 32 * MIB
 #: Data written between two intermediate checkpoints (marks) of one disk.
 INTERMEDIATE_CHECKPOINT_WINDOW: Final = 500 * MIB
 
+#: What a link is taken to carry until that is measured: bytes per second.
+LINK_RATE: Final = 128 * MIB
+
 _SIZES: Final = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": TIB}
 _SIZE: Final = re.compile(r"^\s*(\d+)\s*(?:([kmgt])(?:i?b)?|b)?\s*$", re.IGNORECASE)
 #: No "Mbps": people mean either by it.

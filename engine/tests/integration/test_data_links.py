@@ -18,11 +18,11 @@ from doubles.datapath import DEADLINE_S
 from doubles.source_here import SourceHere
 from farshore.errors import FarshoreError
 from farshore.testing.pki import TestAuthority
-from farshore.transport import connection, frames
+from farshore.transport import connection, dialing, frames, links
 from farshore.transport.connection import Request
 from farshore.transport.links import Link, Links
 from farshore.transport.session import Session
-from farshore.transport.sockets import Wire, hang_up, receive_frame
+from farshore.transport.sockets import Wire, at_work, hang_up, receive_frame
 from farshore.transport.tls import NodeTls, Peer, load
 
 
@@ -215,6 +215,7 @@ def test_connections_are_replaced_in_their_time_and_nobody_notices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "AGE_MAX_S", 0.2)
+    monkeypatch.setattr(links, "at_work", lambda _rtt_s, **_here: 3)
     here = SourceHere(tmp_path)
     served = set[tuple[str, int]]()
     serve = here.service.serve_connection
@@ -237,7 +238,10 @@ def test_connections_are_replaced_in_their_time_and_nobody_notices(
         here.close()
 
 
-def test_a_renewed_certificate_is_on_new_connections_and_an_open_session_goes_on(tmp_path: Path) -> None:
+def test_a_renewed_certificate_is_on_new_connections_and_an_open_session_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "at_work", lambda _rtt_s, **_here: 3)
     here = SourceHere(tmp_path)
     sites, shown = here.sites, list[str]()
     serve = here.service.serve_connection
@@ -271,7 +275,8 @@ def test_a_renewed_certificate_is_on_new_connections_and_an_open_session_goes_on
 
 
 def test_a_long_way_gets_more_connections_once_it_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "wire_of", lambda _connection: Wire(rtt_s=0.2))
+    for module in (connection, dialing):
+        monkeypatch.setattr(module, "wire_of", lambda _connection: Wire(rtt_s=0.2))
     here = SourceHere(tmp_path)
     try:
         link = here.links.to(f"127.0.0.1:{here.sites.port}", here.sites.alpha_tls.peer)
@@ -280,6 +285,30 @@ def test_a_long_way_gets_more_connections_once_it_is_measured(tmp_path: Path, mo
         link.use("auto")
         await_true(lambda: link.stats().connections == 16)
         assert link.rtt_s == 0.2
+    finally:
+        here.close()
+
+
+def test_a_short_way_gets_no_more_connections_than_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "PATH_SHOWN_S", 10.0)  # on a busy machine a connection takes its time
+    here = SourceHere(tmp_path)
+    served = list[ssl.SSLSocket]()
+    serve = here.service.serve_connection
+
+    def counted(one: ssl.SSLSocket, peer: Peer) -> None:
+        served.append(one)
+        serve(one, peer)
+
+    here.service._listener._serve = counted  # type: ignore[union-attr]
+    try:
+        link = here.links.to(f"127.0.0.1:{here.sites.port}", here.sites.alpha_tls.peer)
+        link.use(64)
+        count = min(64, at_work(0.0, here=True))
+        await_true(lambda: link.stats().connections == count)
+        assert all(isinstance(ask(link), frames.Type) for _ in range(20))
+        assert len(served) == link.stats().connections == count
+        hang_up(served[0])
+        await_true(lambda: len(served) == count + 1 and link.stats().connections == count)
     finally:
         here.close()
 

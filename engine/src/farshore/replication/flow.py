@@ -13,7 +13,7 @@ from farshore.errors import FarshoreError
 from farshore.limits import Unit
 from farshore.replication.writers import WriterPool
 from farshore.window.law import LevelChange
-from farshore.window.levels import usable_levels
+from farshore.window.levels import first_level, usable_levels
 from farshore.window.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class NodeWindow:
         writers_max: int = 1,
         limits: Iterable[str] = (),
         name: str = "",
+        rtt_s: float | None = None,
     ) -> DiskWindow:
         """Take up a disk. Close the window that is returned.
 
@@ -65,9 +66,10 @@ class NodeWindow:
             writers_max: writes that its platform bears at once.
             limits: the rates that it is held to, by the names that :meth:`limit` knows.
             name: what the log calls it.
+            rtt_s: the round trip of its path, where that is known.
         """
         usable = usable_levels(levels, start)
-        first = start if start in usable else usable[0]
+        first = first_level(usable, start, rtt_s)
         number = next(self._numbers)
         with self.lock:
             self.scheduler.add_disk(

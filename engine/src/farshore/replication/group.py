@@ -232,6 +232,7 @@ class _Group:
                 writers_max=self._target.caps.max_parallel,
                 limits=[name for name in params.limits if not name.startswith("writes:")],  # calls keep to those
                 name=disk.disk_key,
+                rtt_s=session.rtt_s,
             )
             landing = Landing(
                 disk.disk_key,

@@ -103,6 +103,7 @@ class Connection(threading.Thread):
         alive: requests may be placed here; guarded by the link's lock, as are ``load``, ``pace`` and ``outbox``.
         greeted: the peer has shown that it speaks the protocol.
         retiring: it comes to its end with what is outstanding.
+        working: it is open or being opened, not waiting until it is needed; guarded by the link's lock.
         load: bytes that are asked for and not yet answered.
         pace: how fast they come.
         shown: who we are on it; None where the listener knows.
@@ -117,6 +118,7 @@ class Connection(threading.Thread):
         self.alive = False
         self.greeted = False
         self.retiring = False
+        self.working = False
         self.load = 0
         self.pace = Pace()
         self.shown: NodeTls | None = None
@@ -139,13 +141,13 @@ class Connection(threading.Thread):
             self._link.left(self)
             return
         attempt = 0
-        while self._link.wait_until_wanted():
+        while self._link.wait_until_wanted(self):
             began = time.monotonic()
             connection = self._connect()
             if connection is not None and self._use(connection, greeted=False) and time.monotonic() - began > _SHORT_S:
                 attempt = 0
             else:
-                self._link.pause(pause_s(attempt))
+                self._link.rest(self, pause_s(attempt))
                 attempt += 1
 
     def end(self) -> None:
@@ -176,10 +178,10 @@ class Connection(threading.Thread):
         link = self._link
         self.shown = link.identity
         try:
-            return dial(self.shown, link.address, link.peer, link.connect_timeout_s)
+            return dial(self.shown, link.address, link.peer, link.connect_timeout_s, met=link.met)
         except Permanent as error:
             link.refuse(error)
-            link.pause(_REFUSED_PAUSE_S)
+            link.rest(self, _REFUSED_PAUSE_S)
         except (OSError, EOFError, FarshoreError) as error:
             link.not_connected(self._note(error))
         except Exception as error:  # a thread that ended would take its connection away for good
@@ -227,7 +229,7 @@ class Connection(threading.Thread):
                 link.notices.forget(str(link))
         if refused is not None:
             link.refuse(refused)
-            link.pause(_REFUSED_PAUSE_S)
+            link.rest(self, _REFUSED_PAUSE_S)
         return self.greeted
 
     def _note(self, error: OSError | EOFError | FarshoreError) -> str:

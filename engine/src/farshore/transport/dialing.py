@@ -22,7 +22,7 @@ from farshore.transport import frames
 from farshore.transport.listener import Serve
 from farshore.transport.notices import Notices, code_of, named
 from farshore.transport.parts import name_of
-from farshore.transport.sockets import connections_for, hang_up, parse_address, prepare, receive_frame, wire_of
+from farshore.transport.sockets import Wire, connections_for, hang_up, parse_address, prepare, receive_frame, wire_of
 from farshore.transport.tls import NodeTls, Peer, peer_of, same_thumbprint
 
 log = logging.getLogger(__name__)
@@ -43,9 +43,16 @@ def pause_s(attempt: int) -> float:
 
 
 def dial(
-    identity: NodeTls, address: tuple[str, int], expected: Peer, timeout_s: float = CONNECT_TIMEOUT_S, part: int = 0
+    identity: NodeTls,
+    address: tuple[str, int],
+    expected: Peer,
+    timeout_s: float = CONNECT_TIMEOUT_S,
+    part: int = 0,
+    met: Callable[[Wire], None] = lambda _wire: None,
 ) -> ssl.SSLSocket:
     """Return a connection to ``expected``, or a part of it, that has this time-out; the greeting comes next.
+
+    ``met`` is told of the path as soon as somebody is there, a round trip or two before this returns.
 
     Raises:
         OSError: nobody is there.
@@ -56,6 +63,7 @@ def dial(
     connection: socket.socket = plain
     try:
         prepare(plain)
+        met(wire_of(plain))
         connection = secured = identity.client.wrap_socket(plain, server_hostname=name_of(part))
         check_peer(peer_of(secured), expected, f"{address[0]}:{address[1]}")
     except ssl.SSLError as error:

@@ -27,7 +27,7 @@ from farshore.transport.connection import Connection, Request
 from farshore.transport.dialing import CONNECT_TIMEOUT_S
 from farshore.transport.notices import Notices
 from farshore.transport.pace import Pace, soonest
-from farshore.transport.sockets import at_work, connections_for, parse_address
+from farshore.transport.sockets import Wire, at_work, connections_for, parse_address
 from farshore.transport.stream import Lanes
 from farshore.transport.tls import NodeTls, Peer
 
@@ -39,6 +39,9 @@ GIVE_UP_S: Final = 900.0
 #: not tried on another one: the peer accepts connections, but does not answer. A burst of damage breaks many at once.
 SENDS_MAX: Final = 10
 STUBBORN_PARTS: Final = 10
+#: For so long a link's other connections wait for the first to show how long the path is. On a short one no more are
+#: opened than are asked at once: each handshake takes milliseconds of processor, just when the first chunks should go.
+PATH_SHOWN_S: Final = 0.010
 #: Of an absence that was shorter nobody is told that it is over.
 _AWAY_S: Final = 5.0
 #: Connections that one node may open to us.
@@ -81,6 +84,8 @@ class Link:
         self._broken = 0
         self._gone_sent = self._gone_received = 0
         self._rtt_s: float | None = None
+        self._here = False
+        self._shown_by = 0.0
         self.resent_bytes = 0
         self.notices = Notices()
 
@@ -158,6 +163,8 @@ class Link:
             self._users += 1
             if not any(connection.greeted for connection in self._connections):
                 self._down_since = time.monotonic()
+            if not self._connections:
+                self._shown_by = time.monotonic() + PATH_SHOWN_S
             self._auto = self._auto or connections == "auto"
             self._wanted = max(self._wanted, connections_for(self._rtt_s) if connections == "auto" else connections)
             self._open_wanted()
@@ -235,7 +242,7 @@ class Link:
             self._backlog.append(request)
             return
         size = request.weight + len(request.frame)
-        best = soonest(alive[: at_work(self._rtt_s)], size)
+        best = soonest(alive[: at_work(self._rtt_s, here=self._here)], size)
         if not best.load:
             best.pace.asked(time.monotonic())
         best.load += size
@@ -271,15 +278,29 @@ class Link:
 
     # Called by connections ------------------------------------------------------------------------------------------
 
-    def wait_until_wanted(self) -> bool:
-        """Block until somebody uses the link; False once it is closed."""
+    def wait_until_wanted(self, connection: Connection) -> bool:
+        """Block until somebody uses the link, and needs this connection for it; False once the link is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._users > 0)
+            connection.working = False
+            while not self._closed and (waits_s := self._waits_s(connection)) != 0.0:
+                self._changed.wait(waits_s)
+            connection.working = True
             return not self._closed
 
-    def pause(self, seconds: float) -> None:
-        """Wait, less long if the link is closed."""
+    def _waits_s(self, connection: Connection) -> float | None:
+        """Return for how long a connection is not needed yet, in seconds; None: until something changes."""
+        if not self._users:
+            return None
+        others = sum(other.working for other in self._connections if other is not connection)
+        if self._rtt_s is None:
+            return max(self._shown_by - time.monotonic(), 0.0) if others else 0.0
+        return 0.0 if others < at_work(self._rtt_s, here=self._here) else None
+
+    def rest(self, connection: Connection, seconds: float) -> None:
+        """Wait before a connection is tried again, less long if the link is closed; another one may take its place."""
         with self._changed:
+            connection.working = False
+            self._changed.notify_all()
             self._changed.wait_for(lambda: self._closed, timeout=seconds)
 
     def came_up(self, connection: Connection) -> None:
@@ -295,6 +316,12 @@ class Link:
             if connection.greeted:
                 self._note_greeting(connection)
 
+    def met(self, wire: Wire) -> None:
+        """Note the path of a connection that is being opened: a long one's others need not wait for its handshake."""
+        with self._changed:
+            self._note_path(wire)
+            self._changed.notify_all()
+
     def greeted(self, connection: Connection) -> None:
         """Note that a connection's peer has greeted: it is there."""
         with self._changed:
@@ -306,13 +333,15 @@ class Link:
         if away_s > _AWAY_S:
             log.info("connected to %s again after %.0f s", self, away_s)
         self._down_since = None
-        rtt = connection.measure().rtt_s
-        if rtt is not None and (self._rtt_s is None or rtt < self._rtt_s):
-            self._rtt_s = rtt
+        self._note_path(connection.measure())
+        self._changed.notify_all()
+
+    def _note_path(self, wire: Wire) -> None:
+        if wire.rtt_s is not None and (self._rtt_s is None or wire.rtt_s < self._rtt_s):
+            self._rtt_s, self._here = wire.rtt_s, wire.here
         if self._auto:
             self._wanted = max(self._wanted, connections_for(self._rtt_s))
             self._open_wanted()
-        self._changed.notify_all()
 
     def may_retire(self, connection: Connection) -> bool:
         """Take a connection out of use, to be replaced; False where the others have to be waited for."""

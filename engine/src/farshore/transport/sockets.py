@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from farshore.errors import Invalid, Reconnect
 from farshore.transport import frames
-from farshore.units import MIB, format_size
+from farshore.units import LINK_RATE, MIB, format_size
 
 #: The part of the kernel's struct tcp_info that we read; linux/tcp.h, where new fields come only at the end.
 _RTT_US: Final = struct.Struct("=I")
@@ -35,8 +35,6 @@ CONNECTIONS_LONG: Final = 16
 LONG_RTT_S: Final = 0.150
 #: A round trip within a room: the bytes on the way are few, whatever the rate.
 SHORT_RTT_S: Final = 0.001
-#: A link should carry this much over the connections that it has by default, whatever its round trip.
-_RATE_WANTED: Final = 128 * MIB
 _RTT_ASSUMED_S: Final = 0.1
 #: What a connection begins with, and what it needs where packets are lost by chance; see congestion.py.
 _CONGESTION_FIRST: Final = "cubic"
@@ -76,12 +74,13 @@ class Fill(Protocol):
 class Wire:
     """What a connection has carried, TLS and all, but nothing that the kernel had to send again.
 
-    ``rtt_s`` is the shortest round trip that was seen, None before the first.
+    ``rtt_s`` is the shortest round trip that was seen, None before the first; ``here``: both ends are on one machine.
     """
 
     sent_bytes: int = 0
     received_bytes: int = 0
     rtt_s: float | None = None
+    here: bool = False
 
 
 def wire_of(connection: socket.socket) -> Wire:
@@ -97,16 +96,21 @@ def wire_of(connection: socket.socket) -> Wire:
     (received,) = _BYTES.unpack_from(info, _RECEIVED_AT)
     (rtt,), (least,) = _RTT_US.unpack_from(info, _RTT_AT), _RTT_US.unpack_from(info, _MIN_RTT_AT)
     rtt = min(rtt, least) or rtt
-    return Wire(sent - again, received, rtt / 1e6 if rtt else None)
+    here = connection.getpeername()[0] == connection.getsockname()[0]
+    return Wire(sent - again, received, rtt / 1e6 if rtt else None, here)
 
 
-def at_work(rtt_s: float | None) -> int:
+def at_work(rtt_s: float | None, *, here: bool = False) -> int:
     """Return how many connections of a path of this round trip are asked at once, at most.
 
-    A long path is filled by many. A short one is filled by any; there more threads than processors only take turns, and
-    at the ends of a loopback with two processors eight cost a sixth more than two.
+    A long path is filled by many. A short one is filled by any; there more threads than processors only take turns.
+    Ends that are both ``here`` share the machine's processors: with two of them, eight connections cost a sixth more
+    than two, and two a tenth more than one.
     """
-    return sys.maxsize if rtt_s is None or rtt_s >= SHORT_RTT_S else max(2, os.cpu_count() or 1)
+    if rtt_s is None or rtt_s >= SHORT_RTT_S:
+        return sys.maxsize
+    processors = os.cpu_count() or 1
+    return max(1, processors // 2) if here else max(2, processors)
 
 
 def connections_for(rtt_s: float | None) -> int:
@@ -121,7 +125,7 @@ def hints(rtt_s: float | None = None) -> list[str]:
     for name in ("tcp_rmem", "tcp_wmem"):
         most = int((_setting(name).split() or ["0"])[-1])
         rate = most // 2 * connections_for(rtt) / max(rtt, 0.001)  # about half of a buffer is the kernel's own
-        if most and rate < _RATE_WANTED:
+        if most and rate < LINK_RATE:
             found.append(
                 f"net.ipv4.{name} allows {format_size(most)} per connection, so about {format_size(int(rate))}/s at a "
                 f"round trip of {rtt * 1000:.0f} ms; raise its third number to {64 * MIB}."
@@ -213,7 +217,7 @@ def receive(connection: ssl.SSLSocket, view: memoryview, *, at_start: bool = Fal
     """Fill ``view``."""
     at, size = 0, len(view)
     while at < size:
-        count = connection.recv_into(view[at:])
+        count = connection.recv_into(view[at:], size - at)
         if count == 0:
             if at_start and at == 0:
                 raise EOFError("the peer closed the connection")

@@ -80,7 +80,7 @@ class Stream:
             try:
                 with lane:
                     while at < size:
-                        count = receive(view[at:])
+                        count = receive(view[at:], size - at)
                         if count == 0:
                             if at_start and at == 0:
                                 raise EOFError("the peer closed the connection")

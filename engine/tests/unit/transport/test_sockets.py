@@ -57,9 +57,10 @@ def test_long_ways_get_more_connections() -> None:
 def test_on_a_short_way_no_more_connections_work_than_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets.os, "cpu_count", lambda: 4)
     assert [sockets.at_work(rtt) for rtt in (0.00001, 0.0009)] == [4, 4]
-    assert all(sockets.at_work(rtt) > 1000 for rtt in (None, 0.001, 0.2))
+    assert sockets.at_work(0.0001, here=True) == 2
+    assert all(sockets.at_work(rtt, here=here) > 1000 for rtt in (None, 0.001, 0.2) for here in (True, False))
     monkeypatch.setattr(sockets.os, "cpu_count", lambda: None)
-    assert sockets.at_work(0.0001) == 2
+    assert (sockets.at_work(0.0001), sockets.at_work(0.0001, here=True)) == (2, 1)
 
 
 def test_settings_that_slow_a_long_link_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

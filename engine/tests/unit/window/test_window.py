@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from farshore.units import CHUNK_SIZE, GIB, MIB, WINDOW_LEVELS
 from farshore.window.budget import NODE_BUDGET_MAX, NODE_BUDGET_MIN, guaranteed_share, in_use, node_budget
-from farshore.window.levels import fixed_level, usable_levels
+from farshore.window.levels import first_level, fixed_level, usable_levels
 from farshore.window.scheduler import JOIN_S, LINGER_S, Scheduler
 
 
@@ -60,6 +60,13 @@ def test_a_start_that_is_no_level_is_the_only_one() -> None:
     assert usable_levels((64 * MIB, 16 * MIB), 16 * MIB) == (16 * MIB, 64 * MIB)
     assert usable_levels(WINDOW_LEVELS, 8 * MIB) == (8 * MIB,)
     assert usable_levels((8 * MIB,), 8 * MIB) == (8 * MIB,)
+
+
+def test_a_long_path_begins_with_the_window_that_it_needs() -> None:
+    begins = [first_level(WINDOW_LEVELS, 32 * MIB, rtt_s) for rtt_s in (None, 0.0001, 0.08, 0.125, 0.13, 0.2, 2.0)]
+    assert begins == [32 * MIB] * 4 + [48 * MIB, 64 * MIB, 64 * MIB]
+    assert first_level(WINDOW_LEVELS, 64 * MIB, 0.08) == 64 * MIB
+    assert first_level((8 * MIB,), 8 * MIB, 0.2) == 8 * MIB
 
 
 def test_what_could_never_move_is_refused() -> None:
