@@ -340,6 +340,7 @@ class Oracle:
                     known.draft_key not in self.pool.lost
                     and not known.sought  # it was judged then
                     and self.pool.abandoned.get(known.draft_key, machine) == machine
+                    and self.pool.sealed_by.get(known.draft_key, machine) == machine  # else it is another node's point
                 ):
                     raise Violation(f"I8: the journal gave up the draft {known.draft_key}, which was not lost")
                 before = 0

@@ -45,6 +45,7 @@ class Pool:
         self.leases: dict[str, set[str]] = {}
         self.lost: set[str] = set()
         self.abandoned: dict[str, str] = {}
+        self.sealed_by: dict[str, str] = {}
         self.disk_of: dict[str, str] = {}
         self.on_written: Callable[[str, int, int], None] = lambda _key, _offset, _length: None
         self.on_failed: Callable[[str, int], None] = lambda _key, _offset: None
@@ -278,6 +279,7 @@ class SimDraft:
                 content[offset : offset + len(data)] = data
             self._pool.points[point] = self._pool.frozen[point] = bytes(content)
             del self._pool.drafts[self.draft_id]
+            self._pool.sealed_by[self.draft_id] = self._process.machine.name
             self._point = point
             self._pool.strike("seal-done")
         return self._point
