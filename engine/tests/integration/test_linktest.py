@@ -126,7 +126,7 @@ def test_only_what_changed_crosses(keys: Path, tmp_path: Path) -> None:
     assert report["mode"] == "incremental"
     assert report["changed_bytes"] == sum(length for _, length in changes)
     assert report["bytes"] <= report["changed_bytes"]
-    assert report["connections"] == 2
+    assert 1 <= report["connections"] <= 2  # half as many as processors where both ends are on one machine
 
 
 def test_several_disks_go_side_by_side(keys: Path, tmp_path: Path) -> None:

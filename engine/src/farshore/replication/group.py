@@ -240,7 +240,7 @@ class _Group:
                 disk_window,
                 self._target.caps,
                 window.writers,
-                read_back=grant.epoch if params.read_back else None,
+                read_back=params.read_back,
             )
             auditor = DiskAuditor(
                 self._manifests, history, known, params.manifest, disk.disk_key, params.transport.audit_fraction

@@ -39,6 +39,16 @@ PAUSE_FIRST_S: Final = 0.1
 PAUSE_MAX_S: Final = 5.0
 
 
+class _Tools(threading.local):
+    """What a thread needs to read back."""
+
+    def __init__(self) -> None:
+        self.scratch = bytearray(CHUNK_SIZE)
+
+
+_tools = _Tools()
+
+
 class Landing:
     """The writing half of a disk's cycle.
 
@@ -56,9 +66,10 @@ class Landing:
         window: DiskWindow,
         caps: Caps,
         pool: WriterPool,
-        read_back: int | None = None,
+        *,
+        read_back: bool = False,
     ) -> None:
-        """``read_back``: read again what was written and compare it; the session's epoch, for that is in the digest."""
+        """``read_back``: read again what was written, where drafts can be read, and compare it with what came."""
         self.done_bytes = state.durable.total()
         self.retries: Counter[str] = Counter()
         self.read_back_bytes = 0
@@ -69,15 +80,13 @@ class Landing:
         self._state = state
         self._window = window
         self._caps = caps
-        self._epoch = read_back if caps.reads_unsealed else None
+        self._reads_back = read_back and caps.reads_unsealed
         self._draft: Draft | None = None
         self._based = True
         self._writes = pool.lane(disk_key, window.writers)
         self._marks = pool.lane(f"{disk_key}-mark")
-        self._checks = pool.lane(f"{disk_key}-check")
         self._lock = threading.Lock()  # what is written and not durable, and the counters
         self._written = RangeSet()
-        self._unread: list[frames.Data] = []
         self._mark_queued = False
         self._marking = threading.Lock()
         self._mark_error: FarshoreError | None = None
@@ -183,6 +192,8 @@ class Landing:
             try:
                 moved = lent.view.nbytes
                 took_s = self._patiently(partial(self._write, data, lent.view))
+                if self._reads_back:
+                    self._read_back(data, lent.view)
                 self._sample(chunk, lent.view)
             finally:
                 lent.release()
@@ -193,17 +204,14 @@ class Landing:
             log.exception("a chunk of %s could not be written", self._key)
             self.refuse(credit, FarshoreError(f"a chunk could not be written: {error!r}", code="internal"))
         else:
-            self._landed(chunk, credit, took_s, moved, data.wire_bytes, data)
+            self._landed(chunk, credit, took_s, moved, data.wire_bytes)
 
-    def _landed(
-        self, chunk: Chunk, credit: int, took_s: float, moved: int, wire: int, unread: frames.Data | None = None
-    ) -> None:
+    def _landed(self, chunk: Chunk, credit: int, took_s: float, moved: int, wire: int) -> None:
         """Note what is written, give its credit back, and begin a mark where one is due."""
         with self._lock:
             self._note(chunk, moved)
             self.wire_bytes += wire
-            if self._epoch is not None and unread is not None:
-                self._unread.append(unread)
+            self.read_back_bytes += moved if self._reads_back else 0
             self._window.written(credit, took_s)
             begin = not self._mark_queued and self._window.mark_due()
             self._mark_queued |= begin
@@ -256,6 +264,30 @@ class Landing:
                 self._draft.write(offset, payload[at : at + length])
                 at += length
 
+    def _read_back(self, data: frames.Data, payload: memoryview) -> None:
+        """Read a chunk's data again and compare it with what came: at once, while both are near the processor.
+
+        Raises:
+            Corruption: it is not what was written.
+        """
+        if self._draft is None:
+            raise AssertionError("a chunk is read back from a draft")
+        scratch = _tools.scratch
+        at = 0
+        for offset, length, zero in _joined(data.pieces, CHUNK_SIZE):
+            if zero:
+                continue
+            self._draft.read_into(offset, memoryview(scratch)[:length])
+            if not scratch.startswith(payload[at : at + length]):  # a memcmp
+                raise Corruption(
+                    f"what was written to disk {self._key} at {offset} is not what is read there",
+                    code="read-back",
+                    hint="Check the target's storage; nothing of this cycle is published.",
+                    disk=self._key,
+                    offset=offset,
+                )
+            at += length
+
     def _write_zeroes(self, offset: int, length: int) -> None:
         if self._draft is None:
             raise AssertionError("a chunk came before there was a draft")
@@ -283,19 +315,17 @@ class Landing:
     # Marks ----------------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Wait until all is written, and make it durable and recorded, read back where that was asked for.
+        """Wait until all is written, and make it durable and recorded.
 
         Raises:
             FarshoreError: what ended the cycle.
         """
         self._window.drain()
         self._mark()
-        self._checks.drain()
-        self._window.drain()  # an error of the checks
 
     def close(self) -> None:
         """Drop what waits, wait for what runs, and record all that was written, where that can be said."""
-        for lane in (self._writes, self._marks, self._checks):
+        for lane in (self._writes, self._marks):
             lane.close()
         if self._written:
             try:
@@ -329,14 +359,10 @@ class Landing:
                 raise self._mark_error
             with self._lock:
                 written, self._written = self._written, RangeSet()
-                unread, self._unread = self._unread, []
                 counters = self._count()
                 covered = self._window.begin_mark()
             self._record(written, counters)
             self._window.durable(covered)
-            if unread:
-                self._checks.drain()  # so that no more than two marks' worth of digests is ever kept
-                self._checks.put(partial(self._compare_all, unread), lambda: None)
 
     def _record(self, written: RangeSet, counters: Counters) -> None:
         if not written or self._draft is None:
@@ -352,41 +378,6 @@ class Landing:
             self._mark_error = error
             raise
         self._mark_error = None
-
-    # Read back ------------------------------------------------------------------------------------------------------
-
-    def _compare_all(self, unread: list[frames.Data]) -> None:
-        """Read chunks back and compare them with what came."""
-        buffer = memoryview(bytearray(CHUNK_SIZE))
-        try:
-            for data in unread:
-                self._compare(data, buffer)
-        except FarshoreError as error:
-            self._window.abort(error)
-        except Exception as error:  # as above
-            log.exception("what was written to %s could not be read back", self._key)
-            self._window.abort(FarshoreError(f"a chunk could not be read back: {error!r}", code="internal"))
-
-    def _compare(self, data: frames.Data, buffer: memoryview) -> None:
-        if self._draft is None or self._epoch is None:
-            raise AssertionError("a chunk is read back from a draft")
-        at = 0
-        for offset, length, zero in _joined(data.pieces, CHUNK_SIZE):
-            if not zero:
-                self._draft.read_into(offset, buffer[at : at + length])
-                at += length
-        try:
-            data.check(self._epoch, buffer[:at])
-        except Corruption as error:
-            offset = data.pieces[0][0]
-            raise Corruption(
-                f"what was written to disk {self._key} at {offset} is not what is read there",
-                code="read-back",
-                hint="Check the target's storage; nothing of this cycle is published.",
-                disk=self._key,
-                offset=offset,
-            ) from error
-        self.read_back_bytes += at  # the checks of a disk run one after the other
 
 
 def _joined(pieces: Iterable[tuple[int, int, bool]], limit: int) -> Iterator[tuple[int, int, bool]]:

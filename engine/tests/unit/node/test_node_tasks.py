@@ -6,7 +6,7 @@ from typing import Any, cast, get_args
 
 import pytest
 from farshore.errors import Fenced, Invalid, Permanent
-from farshore.model.machine import Power
+from farshore.model.machine import MachineFacts, Power
 from farshore.model.task import PARAMS, RESULTS, MachineCreateParams, Task, TaskKind
 from farshore.node.marks import Marks
 from farshore.node.tasks import HANDLERS, Site, execute, lane_of
@@ -61,6 +61,9 @@ class Machines:
         assert self.may_create.wait(LONG_S)
         self.asked.append(f"create {spec.name}")
         return "id-1"
+
+    def facts(self, machine_id: str) -> MachineFacts:
+        return MachineFacts(machine_id=machine_id, name="vm-drill")
 
     def sweep(self, tag: str) -> tuple[list[str], list[str]]:
         self.asked.append(f"sweep {tag}")
