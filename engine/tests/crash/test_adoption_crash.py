@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from doubles.crash_disk import Recorder, kills, lay_out, no_syncs, states
-from farshore.blocks.digest import DIGEST_SIZE, ZERO_LEAF, leaf_digest
+from doubles.leaf_file import by_leaf
+from farshore.blocks.digest import ZERO_LEAF, leaf_digest
 from farshore.blocks.rangeset import RangeSet
 from farshore.errors import Conflict
 from farshore.journal import state as journal
@@ -133,11 +134,7 @@ def check(root: Path) -> bool:
         for _ in advance(state, draft, point):
             pass
         assert draft.content() == point
-        kept = {
-            first + at // DIGEST_SIZE: digests[at : at + DIGEST_SIZE]
-            for first, digests in state.leaves.runs()
-            for at in range(0, len(digests), DIGEST_SIZE)
-        }
+        kept = by_leaf(state.leaves)
         for leaf, found in kept.items():
             assert found == digest(point, leaf), "the tree would be of another content"
         assert set(point) <= set(kept)

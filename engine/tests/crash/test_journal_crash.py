@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from doubles.crash_disk import Recorder, lay_out, no_syncs, states
+from doubles.leaf_file import by_leaf
 from farshore.blocks.digest import leaf_digest
 from farshore.blocks.rangeset import RangeSet
 from farshore.journal.state import Copied, Counters, DraftState, Sealed, Subject, read_subject
@@ -72,7 +73,7 @@ def check(root: Path, promises: tuple[tuple[str, object], ...]) -> None:
     recorded = {start // LEAF_SIZE for start, stop in state.durable for start in range(start, stop, LEAF_SIZE)}
     assert set(promised) <= recorded  # type: ignore[call-overload]
     content = (root / "draft").read_bytes() if (root / "draft").exists() else b""
-    digests = dict(state.leaves)
+    digests = by_leaf(state.leaves)
     for leaf in recorded:
         assert content[leaf * BLOCK : (leaf + 1) * BLOCK] == block(leaf), "recorded, but not in the draft"
         assert digests[leaf] == leaf_digest(block(leaf)), "recorded, but without its digest"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from doubles.crash_disk import Died, Name, State, Write, states
+from doubles.leaf_file import by_leaf
 from farshore.blocks.digest import leaf_digest
 from farshore.blocks.rangeset import RangeSet
 from farshore.journal.state import Copied, Counters, DraftState, Sealed, Subject, read_subject
@@ -125,7 +126,7 @@ def check(image: dict[str, bytes | None], promises: tuple[tuple[str, Any], ...])
     recorded = {start // LEAF_SIZE for start, stop in state.durable for start in range(start, stop, LEAF_SIZE)}
     assert set(promised) <= recorded
     content = image.get("/draft") or b""
-    digests = dict(state.leaves)
+    digests = by_leaf(state.leaves)
     for leaf in recorded:
         assert content[leaf * BLOCK : (leaf + 1) * BLOCK] == block(leaf), "recorded, but not in the draft"
         assert digests.get(leaf) == leaf_digest(block(leaf)), "recorded, but without its digest"

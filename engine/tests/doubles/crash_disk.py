@@ -113,7 +113,7 @@ class Recorder:
         with contextlib.ExitStack() as stack:
             for name in _PATCHED:
                 call = getattr(self, f"_{name}")(real)
-                stack.enter_context(mock.patch.object(os, name, call if name == "close" else self._mortal(call)))
+                stack.enter_context(mock.patch.object(os, name, call if name in _HARMLESS else self._mortal(call)))
             yield
 
     def _mortal(self, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -146,6 +146,15 @@ class Recorder:
                         self._add(Name(made=(inside, self._names[inside])))
                     self._fds[fd] = self._names[inside]
             return fd
+
+        return call
+
+    def _dup(self, real: dict[str, Callable[..., Any]]) -> Callable[..., int]:
+        def call(fd: int) -> int:
+            other: int = real["dup"](fd)
+            if fd in self._fds:
+                self._fds[other] = self._fds[fd]
+            return other
 
         return call
 
@@ -253,9 +262,11 @@ class Recorder:
         return call
 
 
+#: What changes no file, so that nobody dies over it.
+_HARMLESS = frozenset({"close", "dup"})
 _PATCHED = (
     "open",
-    "close",
+    *_HARMLESS,
     "write",
     "pwrite",
     "ftruncate",

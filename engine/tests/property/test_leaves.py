@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from farshore.blocks.digest import DIGEST_SIZE
+from doubles.leaf_file import by_leaf
 from farshore.journal.leaves import Leaves
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,9 +36,5 @@ def test_runs_that_are_put_at_once_leave_what_is_between_them(chunks: list[list[
             leaves.put_runs(runs, digests)
         found = list(leaves.runs())
         assert [first for first, _ in found] == sorted(first for first, _ in found)
-        assert {
-            first + at // DIGEST_SIZE: digests[at : at + DIGEST_SIZE]
-            for first, digests in found
-            for at in range(0, len(digests), DIGEST_SIZE)
-        } == model
+        assert by_leaf(leaves) == model
         leaves.close()
