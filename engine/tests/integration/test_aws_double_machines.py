@@ -183,6 +183,44 @@ def test_a_copy_in_another_region_is_whole_and_of_its_own_lineage(aws: AwsDouble
     assert [row["BlockIndex"] for row in rows] == [5]
 
 
+def test_a_copy_in_another_region_has_a_key_of_that_region(aws: AwsDouble) -> None:
+    key = aws.client("kms").create_key()["KeyMetadata"]["Arn"]
+    snapshot = uploaded(aws, {5: b"w"}, Encrypted=True, KmsKeyArn=key)
+    near, far = aws.client("ec2"), aws.client("ec2", region="eu-west-1")
+    seen = []
+    for client in (near, far):
+        copy = client.copy_snapshot(SourceSnapshotId=snapshot, SourceRegion="eu-central-1")["SnapshotId"]
+        seen.append(client.describe_snapshots(SnapshotIds=[copy])["Snapshots"][0]["KmsKeyId"])
+    assert seen[0] == key
+    assert ":eu-west-1:" in seen[1]
+
+
+def test_each_region_has_quotas_of_its_own(aws: AwsDouble) -> None:
+    near, far = aws.client("ec2"), aws.client("ec2", region="eu-west-1")
+    aws.settings(volume_gib=3, regional={"eu-west-1": {"volume_gib": 1, "pending_snapshots": 0}})
+    near.create_volume(Size=2, AvailabilityZone=_HERE)
+    far.create_volume(Size=1, AvailabilityZone="eu-west-1a")
+    with refused("VolumeLimitExceeded"):
+        far.create_volume(Size=1, AvailabilityZone="eu-west-1a")
+    near.create_volume(Size=1, AvailabilityZone=_HERE)
+    aws.client("ebs").start_snapshot(VolumeSize=1)
+    with refused("ServiceQuotaExceededException", 402):
+        aws.client("ebs", region="eu-west-1").start_snapshot(VolumeSize=1)
+    told = [
+        aws.client("service-quotas", region=region).get_service_quota(ServiceCode="ebs", QuotaCode="L-94D7AB7D")
+        for region in ("eu-central-1", "eu-west-1")
+    ]
+    assert [one["Quota"]["Value"] for one in told] == [100, 0]
+
+
+def test_each_region_counts_its_own_calls(aws: AwsDouble) -> None:
+    aws.settings(buckets={"DescribeVolumes": (1, 0.0)})
+    for region in ("eu-central-1", "eu-west-1"):
+        aws.client("ec2", region=region).describe_volumes()
+        with refused("RequestLimitExceeded", 503):
+            aws.client("ec2", region=region).describe_volumes()
+
+
 def test_volumes_are_made_of_completed_snapshots_only_and_not_smaller(aws: AwsDouble) -> None:
     ec2 = aws.client("ec2")
     pending = aws.client("ebs").start_snapshot(VolumeSize=1)["SnapshotId"]

@@ -27,20 +27,22 @@ class Behaviour:
     page_blocks: int = 10_000
     #: Every so many pages, one is empty although more follows; 0: never.
     empty_page_every: int = 0
-    #: Pending snapshots that an account may have.
+    #: Pending snapshots that an account may have in a region.
     pending_snapshots: int = 100
-    #: Operation -> calls a second. Over it: RequestThrottledException, RequestLimitExceeded and the like.
+    #: Operation -> calls a second in a region. Over it: RequestThrottledException, RequestLimitExceeded and the like.
     rates: dict[str, float] = field(default_factory=dict)
     #: Operation -> (size of its bucket, refill a second): EC2's way.
     buckets: dict[str, tuple[float, float]] = field(default_factory=dict)
-    #: vCPUs of running instances that an account may have.
+    #: vCPUs of running instances that an account may have in a region.
     vcpus: int = 1_000
     #: Instance types that have no capacity, and types that a zone does not offer (zone -> types).
     no_capacity: list[str] = field(default_factory=list)
     not_offered: dict[str, list[str]] = field(default_factory=dict)
-    #: GiB of all volumes that an account may have, and how many snapshots.
+    #: GiB of all volumes that an account may have in a region, and how many snapshots.
     volume_gib: int = 51_200
     snapshots: int = 100_000
+    #: Region -> which of these quotas are others there.
+    regional: dict[str, dict[str, int]] = field(default_factory=dict)
     #: Whether a second CompleteSnapshot with the same arguments is accepted; the documentation does not say.
     complete_again: bool = False
     #: Blocks are hashed as they come.
@@ -62,6 +64,10 @@ class Behaviour:
         for name, value in values.items():
             assert name in known, name
             setattr(self, name, value)
+
+    def quota(self, name: str, region: str) -> int:
+        """Return what an account may have in a region."""
+        return int(self.regional.get(region, {}).get(name, getattr(self, name)))
 
 
 class Clock:

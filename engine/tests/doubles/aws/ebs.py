@@ -151,11 +151,12 @@ def _start(world: World, region: str, asked: dict[str, Any]) -> Reply:
         pending = sum(
             one.state == "pending" and not one.sealed for one in world.blocks.snapshots.values() if one.region == region
         )
-        if pending >= world.behaviour.pending_snapshots:
+        if pending >= world.behaviour.quota("pending_snapshots", region):
             raise ApiError(
                 "ServiceQuotaExceededException", "Pending snapshots per account", "DEPENDENCY_SERVICE_QUOTA_EXCEEDED"
             )
-        if sum(one.region == region for one in world.blocks.snapshots.values()) >= world.behaviour.snapshots:
+        known = sum(one.region == region for one in world.blocks.snapshots.values())
+        if known >= world.behaviour.quota("snapshots", region):
             raise ApiError("ServiceQuotaExceededException", "Snapshots per region", "DEPENDENCY_SERVICE_QUOTA_EXCEEDED")
         key = parent.kms_key if parent is not None else None
         if asked.get("Encrypted"):

@@ -177,8 +177,9 @@ def _check_type(world: World, backend: Any, type_name: str, zone: str | None, im
         for one in backend.all_instances()
         if one._state.name == "running"
     )
-    if used + count * facts["VCpuInfo"]["DefaultVCpus"] > world.behaviour.vcpus:
-        text = f"You have requested more vCPU capacity than your current vCPU limit of {world.behaviour.vcpus} allows."
+    most = world.behaviour.quota("vcpus", backend.region_name)
+    if used + count * facts["VCpuInfo"]["DefaultVCpus"] > most:
+        text = f"You have requested more vCPU capacity than your current vCPU limit of {most} allows."
         raise EC2ClientError("VcpuLimitExceeded", text)
     offered = facts["ProcessorInfo"]["SupportedArchitectures"]
     if image.architecture not in offered:

@@ -59,7 +59,7 @@ class MotoHalf:
         """Let moto answer; ``as_before``: a describe does not know of the newest."""
         with self.world.lock:
             if service == "servicequotas":
-                return _quota(self.world, operation, json.loads(bytes(request.body)))
+                return _quota(self.world, operation, region, json.loads(bytes(request.body)))
             if service == "sts" and operation == "AssumeRole":
                 self._check_trust(parse_qs(request.body.decode()))
             if service == "ec2" and operation.startswith("Describe"):
@@ -170,19 +170,20 @@ class MotoHalf:
         return (found[1] or found[2]).decode()
 
 
-def _quota(world: World, operation: str, arguments: dict[str, Any]) -> Reply:
+def _quota(world: World, operation: str, region: str, arguments: dict[str, Any]) -> Reply:
     """Answer GetServiceQuota for the quotas that matter here."""
-    behaviour = world.behaviour
-    values = {
-        ("ec2", "L-1216C47A"): float(behaviour.vcpus),
-        ("ebs", "L-309BACF6"): float(behaviour.snapshots),
-        ("ebs", "L-94D7AB7D"): float(behaviour.pending_snapshots),
-        ("ebs", "L-7A658B76"): behaviour.volume_gib / 1024,
+    names = {
+        ("ec2", "L-1216C47A"): ("vcpus", 1),
+        ("ebs", "L-309BACF6"): ("snapshots", 1),
+        ("ebs", "L-94D7AB7D"): ("pending_snapshots", 1),
+        ("ebs", "L-7A658B76"): ("volume_gib", 1024),
     }
     key = (arguments.get("ServiceCode", ""), arguments.get("QuotaCode", ""))
-    if operation not in {"GetServiceQuota", "GetAWSDefaultServiceQuota"} or key not in values:
+    if operation not in {"GetServiceQuota", "GetAWSDefaultServiceQuota"} or key not in names:
         raise ApiError("NoSuchResourceException", "The request failed because the specified quota does not exist.")
-    quota = {"ServiceCode": key[0], "QuotaCode": key[1], "QuotaName": key[1], "Value": values[key], "Adjustable": True}
+    name, unit = names[key]
+    value = world.behaviour.quota(name, region) / unit
+    quota = {"ServiceCode": key[0], "QuotaCode": key[1], "QuotaName": key[1], "Value": value, "Adjustable": True}
     body = json.dumps({"Quota": quota}).encode()
     return Reply(200, {"Content-Type": "application/x-amz-json-1.1"}, body)
 

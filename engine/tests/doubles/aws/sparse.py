@@ -37,3 +37,15 @@ def copy(source: Path, target: Path) -> None:
             for offset in range(start, end, _PIECE):
                 piece = os.pread(reads.fileno(), min(_PIECE, end - offset), offset)
                 os.pwrite(writes.fileno(), piece, offset)
+
+
+def same(one: Path, other: Path) -> bool:
+    """Say whether two files of one length hold the same."""
+    with one.open("rb") as left, other.open("rb") as right:
+        size = os.fstat(left.fileno()).st_size
+        held = [*extents(left.fileno(), size), *extents(right.fileno(), size)]
+        return os.fstat(right.fileno()).st_size == size and all(
+            os.pread(left.fileno(), _PIECE, at) == os.pread(right.fileno(), _PIECE, at)
+            for start, end in held
+            for at in range(start, end, _PIECE)
+        )

@@ -93,7 +93,9 @@ def _volumes(world: World) -> None:
                 )
         if size is not None and not 1 <= int(size) <= 65_536:
             raise EC2ClientError("InvalidParameterValue", f"Volume of {size}GiB is of an invalid size")
-        if sum(one.size for one in self.volumes.values()) + int(size or 0) > world.behaviour.volume_gib:
+        if sum(one.size for one in self.volumes.values()) + int(size or 0) > world.behaviour.quota(
+            "volume_gib", self.region_name
+        ):
             raise EC2ClientError("VolumeLimitExceeded", "You have exceeded your maximum storage limit in this region")
         key = others.get("kms_key_id") or (snapshot.kms_key if snapshot is not None else None)
         if key:
@@ -149,7 +151,7 @@ def _snapshots(world: World) -> None:
         return snapshot
 
     def room(backend: Any) -> None:
-        if len(backend.snapshots) >= world.behaviour.snapshots:
+        if len(backend.snapshots) >= world.behaviour.quota("snapshots", backend.region_name):
             raise EC2ClientError("SnapshotLimitExceeded", "Maximum allowed snapshot limit exceeded")
 
     def captured(
@@ -196,6 +198,8 @@ def _snapshots(world: World) -> None:
     def copied(self: Any, source_snapshot_id: str, source_region: str, description: str, kms_key_id: str | None) -> Any:
         room(self)
         source = usable_snapshot(world, source_region, source_snapshot_id)
+        if source.kms_key is not None and kms_key_id is None and source_region != self.region_name:
+            kms_key_id = world.default_key(self.region_name)  # a key is of one region
         known = copy(self, source_snapshot_id, source_region, description, kms_key_id or source.kms_key)
         snapshot = keep(known, self.region_name, None)
         for block in source.order():

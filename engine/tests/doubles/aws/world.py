@@ -42,7 +42,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.blocks = Blocks(self.folder)
-        self._levels: dict[str, tuple[float, float]] = {}
+        self._levels: dict[tuple[str, str], tuple[float, float]] = {}
 
     def clear(self) -> None:
         """Make everything as it was at the start, but for moto's half."""
@@ -68,17 +68,19 @@ class World:
             raise denied(service, asked.action)
         now = time.monotonic()
         if (rate := self.behaviour.rates.get(operation)) is not None:
-            self._spend(service, operation, rate, rate, now)
+            self._spend(service, operation, region, (rate, rate), now)
         if (bucket := self.behaviour.buckets.get(operation)) is not None:
-            self._spend(service, operation, bucket[0], bucket[1], now)
+            self._spend(service, operation, region, bucket, now)
 
-    def _spend(self, service: str, operation: str, size: float, refill: float, now: float) -> None:
-        level, at = self._levels.get(operation, (size, now))
+    def _spend(self, service: str, operation: str, region: str, bucket: tuple[float, float], now: float) -> None:
+        """Take one call out of a region's bucket; ``bucket``: its size, and the refill a second."""
+        (size, refill), key = bucket, (operation, region)
+        level, at = self._levels.get(key, (size, now))
         level = min(size, level + (now - at) * refill)
         if level < 1:
-            self._levels[operation] = (level, now)
+            self._levels[key] = (level, now)
             raise throttled(service)
-        self._levels[operation] = (level - 1, now)
+        self._levels[key] = (level - 1, now)
 
     def settle(self, snapshot: Snapshot, *, look: bool = False) -> None:
         """Let time have its way with a snapshot: time-outs of what nobody wrote to, completion after some looks."""
