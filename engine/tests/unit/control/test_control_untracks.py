@@ -79,3 +79,18 @@ def test_an_order_is_taken_back_when_the_machine_is_protected_again(store: Store
         untracks.advance(tx)
         assert orders(tx)[0].state == "cancelled"
         assert not pending(tx)
+
+
+def test_an_old_primary_keeps_them_until_the_way_back_has_begun(store: Store) -> None:
+    """The first copy back may begin with what its disks hold."""
+    with store.write() as tx:
+        shop_records.plan(tx, state="reprotecting")
+        row = members(tx, "shop")[0]
+        row.state = "reprotecting"
+        untracks.order(tx, "shop", "alpha", "db", "id-old", 2)
+        untracks.advance(tx)
+        assert orders(tx)[0].not_before == untracks.HELD
+        row.state = "protected"
+        tx.flush()
+        untracks.advance(tx)
+        assert orders(tx)[0].not_before == 0.0

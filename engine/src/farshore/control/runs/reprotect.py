@@ -21,7 +21,7 @@ from farshore.control.nearby import suggestion
 from farshore.control.planning import protect
 from farshore.control.runs import drill, epoch, hooks, ledger, stopping, story
 from farshore.control.runs.story import Phase, Scene, Story
-from farshore.control.scheduling import cycles
+from farshore.control.scheduling import cycles, untracks
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Cycle, Group, OldPrimary, Plan, PlanMachine, Run, Site
 from farshore.control.views.places import site_state
@@ -237,6 +237,8 @@ def _turn(scene: Scene) -> bool:
     for row in turned:
         epoch.happen(plan, row, "reprotect")
         row.old_machine_id, row.machine_id = _resting(tx, plan, row), row.target_machine_id
+        if row.old_machine_id is not None:
+            untracks.order(tx, plan.name, scene.site(), row.name, row.old_machine_id, plan.epoch)
         if row.home is not None and row.home["site"] != plan.definition["source_site"]:
             row.home = None  # the plan has moved: that is a site like any other now
         row.site, row.target_machine_id, row.recovered_from = plan.active_site, None, None

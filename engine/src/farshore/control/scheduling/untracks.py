@@ -1,7 +1,7 @@
 """Takes every trace of ours from machines that are not protected any more.
 
-An order waits while a cycle still reads the machine, is tried again when its failure may pass, and is taken back when
-the machine is protected again: then the traces are needed.
+An order waits while a cycle still reads the machine, or may begin with what an old primary's disks hold; it is tried
+again when its failure may pass, and is taken back when the machine is protected again: then the traces are needed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def advance(tx: Transaction) -> None:
         params = MachineParams.model_validate(task.params)
         if _is_protected(tx, task.site, params.machine_id):
             tasks.cancel(tx, task)
-        elif task.state == "queued" and task.not_before == HELD and not _is_read(tx, task.plan, params.machine_id):
+        elif task.state == "queued" and task.not_before == HELD and not _is_read(tx, task, params.machine_id):
             task.not_before = 0.0
             tx.wake(task.site)
         elif task.state == "failed" and isinstance(tasks.failure(task), (Retry, Reconnect)):
@@ -79,6 +79,11 @@ def _is_protected(session: Session, site: str, machine_id: str) -> bool:
     return session.scalars(wanted).first() is not None
 
 
-def _is_read(session: Session, plan: str | None, machine_id: str) -> bool:
-    reading = select(Cycle).where(Cycle.plan == plan, Cycle.ended_at.is_(None), Cycle.state.in_(_READING))
+def _is_read(session: Session, task: Task, machine_id: str) -> bool:
+    turning = select(PlanMachine.name).where(
+        PlanMachine.plan == task.plan, PlanMachine.name == task.machine, PlanMachine.state == "reprotecting"
+    )
+    if session.scalars(turning).first() is not None:
+        return True
+    reading = select(Cycle).where(Cycle.plan == task.plan, Cycle.ended_at.is_(None), Cycle.state.in_(_READING))
     return any(machine_id in (cycle.machines or ()) for cycle in session.scalars(reading))
