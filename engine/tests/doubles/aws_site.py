@@ -18,9 +18,10 @@ BUCKET: Final = "farshore"
 _numbers = itertools.count(1)
 
 
-def make_bucket(aws: AwsDouble) -> None:
-    """Make the bucket of all sites."""
-    aws.client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": aws.region})
+def make_bucket(aws: AwsDouble, name: str = BUCKET, region: str | None = None) -> None:
+    """Make a bucket; without a name that of all sites."""
+    where = region or aws.region
+    aws.client("s3", region=where).create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": where})
 
 
 def config(aws: AwsDouble, scratch: Path, **changes: Any) -> dict[str, Any]:
@@ -59,10 +60,11 @@ def source(of: Account) -> AwsSource:
 
 
 class Instance:
-    """An instance with a root volume and others, of 1 GiB each."""
+    """An instance with a root volume and others, of 1 GiB each, encrypted where there is a key."""
 
-    def __init__(self, aws: AwsDouble, devices: Sequence[str] = ("sda1", "sdf")) -> None:
+    def __init__(self, aws: AwsDouble, devices: Sequence[str] = ("sda1", "sdf"), kms_key: str | None = None) -> None:
         self.ec2 = aws.client("ec2")
+        disk = {"VolumeSize": 1, "VolumeType": "gp3", **({"Encrypted": True, "KmsKeyId": kms_key} if kms_key else {})}
         image = self.ec2.register_image(
             Name=f"empty-{next(_numbers)}",
             RootDeviceName="/dev/sda1",
@@ -75,9 +77,7 @@ class Instance:
             InstanceType="t3.small",
             MinCount=1,
             MaxCount=1,
-            BlockDeviceMappings=[
-                {"DeviceName": f"/dev/{device}", "Ebs": {"VolumeSize": 1, "VolumeType": "gp3"}} for device in devices
-            ],
+            BlockDeviceMappings=[{"DeviceName": f"/dev/{device}", "Ebs": disk} for device in devices],
         )["Instances"][0]
         self.machine_id = str(made["InstanceId"])
         attached = [{"Name": "attachment.instance-id", "Values": [self.machine_id]}]

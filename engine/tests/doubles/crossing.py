@@ -51,19 +51,22 @@ class KvmNode(NodeProcess):
 
 
 class AwsNode(NodeProcess):
-    """A node with the double's credentials; it could run anywhere."""
+    """A node with the double's credentials; it could run anywhere. ``changes``: settings that are not those of all."""
 
-    def __init__(self, folder: Path, aws: AwsDouble, control_url: str, port: int) -> None:
+    def __init__(
+        self, folder: Path, aws: AwsDouble, control_url: str, port: int, site: str = "cloud", **changes: Any
+    ) -> None:
         self._aws = aws
-        super().__init__(folder, "cloud-1", "cloud", control_url, port)
+        super().__init__(folder, f"{site}-1", site, control_url, port)
         self.settings["platform"] = {
             "type": "aws",
             "region": aws.region,
             "zone": f"{aws.region}a",
             "bucket": BUCKET,
-            "scratch": str(folder / "cloud.scratch"),
+            "scratch": str(folder / f"{site}.scratch"),
             "endpoint": aws.url,
             "poll_s": 0.2,
+            **changes,
         }
         self.write()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 from doubles import aws_site
 from doubles.aws import AwsDouble
-from doubles.aws.sparse import extents
+from doubles.aws.sparse import same
 from doubles.datapath import Sites
 from farshore.errors import Conflict, Invalid, NotFound
 from farshore.model.checkpoint import CycleStats, Manifest
@@ -51,16 +50,6 @@ def continued(both: Sites, point: str, root: Path) -> FileMachine:
         if any(buffer):
             machine.write("sda1", at, bytes(buffer))
     return machine
-
-
-def identical(one: Path, other: Path) -> bool:
-    """Compare two sparse images of one size."""
-    with one.open("rb") as left, other.open("rb") as right:
-        held = [*extents(left.fileno(), GIB), *extents(right.fileno(), GIB)]
-        return one.stat().st_size == other.stat().st_size and all(
-            os.pread(left.fileno(), stop - start, start) == os.pread(right.fileno(), stop - start, start)
-            for start, stop in held
-        )
 
 
 def back(both: Sites, old_disk: str) -> dict[str, Any]:
@@ -111,7 +100,7 @@ def test_only_what_differs_from_the_old_primary_crosses_the_link(aws: AwsDouble,
         assert both.sent(source) <= 3 * BLOCK
         assert len(aws.calls("PutSnapshotBlock")) == 3
         manifest = Manifest.model_validate(result["manifest"])
-        assert identical(machine.image("sda1"), aws.snapshot(manifest.disks[0].point))
+        assert same(machine.image("sda1"), aws.snapshot(manifest.disks[0].point))
         assert both.beta.target.points() == [manifest.disks[0].point], "the seed is gone, the point is whole"
         assert both.beta.manifests.list("seeds/") == []
         assert volume.stat().st_mtime_ns == before, "the old primary's volume is as it was"
