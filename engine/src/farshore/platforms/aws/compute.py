@@ -225,7 +225,7 @@ class AwsCompute:
         raise Permanent(
             "EC2 has no channel to a QEMU guest agent",
             code="no-agent",
-            hint="Use probes of type tcp, http, ssh or console for machines in EC2.",
+            hint="Use probes of type console, or, after a failover only, of those over the network.",
             asked=request.get("execute"),
         )
 
