@@ -45,7 +45,7 @@ def test_a_new_control_plane_takes_over_and_the_old_one_is_refused(sites: TwoSit
 
     # What anybody finds at the site says nothing; what is needed comes from the key's holder.
     stored = list(sites.beta.bundles.items())
-    names = ("BEGIN PRIVATE", "dmz", "10.8.0.10", old.token.split("_")[-1], str(old.home.path))
+    names = ("BEGIN PRIVATE", '"dmz"', "10.8.0.10", old.token.split("_")[-1], str(old.home.path))
     assert not [name for _, text in stored for name in names if name in text]
     key = sealing.read_key(key_text)
     taken = takeover.choose(stored, key)

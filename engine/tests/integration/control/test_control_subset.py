@@ -66,7 +66,10 @@ def test_what_is_left_out_goes_on_and_follows_later(sites: TwoSites) -> None:
     assert (after["state"], after["active_site"], after["epoch"]) == ("protected", "alpha", 2)
     assert {"partly-failed-over", "not-committed"} <= set(after["conditions"])
     assert after["rpo_s"] is not None
-    made = next(one for one in control.ok("GET", "/machines?site=beta")["items"] if one["machine_id"] == "made-db")
+    (made,) = until(
+        lambda: [one for one in control.ok("GET", "/machines?site=beta")["items"] if one["machine_id"] == "made-db"],
+        "the inventory shows what was made",
+    )
     assert (made["plan"], made["active_site"]) == ("shop", "beta")
 
     # The rest is replicated, rehearsed, and cannot turn on its own.
