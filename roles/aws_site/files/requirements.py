@@ -26,7 +26,7 @@ def main() -> None:
     folders = [folder.rstrip("/").removesuffix("/ansible_collections") for folder in sys.argv[at + 1 :]] + sys.path
     missing = []
     for wanted in sys.argv[1:at]:
-        name, _, least = wanted.partition(">=")
+        name, least = wanted.split(">=")
         found = version_of(name, folders)
         if found is None or found < tuple(int(part) for part in least.split(".")):
             missing.append(wanted)
