@@ -39,6 +39,8 @@ from farshore.recovery.steps import instantiate, looking, power
 from farshore.recovery.steps import sweep as sweeping
 from farshore.units import GIB, MIB
 
+from benchmarks.aws_story import patiently
+
 T = TypeVar("T")
 
 #: The phases of each tale.
@@ -110,9 +112,9 @@ class Recovery:
         """Take all away, then say what was wrong and what is left."""
         self._node = Node(self._account)
         for tag in self._runs:
-            _again(partial(self._sweep, tag))
+            patiently(partial(self._sweep, tag))
         for point in self._points.values():
-            _again(partial(self._node.target.drop, point))
+            patiently(partial(self._node.target.drop, point))
         left = sorted(self._new())
         gone = sorted(self._before - set(self.aws.things()))
         return [*self._wrong, *(f"left: {name}" for name in left), *(f"lost: {name}" for name in gone)]
@@ -213,7 +215,7 @@ class Recovery:
             return run(tag)
         except FarshoreError as error:
             self._wrong.append(f"the run has failed: {type(error).__name__} {error}")
-            _again(partial(self._sweep, tag))
+            patiently(partial(self._sweep, tag))
         self._runs.append(tag := f"run-{len(self._runs) + 1}")
         return run(tag)
 
@@ -417,14 +419,3 @@ def _task(call: Callable[[], T]) -> T:
             if not left:
                 raise
     raise AssertionError("the last attempt returns or raises")
-
-
-def _again(call: Callable[[], None]) -> None:
-    """Do what is ordered in every round until it is done, whatever it ends with."""
-    for left in reversed(range(_ATTEMPTS)):
-        try:
-            return call()
-        except FarshoreError:
-            if not left:
-                raise
-    return None

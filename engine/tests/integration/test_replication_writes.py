@@ -20,7 +20,7 @@ from farshore.replication import group, landing
 from farshore.replication.answering import Answering
 from farshore.replication.flow import NodeWindow
 from farshore.replication.serve import SourceService
-from farshore.transport.links import Links
+from farshore.transport.links import Link, Links
 from farshore.units import MIB
 
 SIZE = 24 * MIB
@@ -284,6 +284,16 @@ def test_what_is_read_back_and_is_not_what_came_is_never_published(here: Here) -
     newest = here.sites.newest()
     assert newest is not None
     assert newest.sequence == 1
+
+
+@pytest.mark.parametrize(("rtt_s", "first"), [(0.0001, 32 * MIB), (0.2, 64 * MIB)])
+def test_a_cycle_begins_with_the_window_that_its_path_needs(
+    here: Here, monkeypatch: pytest.MonkeyPatch, rtt_s: float, first: int
+) -> None:
+    monkeypatch.setattr(Link, "rtt_s", rtt_s)
+    for disk in here.replicate().stats.disks:
+        began = disk.level_changes[0].from_bytes if disk.level_changes else disk.level_bytes
+        assert began == first
 
 
 def test_a_rate_is_kept_to_by_all_disks_together(here: Here) -> None:
