@@ -284,7 +284,7 @@ def test_a_plan_with_a_kept_drill_neither_moves_nor_goes(sites: TwoSites) -> Non
     moved = {**sites.control.ok("GET", "/plans/shop")["definition"], "target_site": "gamma"}
     for method, body in (("PUT", {"definition": moved}), ("DELETE", None)):
         problem = sites.control.refused(409, "drill-running", method, "/plans/shop", body)
-        assert "drill shop --end" in problem["hint"]
+        assert "drill end shop" in problem["hint"]
     ended = sites.control.ok("POST", "/plans/shop:drill-end")["run"]
     assert sites.ended(ended["run_id"])["facts"]["definition"]["target_site"] == "beta"
     assert not sites.beta.tagged

@@ -202,7 +202,7 @@ def remove(tx: Transaction, name: str) -> None:
         raise Conflict(
             f"plan {name!r} is {plan.activity}",
             code="plan-active",
-            hint=f"End its protection first: `farshore plan protect {name} --state unprotected`.",
+            hint=f"End its protection first: `farshore plan unprotect {name}`.",
         )
     if busy:
         raise Conflict(f"run {busy} of plan {name!r} has not ended", code="run-open", hint="Wait for its end.")

@@ -381,7 +381,7 @@ def _clean_up(scene: Scene) -> bool:
         raise Permanent(
             f"site {scene.site()!r} still holds {', '.join(result.remaining)}",
             code="leftovers",
-            hint=f"Remove them by hand, or end the drill again: `farshore drill {scene.plan.name} --end`.",
+            hint=f"Remove them by hand, or end the drill again: `farshore drill end {scene.plan.name}`.",
             remaining=list(result.remaining),
         )
     ledger.done(scene.tx, scene.run.run_id, "proof", "the sweep found nothing that carries the run's tag")

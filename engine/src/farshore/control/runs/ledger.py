@@ -93,7 +93,7 @@ def refuse_kept_drill(session: Session, plan: str) -> None:
         raise Conflict(
             f"drill {left.run_id} of plan {plan!r} was left running",
             code="drill-running",
-            hint=f"End it first: `farshore drill {plan} --end`.",
+            hint=f"End it first: `farshore drill end {plan}`.",
             run=left.run_id,
         )
 

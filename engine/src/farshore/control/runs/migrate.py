@@ -69,7 +69,7 @@ def _refuse_else(session: Session, name: str, meant: FailoverWish) -> None:
         raise Conflict(
             f"plan {name!r} runs at {meant.to_site!r} by a failover, from which there is a way back",
             code="plan-failed-over",
-            hint=f"Fail back and migrate, or end its protection: `farshore plan protect {name} --state unprotected`.",
+            hint=f"Fail back and migrate, or end its protection: `farshore plan unprotect {name}`.",
         )
 
 

@@ -52,7 +52,7 @@ def pause(tx: Transaction, run: Run) -> bool:
         raise Conflict(
             f"{run.kind} run {run.run_id} is made of cycles, which end by themselves",
             code="not-pausable",
-            hint=f"Pause the plan's replication: `farshore plan protect {run.plan} --state paused`.",
+            hint=f"Pause the plan's replication: `farshore plan pause {run.plan}`.",
         )
     if run.cancel or not stories.pausable(run):
         raise Conflict(
