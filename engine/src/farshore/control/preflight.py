@@ -121,6 +121,8 @@ def _site(session: Session, name: str, ours: set[str]) -> SiteState:
         },
         bundle=_bundle(session, name),
         drafts=found.limits.drafts if found is not None else None,
+        drill_probes=found.drill_probes if found is not None else None,
+        quota=found.quota if found is not None else None,
     )
 
 
@@ -174,7 +176,7 @@ def _taken(session: Session, plan: Plan, target: str) -> dict[tuple[Purpose, str
         if direction(other).target != target:
             continue
         for machine in Definition.model_validate(other.definition).machines:
-            for purpose, address in machine.recovery.addresses.items():
+            for _, purpose, address, _ in machine.recovery.chosen():
                 if purpose != "drill":
                     found[purpose, str(address)] = f"{machine.name!r} of plan {other.name!r}"
     return found

@@ -5,11 +5,12 @@ One document describes one plan. Durations are ``30s``, ``15m``, ``4h``; sizes `
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from farshore.model import schedule
 from farshore.model.base import Duration, Model, Name, Size
@@ -24,12 +25,31 @@ Purpose = Literal["drill", "failover", "failback", "migration"]
 Verb = Literal["drill", "failover", "failback", "migrate", "reprotect", "retire"]
 Consistency = Literal["machine", "group", "application"]
 RecoverySource = Literal["current", "captured"]
+#: As platforms name the disks of a machine.
+DiskId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 
 Probe = Annotated[
     TcpProbe | HttpProbe | ConsoleProbe | SshProbe | WinRmProbe | GuestAgentProbe | AnsibleProbe,
     Field(discriminator="type"),
 ]
+
+
+class Plug(Model):
+    """Where one interface of a machine is plugged in for a purpose, and its address there."""
+
+    network: Name | None = Field(
+        None, description="an existing network at the site that it goes to; default: as the plan maps its network"
+    )
+    address: IPv4Address | None = Field(None, description="its address there; default: none is chosen for it")
+
+
+class DiskSettings(Model):
+    """How a disk is attached at the target."""
+
+    bus: Literal["virtio", "scsi", "sata", "ide"] | None = Field(
+        None, description="on KVM, such as sata for a guest without drivers of virtio; default: the one that it had"
+    )
 
 
 class RecoverySettings(Model):
@@ -42,8 +62,15 @@ class RecoverySettings(Model):
         pattern=r"^[a-z][a-z0-9-]*\.[a-z0-9-]+$",
         description="at a cloud, such as m6i.large; default: the one that it had there, else the smallest that fits",
     )
+    firmware: Literal["bios", "uefi"] | None = Field(None, description="what starts it; default: as at the source")
+    disks: dict[DiskId, DiskSettings] = Field({}, description="settings of single disks, by their ids at the source")
     addresses: dict[Purpose, IPv4Address] = Field(
         {}, description="address per purpose: handed out by DHCP, and written into guests that have a fixed one"
+    )
+    networks: dict[Name, dict[Purpose, Plug]] = Field(
+        {},
+        description="network and address of single interfaces, by the network that they are in at the source and by"
+        " purpose; `addresses` is then for the first of the others",
     )
     hostname: Hostname | None = Field(
         None, description="the machine's own name after a failover, failback or migration"
@@ -51,6 +78,22 @@ class RecoverySettings(Model):
     mac: Literal["keep", "new"] = Field("keep", description="the hardware addresses of its interfaces")
     bios_id: Literal["keep", "new"] = Field("keep", description="the UUID that its firmware tells")
     dns: tuple[DnsName, ...] = Field((), description="names that get its address where the plan has `dns`")
+
+    def plug(self, network: str, purpose: Purpose) -> Plug:
+        """Return what is said about the interface that is in ``network`` at the source."""
+        return self.networks.get(network, {}).get(purpose, _AS_MAPPED)
+
+    def chosen(self) -> Iterator[tuple[str, Purpose, IPv4Address, Name | None]]:
+        """Yield each address that is named: its key, the purpose, and the interface's network where one is named."""
+        for purpose, address in self.addresses.items():
+            yield f"addresses.{purpose}", purpose, address, None
+        for network, purposes in self.networks.items():
+            for purpose, plug in purposes.items():
+                if plug.address is not None:
+                    yield f"networks.{network}.{purpose}.address", purpose, plug.address, network
+
+
+_AS_MAPPED: Final = Plug()
 
 
 class Quiesce(Model):
@@ -109,7 +152,7 @@ class BootGroup(Model):
 class DrillNetwork(Model):
     """An isolated network that a drill makes for itself and removes."""
 
-    subnet: IPv4Network = Field(description="its addresses; never routed, may overlap with anything")
+    subnet: IPv4Network = Field(description="its addresses; never routed. On KVM no other network of the host may have them")
 
 
 class NetworkMapping(Model):
@@ -318,22 +361,42 @@ class Plan(Model):
         for index, source in enumerate(sources):
             if source in sources[:index]:
                 raise ValueError(f"networks[{index}].source: {source!r} is mapped twice")
-        subnets = [mapping.drill.subnet for mapping in self.networks]
+            subnet = self.networks[index].drill.subnet
+            near = next((item for item in self.networks[:index] if item.drill.subnet.overlaps(subnet)), None)
+            if near is not None:
+                raise ValueError(
+                    f"networks[{index}].drill.subnet: {subnet} overlaps with that of {near.source!r}"
+                    f" ({near.drill.subnet}); a drill has both at once"
+                )
+        self._refuse_addresses()
+        return self
+
+    def _refuse_addresses(self) -> None:
+        """Raise ValueError for an address or a network of a machine that cannot be meant."""
+        subnets = {mapping.source: mapping.drill.subnet for mapping in self.networks}
         taken: dict[tuple[Purpose, IPv4Address], str] = {}
         for index, machine in enumerate(self.machines):
-            for purpose, address in machine.recovery.addresses.items():
-                where = f"machines[{index}].recovery.addresses.{purpose}"
+            for source, purposes in machine.recovery.networks.items():
+                where = f"machines[{index}].recovery.networks.{source}"
+                if subnets and source not in subnets:
+                    raise ValueError(f"{where}: the plan maps no network {source!r}; add it to `networks`")
+                if "drill" in purposes and purposes["drill"].network is not None:
+                    raise ValueError(f"{where}.drill.network: a drill makes its own networks; leave it out")
+            for key, purpose, address, source_of in machine.recovery.chosen():
+                where = f"machines[{index}].recovery.{key}"
+                near = [subnets[source_of]] if source_of in subnets else list(subnets.values())
                 if kind := _not_a_machines(address):
                     raise ValueError(f"{where}: {address} is a {kind} address; no machine can have it")
-                if purpose == "drill" and subnets and not any(address in subnet for subnet in subnets):
-                    listed = ", ".join(map(str, subnets))
-                    raise ValueError(f"{where}: {address} is in no drill subnet of the plan ({listed})")
-                if purpose == "drill" and (reason := _reserved(address, subnets)):
+                if purpose == "drill" and near and not any(address in subnet for subnet in near):
+                    whose = "the plan" if source_of is None else repr(source_of)
+                    listed = ", ".join(map(str, near))
+                    raise ValueError(f"{where}: {address} is in no drill subnet of {whose} ({listed})")
+                if purpose == "drill" and (reason := _reserved(address, near)):
                     raise ValueError(f"{where}: {address} is {reason}; choose another")
-                owner = taken.setdefault((purpose, address), machine.name)
-                if owner != machine.name:
+                owner = taken.get((purpose, address))
+                if owner is not None:
                     raise ValueError(f"{where}: {address} is the address of {owner!r} already; choose another")
-        return self
+                taken[purpose, address] = machine.name
 
     def machine(self, name: str) -> MachinePlan:
         """Return the machine called ``name``; KeyError if the plan has none."""

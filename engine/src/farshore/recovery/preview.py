@@ -6,14 +6,15 @@ addresses, sizes) from the plan as it is now.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from farshore.errors import Permanent
 from farshore.model.checkpoint import Manifest
 from farshore.model.machine import MachineFacts, NicFacts, disk_key, same_disks
-from farshore.model.plan import Plan, Purpose
+from farshore.model.plan import DiskSettings, NetworkMapping, Plan, Purpose, RecoverySettings
 from farshore.model.task import DiskSpec, MachineCreateParams, NetworkCreateParams, NicSpec
 from farshore.recovery.plan import Order
 from farshore.recovery.readdress.preparation import bios_id, new_mac
@@ -74,7 +75,7 @@ def machine(
     facts = choice.facts
     settings = plan.machine(choice.name).recovery
     points = {disk.disk_key: disk for disk in choice.manifest.disks}
-    made = facts if choice.home is None else _as_at_home(facts, choice.home)
+    made = _as_wanted(facts, settings) if choice.home is None else _as_at_home(facts, choice.home)
     disks = []
     for disk, becomes in zip(facts.disks, made.disks, strict=True):
         point = points.get(disk_key(facts.machine_id, disk.disk_id))
@@ -89,7 +90,7 @@ def machine(
         disks.append(DiskSpec(disk_id=becomes.disk_id, point=point.point, size_bytes=point.size_bytes))
     nics: list[NicSpec] = []
     for nic, network, address in _plugs(plan, choice, purpose):
-        chosen = drill_networks.get(network) if purpose == "drill" else _network(plan, network, purpose)
+        chosen = drill_networks.get(network) if purpose == "drill" else network_of(plan, choice.name, network, purpose)
         if chosen is None:
             raise Permanent(
                 f"machine {choice.name!r} is plugged into {network!r}, which the plan does not map",
@@ -117,6 +118,15 @@ def machine(
     )
 
 
+def _as_wanted(facts: MachineFacts, settings: RecoverySettings) -> MachineFacts:
+    """Return a machine with the firmware and the buses that the plan says for the other site."""
+    disks = []
+    for disk in facts.disks:
+        wanted = settings.disks.get(disk.disk_id, DiskSettings()).bus
+        disks.append(disk if wanted is None else disk.model_copy(update={"bus": wanted}))
+    return facts.model_copy(update={"disks": tuple(disks), "firmware": settings.firmware or facts.firmware})
+
+
 def _as_at_home(facts: MachineFacts, home: MachineFacts) -> MachineFacts:
     """Return a machine with the hardware that it had at home: another platform gave it its own disks and interfaces.
 
@@ -135,7 +145,8 @@ def _as_at_home(facts: MachineFacts, home: MachineFacts) -> MachineFacts:
         nic.model_copy(update={"model": model}) for nic, model in zip(facts.nics, _models(facts, home), strict=True)
     ]
     machine = {"machine": home.tags["machine"]} if "machine" in home.tags else {}
-    return facts.model_copy(update={"disks": tuple(disks), "nics": tuple(models), "tags": {**facts.tags, **machine}})
+    hardware = {"disks": tuple(disks), "nics": tuple(models), "firmware": home.firmware}
+    return facts.model_copy(update={**hardware, "tags": {**facts.tags, **machine}})
 
 
 def _models(facts: MachineFacts, home: MachineFacts) -> Iterator[str]:
@@ -151,9 +162,33 @@ def _before(nic: NicFacts, at: int, home: MachineFacts) -> NicFacts | None:
 
 
 def address(plan: Plan, name: str, purpose: Purpose) -> str | None:
-    """Return the address that a machine gets for ``purpose``, None if the plan names none."""
-    chosen = plan.machine(name).recovery.addresses.get(purpose)
-    return str(chosen) if chosen is not None else None
+    """Return the address at which a machine is reached that was made for ``purpose``, None if the plan names none."""
+    named = (str(address) for _, one, address, _ in plan.machine(name).recovery.chosen() if one == purpose)
+    return next(named, None)
+
+
+def addressed(plan: Plan, name: str, networks: Sequence[str], purpose: Purpose) -> list[IPv4Address | None]:
+    """Return the address of each interface, by the networks that they are in at the plan's source site, in order.
+
+    ``addresses`` is for the first one that none is said for alone: in a drill, and where the plan tells subnets, the
+    first whose subnet holds it.
+    """
+    settings = plan.machine(name).recovery
+    found = [settings.plug(network, purpose).address for network in networks]
+    wanted = settings.addresses.get(purpose)
+    free = [at for at, own in enumerate(found) if own is None]
+    if wanted is not None and free:
+        subnets = {mapping.source: _subnet(mapping, purpose) for mapping in plan.networks}
+        near = [at for at in free if (subnet := subnets.get(networks[at])) is not None and wanted in subnet]
+        found[(near or free)[0]] = wanted
+    return found
+
+
+def _subnet(mapping: NetworkMapping, purpose: Purpose) -> IPv4Network | None:
+    if purpose == "drill":
+        return mapping.drill.subnet
+    told = mapping.guest.get(purpose)
+    return told.subnet if told is not None else None
 
 
 def describe(
@@ -169,7 +204,11 @@ def describe(
                 "cpus": order.cpus,
                 "memory_bytes": order.memory_bytes,
                 **({"instance_type": order.instance_type} if order.instance_type else {}),
-                "disks": [disk.model_dump() for disk in order.disks],
+                "firmware": order.facts.firmware,
+                "disks": [
+                    {**disk.model_dump(), "bus": facts.bus}
+                    for disk, facts in zip(order.disks, order.facts.disks, strict=True)
+                ],
                 "nics": [nic.model_dump() for nic in order.nics],
             }
             for order in orders
@@ -178,9 +217,15 @@ def describe(
     }
 
 
-def _network(plan: Plan, network: str, purpose: Purpose) -> str | None:
-    """Return where a machine is plugged in that was in ``network`` at the plan's source site; None: nobody said."""
+def network_of(plan: Plan, name: str, network: str, purpose: Purpose) -> str | None:
+    """Return where a machine's interface is plugged in that is in ``network`` at the plan's source site.
+
+    None: nobody said.
+    """
     mapping = next((item for item in plan.networks if item.source == network), None)
+    own = plan.machine(name).recovery.plug(network, purpose).network
+    if own is not None:
+        return own
     if purpose == "failback":
         return (mapping.failback if mapping is not None else None) or network
     if mapping is None:
@@ -188,26 +233,44 @@ def _network(plan: Plan, network: str, purpose: Purpose) -> str | None:
     return (mapping.migration if purpose == "migration" else None) or mapping.failover
 
 
+def may_get(
+    plan: Plan,
+    name: str,
+    facts: MachineFacts | None,
+    purpose: Purpose,
+    wanted: IPv4Address,
+    source: str | None,
+) -> set[str | None]:
+    """Return the networks that the interface may be plugged into which gets the address ``wanted``.
+
+    ``source``: the network that it is in at the plan's source site, where that is known; ``facts``: the machine as it
+    is there; None for both: any network of the plan may be it.
+    """
+    here = [nic.network for nic in facts.nics] if facts is not None else []
+    given = addressed(plan, name, here, purpose)
+    if source is not None:
+        sources = [source]
+    elif wanted in given:
+        sources = [here[given.index(wanted)]]
+    else:
+        sources = [mapping.source for mapping in plan.networks]
+    return {network_of(plan, name, one, purpose) for one in sources}
+
+
 def _plugs(plan: Plan, choice: Choice, purpose: Purpose) -> list[tuple[NicFacts, str, str | None]]:
     """Return a machine's interfaces, each with its network at the plan's source site and the address that it gets.
 
-    The plan's one address goes to the first that fits its network. On the way home, without one, an address that was
-    changed for the other site is what it was before.
+    On the way home, without one, an address that was changed for the other site is what it was before.
     """
     settings = plan.machine(choice.name).recovery
-    wanted = settings.addresses.get(purpose)
     found = list(_at_home(plan, choice))
-    index = 0
-    if wanted is not None and purpose == "drill":
-        subnets = {mapping.source: mapping.drill.subnet for mapping in plan.networks}
-        fitting = [at for at, (_, name) in enumerate(found) if name in subnets and wanted in subnets[name]]
-        index = fitting[0] if fitting else 0
-    changed = "failover" in plan.machine(choice.name).recovery.addresses
+    wanted = addressed(plan, choice.name, [network for _, network in found], purpose)
+    there = addressed(plan, choice.name, [network for _, network in found], "failover")
     before = [nic.addresses for nic in choice.home.nics] if choice.home is not None and purpose == "failback" else []
     plugs = []
     for at, (nic, network) in enumerate(found):
-        address = str(wanted) if wanted is not None and at == index else None
-        if wanted is None and changed and at < len(before) and before[at]:
+        address = str(wanted[at]) if wanted[at] is not None else None
+        if address is None and any(there) and at < len(before) and before[at]:
             address = before[at][0]
         if settings.mac == "new" and purpose != "failback":
             nic = nic.model_copy(update={"mac": new_mac(choice.machine_id, nic.mac, purpose)})  # noqa: PLW2901

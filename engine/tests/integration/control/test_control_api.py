@@ -70,6 +70,14 @@ def test_what_the_sites_have_is_shown(sites: TwoSites) -> None:
     sites.control.refused(404, "site-unknown", "GET", "/machines?site=nowhere")
 
 
+def own(setting: str) -> tuple[str, str]:
+    """Return a change that gives the database's interface a setting of its own."""
+    return (
+        "addresses: {drill: 10.9.0.10",
+        f"networks: {{lan: {{failover: {{{setting}}}}}}}\n      addresses: {{drill: 10.9.0.10",
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "code", "field", "line"),
     [
@@ -87,6 +95,8 @@ def test_what_the_sites_have_is_shown(sites: TwoSites) -> None:
         (("source: lan", "source: lam"), "network-unknown", "networks[0].source", 18),
         (("failover: dmz", "failover: dmx"), "network-unknown", "networks[0].failover", 20),
         (("10.8.0.10", "10.7.0.10"), "address-outside-network", "machines[0].recovery.addresses.failover", 8),
+        (own("address: 10.7.0.9"), "address-outside-network", "machines[0].recovery.networks.lan.failover.address", 8),
+        (own("network: dmx"), "network-unknown", "machines[0].recovery.networks.lan.failover.network", 8),
         (("10.9.0.11", "10.9.0.10"), "plan-invalid", "machines[1].recovery.addresses.drill", 14),
         (("10.9.0.0/24", "10.9.0.0/99"), "plan-invalid", "networks[0].drill.subnet", 19),
         (("retention: {count: 8}", "retention: {count: 0}"), "plan-invalid", "retention.count", 21),

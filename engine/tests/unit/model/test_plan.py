@@ -73,6 +73,33 @@ def test_without_boot_groups_all_are_one():
         ),
         ({"machines__0__recovery": {"addresses": {"drill": "10.77.9.1"}}}, "the hypervisor's own in 10.77.9.0/24"),
         ({"machines__0__recovery": {"addresses": {"drill": "10.77.9.255"}}}, "no host's address"),
+        (
+            {
+                "networks": [
+                    GOOD["networks"][0],
+                    {**GOOD["networks"][0], "source": "san", "drill": {"subnet": "10.77.0.0/16"}},
+                ]
+            },
+            r"networks\[1\].drill.subnet: 10.77.0.0/16 overlaps with that of 'app'",
+        ),
+        (
+            {"machines__0__recovery": {"networks": {"san": {"failover": {"network": "vault"}}}}},
+            r"machines\[0\].recovery.networks.san: the plan maps no network 'san'",
+        ),
+        (
+            {"machines__0__recovery": {"networks": {"app": {"drill": {"network": "vault"}}}}},
+            r"networks.app.drill.network: a drill makes its own",
+        ),
+        (
+            {"machines__0__recovery": {"networks": {"app": {"drill": {"address": "10.200.0.1"}}}}},
+            r"networks.app.drill.address: 10.200.0.1 is in no drill subnet of 'app'",
+        ),
+        (
+            {"machines__0__recovery": {"networks": {"app": {"drill": {"address": "10.77.9.12"}}}}},
+            r"machines\[1\].recovery.addresses.drill: 10.77.9.12 is the address of 'db' already",
+        ),
+        ({"machines__0__recovery": {"disks": {"vda": {"bus": "nvme"}}}}, "bus"),
+        ({"machines__0__recovery": {"firmware": "coreboot"}}, "firmware"),
         ({"drill": {"schedule": "at tea time"}}, "at tea time"),
         ({"machines__0__recovery": {"addresses": {"drill": "127.0.0.1"}}}, "loopback"),
         ({"machines__0__recovery": {"addresses": {"failover": "127.0.0.1"}}}, "loopback"),

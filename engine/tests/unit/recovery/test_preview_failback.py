@@ -157,3 +157,25 @@ def test_a_machine_that_another_platform_ran_has_its_own_hardware_again_at_home(
     assert order.facts.nics[0].model == "e1000e"
     assert order.facts.tags["machine"] == "q35"
     assert order.bios_id == home.machine_id
+
+
+def test_firmware_buses_and_all_addresses_are_those_of_home_again() -> None:
+    text = plan().model_dump(mode="json")
+    text["machines"][0]["recovery"] |= {
+        "firmware": "uefi",
+        "disks": {"vda": {"bus": "sata"}},
+        "networks": {"backup": {"failover": {"address": "10.9.0.7"}}, "lan": {"failback": {"network": "new-lan"}}},
+    }
+    of = Plan.model_validate(text)
+    away = AWAY.model_copy(
+        update={
+            "firmware": "uefi",
+            "disks": (AWAY.disks[0].model_copy(update={"bus": "sata"}),),
+        }
+    )
+    home = HOME.model_copy(
+        update={"nics": (HOME.nics[0], HOME.nics[1].model_copy(update={"addresses": ("10.2.9.5",)}))},
+    )
+    order = made(of, away, home, "failback")
+    assert (order.facts.firmware, [disk.bus for disk in order.facts.disks]) == ("bios", ["virtio"])
+    assert [(nic.network, nic.address) for nic in order.nics] == [("new-lan", "10.0.0.5"), ("backup", "10.2.9.5")]

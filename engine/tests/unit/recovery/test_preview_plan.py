@@ -6,7 +6,7 @@ import pytest
 from farshore.errors import Permanent
 from farshore.model.checkpoint import DiskPoint, Manifest
 from farshore.model.machine import DiskFacts, MachineFacts, NicFacts
-from farshore.model.plan import Plan
+from farshore.model.plan import Plan, Purpose
 from farshore.recovery import preview
 from farshore.recovery.preview import Choice
 
@@ -20,7 +20,7 @@ FACTS = MachineFacts(
 )
 
 
-def plan(**recovery: object) -> Plan:
+def plan(vault: dict[str, object] | None = None, **recovery: object) -> Plan:
     return Plan.model_validate(
         {
             "name": "shop",
@@ -29,7 +29,7 @@ def plan(**recovery: object) -> Plan:
             "machines": [{"name": "db", "recovery": recovery}],
             "networks": [
                 {"source": "lan", "drill": {"subnet": "10.1.0.0/24"}, "failover": "prod"},
-                {"source": "backup", "drill": {"subnet": "10.2.0.0/24"}, "failover": "vault"},
+                {"source": "backup", "drill": {"subnet": "10.2.0.0/24"}, "failover": "vault", **(vault or {})},
             ],
         }
     )
@@ -94,6 +94,40 @@ def test_a_drill_address_goes_to_the_interface_whose_network_it_fits() -> None:
     ]
     assert preview.address(found, "db", "drill") == "10.2.0.7"
     assert preview.address(found, "db", "failover") is None
+
+
+def plugged(of: Plan, purpose: Purpose) -> list[tuple[str, str | None]]:
+    order = preview.machine(of, choice(), purpose, tag="t", name="x", epoch=1, drill_networks=NETWORKS)
+    return [(nic.network, nic.address) for nic in order.nics]
+
+
+def test_each_interface_may_have_a_network_and_an_address_of_its_own() -> None:
+    own = {
+        "lan": {"drill": {"address": "10.1.0.7"}, "failover": {"network": "dmz"}},
+        "backup": {"failover": {"address": "10.9.0.7"}, "migration": {"network": "attic"}},
+    }
+    of = plan(networks=own, addresses={"failover": "10.8.0.9", "drill": "10.2.0.9"})
+    assert plugged(of, "failover") == [("dmz", "10.8.0.9"), ("vault", "10.9.0.7")]
+    assert plugged(of, "drill") == [("drill-lan", "10.1.0.7"), ("drill-backup", "10.2.0.9")]
+    assert plugged(of, "migration") == [("prod", None), ("attic", None)]
+    hosts = [item.hosts for item in preview.networks(of, [choice()], NETWORKS, "t")]
+    assert hosts == [{"aa": "10.1.0.7"}, {"bb": "10.2.0.9"}]
+    assert preview.address(plan(networks=own), "db", "failover") == "10.9.0.7"
+
+
+def test_an_address_goes_to_the_interface_whose_subnet_the_plan_tells() -> None:
+    of = plan({"guest": {"failover": {"subnet": "10.9.0.0/24"}}}, addresses={"failover": "10.9.0.7"})
+    assert plugged(of, "failover") == [("prod", None), ("vault", "10.9.0.7")]
+
+
+@pytest.mark.parametrize("purpose", ["drill", "failover", "migration"])
+def test_firmware_and_buses_are_those_of_the_plan(purpose: Purpose) -> None:
+    of = plan(firmware="uefi", disks={"vdb": {"bus": "sata"}, "vdz": {"bus": "ide"}})
+    order = preview.machine(of, choice(), purpose, tag="t", name="x", epoch=1, drill_networks=NETWORKS)
+    assert order.facts.firmware == "uefi"
+    assert [(disk.disk_id, disk.bus) for disk in order.facts.disks] == [("vda", "virtio"), ("vdb", "sata")]
+    told = preview.describe([order], [], of, ["db"])["machines"][0]
+    assert (told["firmware"], [disk["bus"] for disk in told["disks"]]) == ("uefi", ["virtio", "sata"])
 
 
 def test_a_drill_makes_only_the_networks_that_somebody_is_plugged_into() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from farshore.model.kit import Kit
-from farshore.model.machine import DiskFacts, MachineFacts, NetworkFacts, NicFacts, PoolFacts
+from farshore.model.machine import DiskFacts, MachineFacts, NetworkFacts, NicFacts, PoolFacts, Quota
 from farshore.model.plan import Plan
 from farshore.recovery.readiness import (
     Facts,
@@ -129,6 +129,8 @@ WRONG: dict[str, Facts] = {
     "network-inactive": beta(networks=(NetworkFacts(name="dmz", subnet="10.8.0.0/24", active=False),)),
     "network-unmapped": with_plan(lambda text: text["networks"][0].update(source="other")),
     "address-outside": beta(networks=(NetworkFacts(name="dmz", subnet="10.7.0.0/24"),)),
+    "quota-machines": beta(quota=Quota(machines=10, machines_used=10)),
+    "quota-cpus": beta(quota=Quota(cpus=10, cpus_used=10)),
     "address-duplicate": good(taken={("failover", "10.8.0.10"): "'x' of plan 'other'"}),
     "address-in-use": beta(addresses={"10.8.0.10": "printer"}),
     "pool-too-small-for-drill": beta(pool=full(GIB // 100)),
@@ -228,6 +230,20 @@ def test_a_control_plane_on_the_host_of_both_sites_is_no_finding_and_one_in_a_ma
     found = evaluate(good(control_machine="vcenter")).findings
     assert [one.code for one in found] == ["control-plane-shares-fate"]
     assert "'vcenter'" in found[0].message
+
+
+def test_an_address_has_to_be_of_the_network_of_its_own_interface() -> None:
+    def edit(text: dict[str, Any]) -> None:
+        text["networks"].append({"source": "san", "drill": {"subnet": "10.5.0.0/24"}, "failover": "vault"})
+        text["machines"][0]["recovery"] = {"networks": {"san": {"failover": {"address": "10.8.0.77"}}}}
+
+    two = changed(nics=(*DB.nics, NicFacts(mac="52:54:00:00:00:02", network="san")))
+    there = (NetworkFacts(name="dmz", subnet="10.8.0.0/24"), NetworkFacts(name="vault", subnet="10.7.0.0/24"))
+    facts = replace(with_plan(edit), machines=(machine(now=two, captured=two),))
+    found = evaluate(replace(facts, target=replace(facts.target, networks=there))).findings
+    assert [(one.code, "10.7.0.0/24" in one.message) for one in found] == [("address-outside", True)]
+    found = evaluate(replace(facts, target=replace(facts.target, networks=there[:1]))).findings
+    assert [(one.code, one.subject) for one in found] == [("network-missing", "vault")]
 
 
 def test_some_machines_without_an_address_are_told_of() -> None:

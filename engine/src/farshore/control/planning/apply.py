@@ -23,7 +23,7 @@ from farshore.control.store.records import Cycle, Group, Node, Plan, PlanMachine
 from farshore.errors import Conflict, Invalid
 from farshore.model.machine import Inventory, MachineFacts
 from farshore.model.plan import Plan as Definition
-from farshore.model.plan import Purpose
+from farshore.recovery import preview
 from farshore.units import format_size
 
 _MOVES: Final = (
@@ -402,44 +402,46 @@ def _check_networks(session: Session, wanted: Wanted, warnings: list[str]) -> No
         return
     names = {network.name for network in target.networks}
     for index, mapping in enumerate(definition.networks):
-        if mapping.failover not in names:
-            raise _wrong(
-                wanted,
-                ("networks", index, "failover"),
-                f"site {definition.target_site!r} has no network {mapping.failover!r}",
-                suggestion(mapping.failover, names, f" at {definition.target_site}"),
-                code="network-unknown",
-            )
+        _require_network(wanted, ("networks", index, "failover"), mapping.failover, names, definition.target_site)
+    for index, machine in enumerate(definition.machines):
+        for network, purposes in machine.recovery.networks.items():
+            for purpose, plug in purposes.items():
+                if plug.network is not None and purpose != "failback":
+                    where = ("machines", index, "recovery", "networks", network, purpose, "network")
+                    _require_network(wanted, where, plug.network, names, definition.target_site)
     _check_addresses(wanted, source, target)
 
 
+def _require_network(wanted: Wanted, where: tuple[str | int, ...], name: str, names: set[str], site: str) -> None:
+    if name not in names:
+        raise _wrong(
+            wanted,
+            where,
+            f"site {site!r} has no network {name!r}",
+            suggestion(name, names, f" at {site}"),
+            code="network-unknown",
+        )
+
+
 def _check_addresses(wanted: Wanted, source: Inventory | None, target: Inventory) -> None:
-    """Refuse an address that none of the networks has that its machine will be plugged into."""
+    """Refuse an address outside of the network that its interface will be plugged into."""
     definition = wanted.definition
     here = {network.name: network.subnet for network in source.networks} if source is not None else {}
     there = {network.name: network.subnet for network in target.networks}
-    plugged: dict[Purpose, dict[str, str]] = {
-        "failover": {mapping.source: there.get(mapping.failover, "") for mapping in definition.networks},
-        "migration": {
-            mapping.source: there.get(mapping.migration or mapping.failover, "") for mapping in definition.networks
-        },
-        "failback": {
-            mapping.source: here.get(mapping.failback or mapping.source, "") for mapping in definition.networks
-        },
-    }
     machines = source.machines if source is not None else ()
     for index, machine in enumerate(definition.machines):
         facts = next(iter(inventory.find(machines, machine.name)), None)
-        for purpose, address in machine.recovery.addresses.items():
-            of_purpose = plugged.get(purpose, {})
-            used = of_purpose if facts is None else {nic.network: of_purpose.get(nic.network, "") for nic in facts.nics}
-            subnets = set(used.values())
+        for key, purpose, address, source_of in machine.recovery.chosen():
+            if purpose == "drill":
+                continue
+            plugged = preview.may_get(definition, machine.name, facts, purpose, address, source_of)
+            subnets = {(here if purpose == "failback" else there).get(network or "", "") for network in plugged}
             # A network that tells no subnet, or one of IPv6, may have anything beside it.
             if not subnets or any(not subnet or ":" in subnet or address in IPv4Network(subnet) for subnet in subnets):
                 continue
             raise _wrong(
                 wanted,
-                ("machines", index, "recovery", "addresses", purpose),
+                ("machines", index, "recovery", *key.split(".")),
                 f"{address} is outside of {' and '.join(sorted(subnets))}, where machine {machine.name!r} will be",
                 "Choose an address of that network, or map the machine's network to another one.",
                 code="address-outside-network",

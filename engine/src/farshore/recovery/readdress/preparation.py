@@ -27,7 +27,8 @@ def preparation(plan: Plan, name: str, order: MachineCreateParams, machine_id: s
     """
     settings = plan.machine(name)
     hostname = settings.recovery.hostname if order.purpose in _RENAMES else None
-    if settings.guest.checks == "off" and not settings.recovery.addresses and settings.recovery.hostname is None:
+    said = any(settings.recovery.chosen()) or settings.recovery.hostname is not None
+    if settings.guest.checks == "off" and not said:
         return None
     wanted = {disk.disk_id for disk in order.disks}
     return MachinePrepareParams(

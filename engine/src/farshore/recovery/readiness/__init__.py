@@ -47,6 +47,7 @@ def evaluate(facts: Facts) -> Readiness:
         *networks.networks(facts),
         *networks.addresses(facts),
         *sites.room(facts),
+        *sites.quotas(facts),
         *sites.groups(facts),
         *kits.kits(facts),
         *machines.machines(facts),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from farshore.model.kit import Kit
-from farshore.model.machine import Finding, MachineFacts, NetworkFacts, PoolFacts
+from farshore.model.machine import Finding, MachineFacts, NetworkFacts, PoolFacts, Quota
 from farshore.model.plan import Plan, Purpose
 
 Severity = Literal["info", "warning", "error"]
@@ -37,6 +37,10 @@ class SiteState:
     bundle: Literal["current", "late", "missing"] = "current"
     #: How many disks its provider lets an account write at once; None where it does not say.
     drafts: int | None = None
+    #: The kinds of probes that see something of a machine in a drill; None: all.
+    drill_probes: tuple[str, ...] | None = None
+    #: What its provider lets the account have; None where it does not say.
+    quota: Quota | None = None
 
 
 @dataclass(frozen=True, slots=True)

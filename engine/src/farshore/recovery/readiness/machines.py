@@ -31,6 +31,24 @@ def machines(facts: Facts) -> Iterator[Finding]:
                 f"nothing tells whether machine {machine.name!r} works once it is on",
                 "Write probes for it: the next group starts when they are green.",
             )
+        yield from _blind(facts, machine.name)
+
+
+def _blind(facts: Facts, name: str) -> Iterator[Finding]:
+    """Name the probes that cannot turn green in a drill: nothing of the site gets to what they ask."""
+    seeing = facts.target.drill_probes
+    if seeing is None:
+        return
+    # Tasks that a node plays may look at anything.
+    asked = {probe.type for probe in facts.plan.machine(name).probes if getattr(probe, "on", "") != "node"}
+    if blind := sorted(asked - set(seeing)):
+        yield finding(
+            "probe-blind-in-drill",
+            "warning",
+            name,
+            f"in a drill at {facts.target.name!r}, probes of type {', '.join(blind)} of machine {name!r} see nothing",
+            f"Write probes of type {', '.join(seeing)}, or give the site a helper: platform.probe_helper.",
+        )
 
 
 def _freshness(facts: Facts, machine: MachineState) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from farshore.model.machine import Finding
 from farshore.model.plan import Purpose
+from farshore.recovery import preview
 from farshore.recovery.readiness.facts import Facts, facts_of, finding
 
 
@@ -32,6 +33,11 @@ def networks(facts: Facts) -> Iterator[Finding]:
             purposes = {"failover": mapping.failover, "migration": mapping.migration or mapping.failover}
         for purpose, network in purposes.items():
             wanted.setdefault(network, []).append(purpose)
+    for machine in facts.plan.machines:
+        for own in machine.recovery.networks.values():
+            for purpose, plug in own.items():
+                if plug.network is not None and (purpose == "failback") == (facts.purpose == "failback"):
+                    wanted.setdefault(plug.network, []).append(f"{purpose} of {machine.name}")
     for network, purposes_of in wanted.items():
         if network not in known:
             yield finding(
@@ -65,13 +71,15 @@ def addresses(facts: Facts) -> Iterator[Finding]:
     }
     purposes: tuple[Purpose, ...] = ("failback",) if facts.purpose == "failback" else ("failover", "migration")
     for machine in facts.plan.machines:
-        for purpose in purposes:
-            address = machine.recovery.addresses.get(purpose)
-            if address is None:
-                continue
-            yield from _address(facts, subnets, machine.name, purpose, address)
+        for _, purpose, address, source in machine.recovery.chosen():
+            if purpose in purposes:
+                state = next((one for one in facts.machines if one.name == machine.name), None)
+                seen = facts_of(state) if state is not None and purpose != "failback" else None
+                plugged = preview.may_get(facts.plan, machine.name, seen, purpose, address, source)
+                yield from _outside(subnets, plugged, machine.name, purpose, address)
+                yield from _taken(facts, machine.name, purpose, address)
     for purpose in purposes:
-        given = [machine.name for machine in facts.plan.machines if purpose in machine.recovery.addresses]
+        given = [one.name for one in facts.plan.machines if preview.address(facts.plan, one.name, purpose) is not None]
         without = [machine.name for machine in facts.plan.machines if machine.name not in given]
         if given and without:
             yield finding(
@@ -83,28 +91,22 @@ def addresses(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _address(
-    facts: Facts, subnets: dict[str, IPv4Network], name: str, purpose: Purpose, address: IPv4Address
+def _outside(
+    subnets: dict[str, IPv4Network], plugged: set[str | None], name: str, purpose: Purpose, address: IPv4Address
 ) -> Iterator[Finding]:
-    state = next((machine for machine in facts.machines if machine.name == name), None)
-    plugged = {nic.network for nic in facts_of(state).nics} if state is not None else set()
-    mapped = {
-        (mapping.failback or mapping.source)
-        if purpose == "failback"
-        else (mapping.migration if purpose == "migration" else None) or mapping.failover
-        for mapping in facts.plan.networks
-        if not plugged or mapping.source in plugged or purpose == "failback"
-    }
-    ranges = [subnets[network] for network in mapped if network in subnets]
-    if ranges and all(network in subnets for network in mapped) and not any(address in one for one in ranges):
+    ranges = [subnets[network] for network in plugged if network in subnets]
+    if ranges and len(ranges) == len(plugged) and not any(address in one for one in ranges):
         yield finding(
             "address-outside",
             "error",
             name,
-            f"{address} ({purpose}) of machine {name!r} is in none of its networks"
+            f"{address} ({purpose}) of machine {name!r} is not in the network that it will be plugged into"
             f" ({', '.join(sorted(map(str, ranges)))})",
             "Write an address of the network that the plan maps to.",
         )
+
+
+def _taken(facts: Facts, name: str, purpose: Purpose, address: IPv4Address) -> Iterator[Finding]:
     holder = facts.taken.get((purpose, str(address)))
     if holder is not None:
         yield finding(

@@ -112,6 +112,27 @@ def room(facts: Facts) -> Iterator[Finding]:
             )
 
 
+def quotas(facts: Facts) -> Iterator[Finding]:
+    """Say whether the provider lets the account have the machines of the plan beside those that it has."""
+    quota = facts.target.quota
+    if quota is None:
+        return
+    cpus = sum(facts.plan.machine(machine.name).recovery.cpus or facts_of(machine).cpus for machine in facts.machines)
+    for what, need, used, most in (
+        ("machines", len(facts.machines), quota.machines_used, quota.machines),
+        ("cpus", cpus, quota.cpus_used, quota.cpus),
+    ):
+        if most is not None and used + need > most:
+            yield finding(
+                f"quota-{what}",
+                "error",
+                facts.target.name,
+                f"the plan needs {need} {what} at {facts.target.name!r}; of the {most} that the account may have"
+                f" {max(0, most - used)} are left",
+                "Ask the provider for a larger quota, or remove what is not needed there.",
+            )
+
+
 def groups(facts: Facts) -> Iterator[Finding]:
     """Name the groups whose disks cannot all be written at once, so that no checkpoint of them is ever sealed."""
     most = facts.target.drafts
