@@ -152,7 +152,9 @@ class BootGroup(Model):
 class DrillNetwork(Model):
     """An isolated network that a drill makes for itself and removes."""
 
-    subnet: IPv4Network = Field(description="its addresses; never routed. On KVM no other network of the host may have them")
+    subnet: IPv4Network = Field(
+        description="its addresses; never routed. On KVM no other network of the host may have them"
+    )
 
 
 class NetworkMapping(Model):
