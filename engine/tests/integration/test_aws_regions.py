@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 from doubles import aws_site
-from doubles.aws import ACCOUNT, AwsDouble
+from doubles.aws import ACCOUNT, AwsDouble, Call
 from doubles.aws.sparse import same
 from doubles.control_process import Control, until
 from doubles.crossing import AwsNode
 from doubles.ports import free_port
 from farshore.errors import FarshoreError
-from farshore.platforms.aws import policy
+from farshore.platforms.aws import policy, tags
 from farshore.platforms.registry import open_platform
 from farshore.units import GIB, MIB
 
@@ -138,6 +138,16 @@ class Story:
         assert run["state"] == "succeeded", json.dumps({"error": run["error"], "steps": run["steps"]}, indent=1)
         return run
 
+    def runs(self, kind: str) -> list[dict[str, Any]]:
+        """Return the plan's runs of a kind."""
+        found: list[dict[str, Any]] = self.control.ok("GET", "/runs?plan=shop")["items"]
+        return [run for run in found if run["kind"] == kind]
+
+    def ended(self, kind: str) -> list[dict[str, Any]]:
+        """Return the plan's runs of a kind, whole, once there are any and all have ended."""
+        known = [self.control.ok("GET", f"/runs/{run['run_id']}") for run in self.runs(kind)]
+        return known if all(run["ended_at"] for run in known) else []
+
     def points(self, checkpoint_id: str) -> dict[str, Path]:
         """Return what a checkpoint holds, by the name of the disk."""
         disks = self.checkpoint(checkpoint_id)["disks"]
@@ -221,11 +231,82 @@ def test_a_machine_goes_to_another_region_and_comes_home(aws: AwsDouble, tmp_pat
         for place in (central, west):
             until(lambda place=place: not snapshots(aws, place.region), f"no snapshot is left in {place.region}", 120)
         # What stays is what runs, and the two old primaries, which are kept.
-        left = {name for name in set(aws.things()) - before if "/" not in name and not name.startswith("eni-")}
-        machines = {name for one in (away, home) for name in (one["machine_id"], *(d["path"] for d in one["disks"]))}
-        assert left == machines
-        refused = [call for call in aws.calls() if "nauthorized" in call.outcome or "Denied" in call.outcome]
-        assert refused == []
+        assert new(aws, before) == things(away) | things(home)
+        # Until somebody says that they may go.
+        retired = story.run("retire")
+        assert {machine["state"] for machine in retired["machines"]} == {"succeeded"}
+        assert new(aws, before) == things(home)
+        assert not things(first) & set(aws.things())
+        assert {call.resource for call in aws.calls("DeleteNetworkInterface") if call.outcome != "ok"} == set()
+        assert refusals(aws) == []
+    finally:
+        story.end()
+
+
+def test_a_machine_leaves_the_chain_once_it_stays(aws: AwsDouble, tmp_path: Path) -> None:
+    central, west = made(aws, "central", "eu-central-1"), made(aws, "west", "eu-west-1")
+    aws.settings(console="READY")
+    instance = aws_site.Instance(aws, ["sda1"], kms_key=central.key)
+    aws.client("ec2").create_tags(Resources=[instance.machine_id], Tags=[{"Key": "Name", "Value": "db"}])
+    instance.write(instance.key("sda1"), MIB, b"the first row")
+    before = set(aws.things())
+    story = Story(tmp_path, aws, central, west)
+    try:
+        story.begin()
+        story.protect(plan(story.machine("central")["nics"][0]["network"], west.subnet))
+        story.run("failover", to_site="west", commit="manual")
+        away = story.machine("west")
+        assert away["on_points"], "a rollback may still come"
+        assert "shell" in roles(aws, west.region)
+        assert leases(aws, west.region)
+        assert story.runs("detach") == []
+
+        story.control.ok("POST", "/plans/shop:commit")
+        [left] = until(lambda: story.ended("detach"), "the machine leaves the chain", 120)
+        assert (left["state"], [one["state"] for one in left["machines"]]) == ("succeeded", ["succeeded"]), left
+        assert "shell" not in roles(aws, west.region)
+        assert leases(aws, west.region) == []
+        assert not story.machine("west")["on_points"]
+        # Nothing of the chain is under it: all checkpoints may go, and it stays as it is.
+        story.control.ok("POST", "/plans/shop:protect", {"state": "unprotected", "keep_copies": False})
+        until(lambda: not snapshots(aws, west.region), "no snapshot is left", 120)
+        assert new(aws, before) == things(away)
+        assert same(story.volumes(away)["sda1"], aws.volume(instance.volumes[instance.key("sda1")]))
+        assert refusals(aws) == []
+    finally:
+        story.end()
+
+
+def test_a_migration_leaves_nothing_once_its_source_is_retired(aws: AwsDouble, tmp_path: Path) -> None:
+    central, west = made(aws, "central", "eu-central-1"), made(aws, "west", "eu-west-1")
+    aws.settings(console="READY")
+    instance = aws_site.Instance(aws, kms_key=central.key)
+    aws.client("ec2").create_tags(Resources=[instance.machine_id], Tags=[{"Key": "Name", "Value": "db"}])
+    instance.write(instance.key("sdf"), MIB, b"the first row")
+    before = set(aws.things())
+    story = Story(tmp_path, aws, central, west)
+    try:
+        story.begin()
+        first = story.machine("central")
+        story.protect(plan(first["nics"][0]["network"], west.subnet))
+        story.run("migrate", to_site="west")
+        assert story.control.ok("GET", "/plans/shop")["state"] == "migrated"
+        away = story.machine("west")
+        for name, volume in story.volumes(away).items():
+            assert same(volume, aws.volume(instance.volumes[instance.key(name)]))
+        # The source rests: fenced, its volumes as they were, and without a trace of what told its changes.
+        until(lambda: not snapshots(aws, central.region), "nothing is tracked at the source", 120)
+        assert things(first) <= set(aws.things())
+        preview = story.control.ok("POST", "/plans/shop:retire-preview", {})
+        assert [one["machine_id"] for one in preview["before"]["old_primaries"]] == [instance.machine_id]
+        [step] = [one for one in story.run("retire")["steps"] if one["machine"]]
+        assert step["detail"].endswith(f"machine db ({instance.machine_id})"), step
+        assert not things(first) & set(aws.things())
+        until(lambda: "shell" not in roles(aws, west.region), "the machine needs no checkpoint", 120)
+        story.control.ok("POST", "/plans/shop:protect", {"state": "unprotected", "keep_copies": False})
+        until(lambda: not snapshots(aws, west.region), "no checkpoint is left", 120)
+        assert new(aws, before) == things(away)
+        assert refusals(aws) == []
     finally:
         story.end()
 
@@ -274,6 +355,27 @@ def plan(lan: str, subnet: str) -> dict[str, Any]:
         ],
         "networks": [{"source": lan, "drill": {"subnet": "10.77.9.0/24"}, "failover": subnet}],
     }
+
+
+def new(aws: AwsDouble, before: set[str]) -> set[str]:
+    """Name what EC2 has since then, but for interfaces: each machine has its own."""
+    return {name for name in set(aws.things()) - before if "/" not in name and not name.startswith("eni-")}
+
+
+def things(machine: dict[str, Any]) -> set[str]:
+    """Name a machine and its volumes."""
+    return {machine["machine_id"], *(disk["path"] for disk in machine["disks"])}
+
+
+def refusals(aws: AwsDouble) -> list[Call]:
+    """Return the calls that a role's policy did not allow."""
+    return [call for call in aws.calls() if "nauthorized" in call.outcome or "Denied" in call.outcome]
+
+
+def leases(aws: AwsDouble, region: str) -> list[str]:
+    """Return the leases on snapshots in a region."""
+    keys = [tag["Key"] for row in snapshots(aws, region) for tag in row["Tags"]]
+    return [key for key in keys if key.startswith(tags.LEASE)]
 
 
 def regions(aws: AwsDouble, operation: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""Images that people put into a pool, so that a first copy need not cross the link: which ones may be taken."""
+"""What a first copy may begin with: images that people put into a pool, and disks of machines that rest."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from farshore.errors import Invalid, NotFound
+from farshore.errors import Conflict, Invalid, NotFound
 
 #: Begins the name of an image that is the disk of a machine: see ``Platform.adopt``.
 OLD_DISK: Final = "machine:"
@@ -52,3 +52,23 @@ def refuse_larger(image: str, size_bytes: int, disk_bytes: int) -> None:
             field="seed",
             hint="It is not a copy of this disk.",
         )
+
+
+def not_resting(name: str, machine_id: str, *, fenced: bool) -> Conflict:
+    """Return that an old primary is still in use: it is not off, or not ``fenced``."""
+    return Conflict(
+        f"machine {name} is {'not off' if fenced else 'not fenced'}: it may still be written",
+        code="old-primary-not-fenced",
+        hint="It is fenced at first contact. Wait for that, or look at its site.",
+        machine_id=machine_id,
+    )
+
+
+def fenced_later(name: str, machine_id: str, epoch: int, ordered: int) -> Conflict:
+    """Return that an old primary is fenced in an ``epoch`` after that of an order to delete it."""
+    return Conflict(
+        f"machine {name} is fenced in epoch {epoch}, this order is of {ordered}",
+        code="old-primary-fenced-later",
+        hint="Look at its plan: what rests there may count again.",
+        machine_id=machine_id,
+    )

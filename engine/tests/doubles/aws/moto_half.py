@@ -20,6 +20,8 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from moto.s3.models import s3_backends
 
 _QUERY: Final = frozenset({"ec2", "sts", "iam"})
+#: How calls begin that remove things.
+_REMOVALS: Final = ("Delete", "Deregister", "Terminate")
 
 
 class MotoHalf:
@@ -54,6 +56,14 @@ class MotoHalf:
     def resource_of(self, service: str, request: Request) -> str:
         """Return the ARN that a request is about, where it is told by its path."""
         return f"arn:aws:s3:::{request.path.strip('/')}" if service == "s3" and request.path != "/" else ""
+
+    def tags_of(self, service: str, operation: str, region: str, request: Request) -> tuple[dict[str, str], ...]:
+        """Return the tags of each thing that a call to EC2 would remove."""
+        if service != "ec2" or operation == "DeleteTags" or not operation.startswith(_REMOVALS):
+            return ()
+        backend = ec2_backends[DEFAULT_ACCOUNT_ID][region]
+        named = {value for values in parse_qs(request.body.decode()).values() for value in values}
+        return tuple(dict(backend.tags.get(value, {})) for value in sorted(named & set(_things(backend))))
 
     def answer(self, service: str, operation: str, region: str, request: Request, *, as_before: bool) -> Reply:
         """Let moto answer; ``as_before``: a describe does not know of the newest."""
@@ -145,11 +155,7 @@ class MotoHalf:
         """Name all that is in the account: what EC2 has in any region, and objects that are not empty."""
         found: list[str] = []
         for backend in ec2_backends[DEFAULT_ACCOUNT_ID].values():
-            found += [*backend.snapshots, *backend.volumes, *backend.enis, *backend.vpcs]
-            found += [name for subnets in backend.subnets.values() for name in subnets]
-            found += [name for name, image in backend.amis.items() if image.owner_id == backend.account_id]
-            found += [name for groups in backend.groups.values() for name in groups]
-            found += [one.id for one in backend.all_instances() if one._state.name != "terminated"]
+            found += _things(backend)
         for bucket in s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets.values():
             found += [name for name, key in bucket.keys.items() if key.size > 0]
         return sorted(found)
@@ -186,6 +192,17 @@ def _quota(world: World, operation: str, region: str, arguments: dict[str, Any])
     quota = {"ServiceCode": key[0], "QuotaCode": key[1], "QuotaName": key[1], "Value": value, "Adjustable": True}
     body = json.dumps({"Quota": quota}).encode()
     return Reply(200, {"Content-Type": "application/x-amz-json-1.1"}, body)
+
+
+def _things(backend: Any) -> list[str]:
+    """Name what EC2 has in a region."""
+    return [
+        *(*backend.snapshots, *backend.volumes, *backend.enis, *backend.vpcs),
+        *(name for subnets in backend.subnets.values() for name in subnets),
+        *(name for name, image in backend.amis.items() if image.owner_id == backend.account_id),
+        *(name for groups in backend.groups.values() for name in groups),
+        *(one.id for one in backend.all_instances() if one._state.name != "terminated"),
+    ]
 
 
 def _s3_operation(request: Request) -> str:

@@ -27,11 +27,15 @@ def action_of(service: str, operation: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a call asks for. ``resource``: an ARN, or empty where it is not known, which any resource matches."""
+    """What a call asks for. ``resource``: an ARN, or empty where it is not known, which any resource matches.
+
+    ``tags``: those of each thing that it would remove, so far as they are known.
+    """
 
     action: str
     region: str = ""
     resource: str = ""
+    tags: tuple[Mapping[str, str], ...] = ()
 
 
 class Policy:
@@ -50,7 +54,9 @@ class Policy:
 
 
 def allowed(documents: Iterable[Mapping[str, Any]], asked: Asked) -> bool:
-    """Say whether policies let a call pass: denied beats allowed. Of conditions, the region that is asked is looked at.
+    """Say whether policies let a call pass: denied beats allowed.
+
+    Of conditions, the region that is asked is looked at, and which tags have to be on what is removed.
 
     https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html
     """
@@ -71,8 +77,12 @@ def _about(statement: Mapping[str, Any], asked: Asked) -> bool:
         return False
     if asked.resource and not any(fnmatchcase(asked.resource, one) for one in listed(statement.get("Resource", []))):
         return False
-    regions = statement.get("Condition", {}).get("StringEquals", {}).get("aws:RequestedRegion", asked.region)
-    return not asked.region or asked.region in listed(regions)
+    equal = statement.get("Condition", {}).get("StringEquals", {})
+    for key, value in equal.items():
+        name = key.removeprefix("aws:ResourceTag/")
+        if name != key and any(tags.get(name) not in listed(value) for tags in asked.tags):
+            return False
+    return not asked.region or asked.region in listed(equal.get("aws:RequestedRegion", asked.region))
 
 
 def listed(value: Any) -> list[Any]:

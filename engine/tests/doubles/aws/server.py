@@ -95,7 +95,8 @@ class Double:
             raise errors.ApiError("MissingAuthenticationTokenException", "Missing Authentication Token")
         with self.world.lock:
             resource = self.moto.resource_of(service, request)
-            self.world.admit(service, operation, _key(request), region, resource)
+            tags = self.moto.tags_of(service, operation, region, request)
+            self.world.admit(service, operation, _key(request), region, resource, tags)
         if service == "ec2" and b"DryRun=true" in request.body:
             raise errors.ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
 

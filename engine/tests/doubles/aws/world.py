@@ -60,9 +60,17 @@ class World:
         """Note a call."""
         self.calls.append((service, operation, time.time(), outcome, region, resource))
 
-    def admit(self, service: str, operation: str, key: str, region: str, resource: str) -> None:
+    def admit(
+        self,
+        service: str,
+        operation: str,
+        key: str,
+        region: str,
+        resource: str,
+        tags: tuple[Mapping[str, str], ...] = (),
+    ) -> None:
         """Refuse what a policy does not allow, or what comes too quickly. ``key``: the caller's access key."""
-        asked = Asked(action_of(service, operation), region, resource)
+        asked = Asked(action_of(service, operation), region, resource, tags)
         theirs = self.policies_of(key)
         if not self.policy.allows(asked) or (theirs is not None and not allowed(theirs, asked)):
             raise denied(service, asked.action)

@@ -82,3 +82,22 @@ def test_it_waits_for_the_commit_and_says_which_machine_stays_on_checkpoints(sit
     assert [step["error"]["code"] for step in ended["steps"] if step["error"]] == ["read-only"]
     # It is over: a run of the other kinds may begin.
     assert sites.ended(sites.control.ok("POST", "/plans/shop:reprotect", {})["run"]["run_id"])["state"] == "succeeded"
+
+
+def test_what_has_migrated_leaves_it_too(sites: TwoSites) -> None:
+    run = sites.control.ok("POST", "/plans/shop:migrate", {})["run"]
+    assert sites.ended(run["run_id"])["state"] == "succeeded"
+    assert sites.control.ok("GET", "/plans/shop")["state"] == "migrated"
+    ended = sites.ended(begun(sites)["run_id"])
+    assert (ended["state"], ended["error"]) == ("succeeded", None)
+    assert sorted({params["machine_id"] for params in sites.beta.of("machine-detach")}) == ["made-db", "made-web"]
+
+
+def test_what_is_protected_no_more_goes_on_leaving_it(sites: TwoSites) -> None:
+    gate = sites.beta.hold("machine-detach")
+    failover(sites)
+    run = begun(sites)
+    sites.control.ok("POST", "/plans/shop:protect", {"state": "unprotected"})
+    gate.set()
+    ended = sites.ended(run["run_id"])
+    assert (ended["state"], ended["error"]) == ("succeeded", None)

@@ -3,7 +3,7 @@
 Their disks grew on layers of checkpoints, which therefore had to stay. The platform copies what the disks lack while
 the machines run; here it is asked again and again how far it is, so that a control plane or node that is killed leaves
 nothing undone. Nobody waits for it: points, drills, a reprotect and the next failover go on beside it, and it ends when
-the plan's machines run somewhere else.
+the plan's machines run somewhere else. What is protected no more, after a migration too, leaves the chain all the same.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LONGEST_PAUSE_S: Final = 30.0
 REST_S: Final = 300.0
 _STEP: Final = "leave chain"
 #: States of machines that run where the last failover has brought them.
-_SETTLED: Final = frozenset({"failed-over", "reprotecting", "seeding", "protected"})
+_SETTLED: Final = frozenset({"failed-over", "reprotecting", "seeding", "protected", "unprotected"})
 
 
 def wanted(session: Session, plan: Plan) -> dict[str, str]:
@@ -78,9 +78,9 @@ def _primary(row: PlanMachine) -> str | None:
 
 def _copy(scene: Scene) -> bool:
     tx, run, plan = scene.tx, scene.run, scene.plan
-    if plan.epoch != run.facts["epoch"] or plan.activity == "inactive":
+    if plan.epoch != run.facts["epoch"]:
         run.cancel = True
-        raise Conflict(f"plan {plan.name!r} has moved on: epoch {plan.epoch}, {plan.activity}", code="cancelled")
+        raise Conflict(f"plan {plan.name!r} has moved on: epoch {plan.epoch}", code="cancelled")
     rows = [machine for machine in ledger.machines(tx, run.run_id) if machine.state in {"pending", "running"}]
     for machine in rows[:TOGETHER]:
         if machine.state == "pending" and run.pause:

@@ -7,6 +7,7 @@ never settings: they come from boto3's default chain, a profile or a role.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ def open_aws(config: Mapping[str, Any], part: str = "") -> Platform:  # noqa: AR
             code="boto3-missing",
             hint="Install farshore[aws] into the node's environment.",
         )
-    from farshore.platforms.aws import inventory, settings
+    from farshore.platforms.aws import inventory, retiring, settings
     from farshore.platforms.aws.account import Account
     from farshore.platforms.aws.attached import AttachedTarget
     from farshore.platforms.aws.compute import AwsCompute
@@ -65,5 +66,6 @@ def open_aws(config: Mapping[str, Any], part: str = "") -> Platform:  # noqa: AR
         adopt=Seeds(account, target, compute.facts).adopt,
         traces=source.traces,
         set_rate=account.pacing.set,
+        retire=partial(retiring.remove, account),
         boots=Boots(compute.booted, given.poll_s, given.status_checks_s) if given.status_checks_s else None,
     )

@@ -46,6 +46,7 @@ _TRIES: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("create_volume", {"SnapshotId": f"snap-{_NOBODY}"}),
     ("create_vpc", {"CidrBlock": "10.0.0.0/24"}),
     ("delete_tags", {"Resources": [f"i-{_NOBODY}"], "Tags": [{"Key": "farshore:check"}]}),
+    ("describe_instance_attribute", {"InstanceId": f"i-{_NOBODY}", "Attribute": "disableApiTermination"}),
     ("detach_volume", {"VolumeId": f"vol-{_NOBODY}", "InstanceId": f"i-{_NOBODY}"}),
     ("get_console_output", {"InstanceId": f"i-{_NOBODY}"}),
     ("get_console_screenshot", {"InstanceId": f"i-{_NOBODY}"}),

@@ -18,6 +18,7 @@ from farshore.model.machine import (
 from farshore.platforms.aws import tags
 from farshore.platforms.aws.account import Account
 from farshore.platforms.aws.types import ARCHITECTURES, InstanceType, Types
+from farshore.platforms.existing import not_resting
 from farshore.units import GIB
 
 #: States of instances by what they mean here. One that is stopping may still write: it is not off.
@@ -91,6 +92,19 @@ def volumes(account: Account, filters: Sequence[Mapping[str, Any]]) -> Iterator[
 def power(raw: Mapping[str, Any]) -> Power:
     """Return an instance's state."""
     return POWER.get(raw["State"]["Name"], "unknown")
+
+
+def resting(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return an old primary again.
+
+    Raises:
+        Conflict: it is not fenced, or not off.
+    """
+    known = tags.tag_map(raw)
+    if not known.get(tags.FENCE, "").isdecimal() or power(raw) != "off":
+        name = known.get(tags.NAME, raw["InstanceId"])
+        raise not_resting(name, raw["InstanceId"], fenced=tags.FENCE in known)
+    return raw
 
 
 def machine_facts(account: Account, types: Types, found: Sequence[Mapping[str, Any]]) -> list[MachineFacts]:

@@ -136,15 +136,7 @@ class Maker:
         return next(inventory.instances(self._account, named(self._account, spec.tag, spec.name)), None)
 
     def _give_up_name(self, old: Mapping[str, Any], epoch: int) -> None:
-        known = tags.tag_map(old)
-        if tags.FENCE not in known or inventory.power(old) != "off":
-            raise Conflict(
-                f"machine {known.get(tags.NAME)} is {'not off' if tags.FENCE in known else 'not fenced'}: it may"
-                " still be written",
-                code="old-primary-not-fenced",
-                hint="It is fenced at first contact. Wait for that, or look at its site.",
-                machine_id=old["InstanceId"],
-            )
+        known = tags.tag_map(inventory.resting(old))
         name = f"{known[tags.NAME]}-old-{epoch}"
         ask(self._account, "create_tags", Resources=[old["InstanceId"]], Tags=tags.tag_list({tags.NAME: name}))
 

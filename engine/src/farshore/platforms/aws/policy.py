@@ -74,6 +74,7 @@ LOOK: Final = Statement(
     (
         "ec2:DescribeEgressOnlyInternetGateways",
         "ec2:DescribeImages",
+        "ec2:DescribeInstanceAttribute",
         "ec2:DescribeInstanceStatus",
         "ec2:DescribeInstanceTypeOfferings",
         "ec2:DescribeInstanceTypes",

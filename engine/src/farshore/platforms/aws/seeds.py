@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from farshore.errors import Conflict, Invalid, NotFound
+from farshore.errors import Invalid, NotFound
 from farshore.model.machine import MachineFacts
-from farshore.platforms.aws import fence, inventory, tags
+from farshore.platforms.aws import inventory
 from farshore.platforms.aws.account import Account
 from farshore.platforms.aws.machines import volume_at
 from farshore.platforms.aws.points import Points
@@ -41,7 +41,7 @@ class Seeds:
                 hint="Take `seed` out of the plan; disks of old primaries are taken in without it.",
             )
         machine_id, _, disk_id = image.removeprefix(OLD_DISK).partition("/")
-        self._refuse_awake(inventory.instance(self._account, machine_id))
+        inventory.resting(inventory.instance(self._account, machine_id))
         volume = self._volume(machine_id, disk_id)
         refuse_larger(image, int(volume["Size"]) << 30, size_bytes)
         if self._account.settings.kms_key is not None and not volume.get("Encrypted"):
@@ -52,16 +52,6 @@ class Seeds:
                 hint="It is copied whole, into snapshots that are encrypted.",
             )
         return self._points.adopt(str(volume["VolumeId"]), disk_key, size_bytes, key)
-
-    def _refuse_awake(self, raw: dict[str, Any]) -> None:
-        if fence.epoch_of(raw) is None or inventory.power(raw) != "off":
-            raise Conflict(
-                f"machine {tags.tag_map(raw).get(tags.NAME, raw['InstanceId'])} is"
-                f" {'not fenced' if fence.epoch_of(raw) is None else 'not off'}: it may still be written",
-                code="old-primary-not-fenced",
-                hint="It is fenced at first contact. Wait for that, or look at its site.",
-                machine_id=raw["InstanceId"],
-            )
 
     def _volume(self, machine_id: str, disk_id: str) -> dict[str, Any]:
         for disk in self._facts(machine_id).disks:  # also the one that a fence has taken out of its place

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -58,14 +58,20 @@ def _terminate(account: Account, tag: str) -> list[str]:
     ids = [item["InstanceId"] for item in found]
     ask(account, "terminate_instances", InstanceIds=ids)
 
+    await_end(account, ids)
+    return [tags.tag_map(item).get(inventory.NAME, item["InstanceId"]) for item in found]
+
+
+def await_end(account: Account, ids: Sequence[str]) -> None:
+    """Wait until machines that were terminated are gone."""
+
     def gone() -> str | None:
         states = [*inventory.ALIVE, "shutting-down"]
-        wanted = [{"Name": "instance-id", "Values": ids}, {"Name": "instance-state-name", "Values": states}]
+        wanted = [{"Name": "instance-id", "Values": list(ids)}, {"Name": "instance-state-name", "Values": states}]
         pages = account.pages("ec2", "describe_instances", Filters=wanted)
         return None if any(page["Reservations"] for page in pages) else "gone"
 
     awaited(account, gone, f"the end of {', '.join(ids)}")
-    return [tags.tag_map(item).get(inventory.NAME, item["InstanceId"]) for item in found]
 
 
 def _remove(account: Account, tag: str, kind: tuple[str, ...]) -> list[str]:

@@ -9,9 +9,9 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from farshore.errors import Conflict, NotFound, Permanent
+from farshore.errors import NotFound, Permanent
 from farshore.model.task import RetireResult
-from farshore.platforms.existing import OLD_DISK
+from farshore.platforms.existing import OLD_DISK, fenced_later, not_resting
 from farshore.platforms.kvm import images, machines, tracking
 from farshore.platforms.kvm.connection import Hypervisor, asking
 from farshore.platforms.kvm.domain import Domain
@@ -60,12 +60,7 @@ def give_up_name(handle: Any, epoch: int) -> None:
 def _resting(handle: Any) -> Domain:
     found = machines.defined(handle)
     if found.fence is None or machines.power(handle) != "off":
-        raise Conflict(
-            f"machine {found.name} is {'not fenced' if found.fence is None else 'not off'}: it may still be written",
-            code="old-primary-not-fenced",
-            hint="It is fenced at first contact. Wait for that, or look at its site.",
-            machine_id=found.machine_id,
-        )
+        raise not_resting(found.name, found.machine_id, fenced=found.fence is not None)
     return found
 
 
@@ -83,12 +78,7 @@ def remove(hypervisor: Hypervisor, target: KvmTarget, compute: KvmCompute, machi
     found = _resting(handle)
     fence = found.fence
     if fence is None or not fence.barred or fence.epoch > epoch:
-        raise Conflict(
-            f"machine {found.name} is fenced in epoch {fence.epoch if fence else 0}, this order is of {epoch}",
-            code="old-primary-fenced-later",
-            hint="Look at its plan: what rests there may count again.",
-            machine_id=machine_id,
-        )
+        raise fenced_later(found.name, machine_id, fence.epoch if fence else 0, epoch)
     used = _used_by_others(hypervisor, machine_id)
     removed, kept = [], []
     for disk in found.disks:
