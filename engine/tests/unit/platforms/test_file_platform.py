@@ -201,6 +201,18 @@ def test_a_draft_is_written_through_the_file_that_is_locked(tmp_path: Path) -> N
     assert not is_locked(image)
 
 
+def test_pages_are_let_go_once_they_are_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[object, ...]] = []
+    fdatasync, fadvise = os.fdatasync, os.posix_fadvise
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (fdatasync(fd), calls.append((fd, "durable"))))
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, *how: (fadvise(fd, *how), calls.append((fd, *how))))
+    draft = FileTarget(tmp_path).open("web/vda", MIB, None, "draft-1")
+    draft.write(0, memoryview(b"x" * MIB))
+    draft.flush()
+    assert calls == [(draft._fd, "durable"), (draft._fd, 0, 0, os.POSIX_FADV_DONTNEED)]
+    draft.close()
+
+
 def test_the_lock_lasts_until_the_last_user_has_closed(tmp_path: Path) -> None:
     target = FileTarget(tmp_path)
     image = tmp_path / "drafts" / "draft-1" / "disk.img"

@@ -24,7 +24,7 @@ from farshore.model.machine import PoolFacts
 from farshore.model.plan import Consistency, Quiesce
 from farshore.platforms.contract import Caps, Extent, Kind, Snapshot, SnapshotDisk
 from farshore.platforms.file.held import Held
-from farshore.platforms.file.sparse import data_ranges, named, punch_hole
+from farshore.platforms.file.sparse import data_ranges, flush, named, punch_hole
 
 #: The machine that the disks are said to belong to, and the name of the source's point before this one.
 MACHINE: Final = "attached"
@@ -329,7 +329,7 @@ class AttachedDraft:
     def flush(self) -> None:
         """Return when every write that had returned before the call is durable."""
         try:
-            os.fdatasync(self._fd)
+            flush(self._fd)
         except OSError as error:
             raise named(error, f"{self._image} could not be flushed", self._image.parent) from error
 

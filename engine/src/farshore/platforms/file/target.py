@@ -24,7 +24,7 @@ from farshore.model.machine import PoolFacts
 from farshore.platforms.contract import Caps
 from farshore.platforms.existing import locate, refuse_larger
 from farshore.platforms.file import locks
-from farshore.platforms.file.sparse import clone, named, punch_hole
+from farshore.platforms.file.sparse import clone, flush, named, punch_hole
 
 _KEY: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
 _IMAGE: Final = "disk.img"
@@ -227,7 +227,7 @@ class FileDraft:
     def flush(self) -> None:
         """Return when every write that had returned before the call is durable."""
         try:
-            os.fdatasync(self._fd)
+            flush(self._fd)
         except OSError as error:
             # The kernel forgets dirty pages that it could not write: nothing that was written since the last flush
             # can be trusted, and a second fdatasync would wrongly succeed.
