@@ -5,11 +5,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from farshore.control import home as homes
+from farshore.control.runs import boot
+from farshore.control.store.records import Task
+from farshore.platforms.simulated.account import Limits
 from farshore.testing.simulated import oracle
-from farshore.testing.simulated.faults import run_seeds
+from farshore.testing.simulated.faults import LONGEST_RUN_S, World, run_seeds
+from farshore.testing.simulated.house import Fleet
 from farshore.testing.simulated.kills import kill_through
+from farshore.testing.simulated.virtual import instead
 
 #: Schedules of faults in each run of the tests; ``make figures ONLY=rec-faults`` runs a thousand.
 SEEDS = range(1, 31)
@@ -38,6 +45,36 @@ def test_under_drawn_faults_every_run_ends_and_can_be_gone_on_with(seeds: Sequen
     bad = [one for one in outcomes if one.wrong]
     assert bad == []
     assert {one.states[-1] for one in outcomes} == {"succeeded"}
+
+
+@pytest.mark.timeout(600)
+def test_a_machine_goes_on_once_it_is_made_and_does_not_wait_for_all_others(place: Path) -> None:
+    ahead, machines, slots = 8, 60, 4
+    world = World(place, homes.initialise(place / "home", port=1, node_port=2), seed=1)
+    world.fleet, world.slots, world.kill_rate = Fleet(machines, 2, depends_every=machines), slots, 0.0
+    world.limits = Limits(creates=500, starts=500, calls_per_s=5000.0, burst=5000)
+    world.heal()
+    most_queued = 0
+
+    def ended(run_id: str) -> bool:
+        nonlocal most_queued
+        with world.ctx.store.read() as session:
+            waiting = session.query(Task).where(Task.kind == "machine-create", Task.state == "queued").count()
+        most_queued = max(most_queued, waiting)
+        return world.has_ended(run_id)
+
+    with instead(world.hub), mock.patch.object(boot, "MOST_QUEUED", ahead):
+        world.open()
+        run_id = world.order("failover")
+        assert world.hub.run(lambda: ended(run_id), LONGEST_RUN_S)
+    assert world.state(run_id) == "succeeded"
+    world.ctx.store.close()
+    assert most_queued == ahead
+    calls = [call["operation"] for call in world.calls if call["caller"] != "experiment"]
+    before = calls[: calls.index("start")].count("create")
+    # It is made, prepared and started, and before each of that so many others are handed out.
+    assert before <= 3 * ahead + slots * len(world.nodes) < machines
+    assert len(world.account.machines) == machines
 
 
 def _call(operation: str, began: float, ended: float, **more: object) -> dict[str, object]:

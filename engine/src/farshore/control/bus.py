@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from farshore.control.store.database import Effects
 
@@ -18,6 +18,13 @@ BACKLOG: Final = 256
 Change = tuple[str, str]
 
 
+class Version(NamedTuple):
+    """How often there was work for a site."""
+
+    news: int
+    offers: int
+
+
 class Bus:
     """One per process."""
 
@@ -25,7 +32,9 @@ class Bus:
         self.scheduler = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._condition: asyncio.Condition | None = None
-        self._versions: dict[str, int] = {}
+        #: Of each site: what all its nodes have to hear of, and what is there for those with room.
+        self._news: dict[str, int] = {}
+        self._offers: dict[str, int] = {}
         self._watchers: set[asyncio.Queue[Change | None]] = set()
         self._polls: dict[str, int] = {}
         self.closing = False
@@ -37,22 +46,25 @@ class Bus:
 
     def publish(self, effects: Effects) -> None:
         """Pass on what a committed transaction changed. Safe from every thread."""
-        if not effects.sites and not effects.changes:
+        if not effects.sites and not effects.offers and not effects.changes:
             return
         self.scheduler.set()
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._spread, set(effects.sites), list(effects.changes))
+            self._loop.call_soon_threadsafe(
+                self._spread, set(effects.sites), set(effects.offers), list(effects.changes)
+            )
 
-    def _spread(self, sites: set[str], changes: list[Change]) -> None:
-        for site in sites:
-            self._versions[site] = self._versions.get(site, 0) + 1
+    def _spread(self, sites: set[str], offers: set[str], changes: list[Change]) -> None:
+        for counts, named in ((self._news, sites), (self._offers, offers)):
+            for site in named:
+                counts[site] = counts.get(site, 0) + 1
         for change in changes:
             for queue in self._watchers:
                 if queue.qsize() < BACKLOG:
                     queue.put_nowait(change)
                 elif queue.qsize() == BACKLOG:
                     queue.put_nowait(("all", ""))
-        if sites or self.closing:
+        if sites or offers or self.closing:
             task = asyncio.ensure_future(self._notify())
             task.add_done_callback(lambda _: None)
 
@@ -61,11 +73,11 @@ class Bus:
         async with self._condition:
             self._condition.notify_all()
 
-    def version(self, site: str) -> int:
-        """Return a number that changes whenever there is work for ``site``."""
-        return self._versions.get(site, 0)
+    def version(self, site: str) -> Version:
+        """Return what changes whenever there is work for ``site``, or for those of its nodes that have room."""
+        return Version(self._news.get(site, 0), self._offers.get(site, 0))
 
-    async def work(self, site: str, version: int, timeout_s: float) -> bool:
+    async def work(self, site: str, version: Version, timeout_s: float) -> bool:
         """Wait until there is work for ``site`` that came after ``version``; False when the time is over."""
         assert self._condition is not None  # noqa: S101 - attached by the server
         try:
@@ -100,4 +112,4 @@ class Bus:
         self.scheduler.set()
         for queue in self._watchers:
             queue.put_nowait(None)
-        self._spread(set(), [])
+        self._spread(set(), set(), [])

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, defer
 
 from farshore.control import ids, inventory
 from farshore.control.context import Context
+from farshore.control.scheduling import quotas
 from farshore.control.store import settings
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Fence, Node, Run, Task
@@ -102,7 +103,10 @@ def ensure(
     )
     tx.add(task)
     tx.flush()
-    tx.wake(site)
+    if task.role == quotas.ROLE:
+        tx.offer(site)
+    else:
+        tx.wake(site)
     return task
 
 
@@ -125,7 +129,7 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
     Raises:
         Fenced: the node has obeyed a newer catalogue generation than ours.
     """
-    from farshore.control.scheduling import dials, quotas, rates
+    from farshore.control.scheduling import dials, rates
 
     now = time.time()
     generation = settings.generation(tx)
@@ -214,6 +218,13 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
         links=links,
         standing=node.standing,
     )
+
+
+def has_room(session: Session, node: str, request: PollRequest) -> bool:
+    """Say whether a node that polls could take another recovery task: most of a busy site have their hands full."""
+    held = select(func.count()).where(Task.node == node, Task.state == "assigned", Task.role == quotas.ROLE)
+    most = MOST_HELD if request.recoveries is None else request.recoveries
+    return (session.scalar(held) or 0) < min(most, MOST_HELD)
 
 
 def _part(tx: Transaction, node: Node, now: float) -> int:
@@ -342,15 +353,13 @@ def _owned(tx: Transaction, task_id: str, node: str, term: int) -> Task:
 
 
 def _end(tx: Transaction, task: Task, state: str) -> None:
-    from farshore.control.scheduling import quotas
-
     task.state, task.ended_at = state, time.time()
     if task.run_id:
         # Without loading it: what a run knows of a large plan is large.
         tx.execute(update(Run).where(Run.run_id == task.run_id).values(pokes=Run.pokes + 1))
         tx.changed("run", task.run_id)
     if task.role == quotas.ROLE and quotas.waits(tx, task.site, task.ended_at):
-        tx.wake(task.site)  # there is room for another one
+        tx.offer(task.site)  # there is room for another one
     tx.changed("task", task.task_id)  # wakes the scheduler
 
 

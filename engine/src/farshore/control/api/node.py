@@ -175,10 +175,15 @@ async def poll(request: Request, body: PollRequest, peer: Peer) -> PollReply:
         news = reply.tasks or reply.cancel or reply.standing != body.standing
         if news or remaining_s <= 0 or ctx.bus.closing:
             return reply
-        if not await ctx.bus.work(peer.site, version, remaining_s):
-            return reply
-        # A busy site wakes its nodes with each end of a task: what comes within a moment is looked at together.
-        await asyncio.sleep(looked + _GATHER_S - time.monotonic())
+        while True:
+            if not await ctx.bus.work(peer.site, version, deadline - time.monotonic()):
+                return reply
+            # A busy site wakes its nodes with each end of a task: what comes within a moment is looked at together.
+            await asyncio.sleep(looked + _GATHER_S - time.monotonic())
+            seen, version = version, ctx.bus.version(peer.site)
+            if version.news != seen.news or await asyncio.to_thread(_has_room, ctx, peer.name, body):
+                break
+            looked = time.monotonic()
 
 
 def _check_platform(ctx: Context, peer: Node, body: PollRequest) -> None:
@@ -192,6 +197,11 @@ def _check_platform(ctx: Context, peer: Node, body: PollRequest) -> None:
             field="platform",
             hint="Correct platform.type in the node's file, or the site.",
         )
+
+
+def _has_room(ctx: Context, node: str, body: PollRequest) -> bool:
+    with ctx.store.read() as session:
+        return tasks.has_room(session, node, body)
 
 
 def _poll_once(ctx: Context, node: str, body: PollRequest, first: bool) -> PollReply:

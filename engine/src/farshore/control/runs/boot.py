@@ -13,13 +13,13 @@ from functools import partial
 from threading import Lock
 from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from farshore import errors
 from farshore.control import tasks
 from farshore.control.runs import hooks, ledger, names, story
 from farshore.control.runs.story import Scene
-from farshore.control.store.records import RunMachine
+from farshore.control.store.records import RunMachine, Task
 from farshore.errors import FarshoreError, Permanent
 from farshore.model.guest import MachinePrepareResult
 from farshore.model.hooks import Moment, Verb
@@ -57,6 +57,12 @@ _VERB: Final[dict[Purpose, Verb]] = {
     "migration": "migrate",
 }
 
+#: Creations of a run that wait for a node. Tasks are handed out by age: what is made would have to wait for all that
+#: was ordered before it went on, and nothing begins before the look that orders it is over. Nodes take more than these
+#: in a second only if they work on hundreds at once.
+MOST_QUEUED: Final = 64
+#: When it is seen how many of them were taken, if nothing ends before.
+_TAKEN_AFTER_S: Final = 1.0
 #: Orders by run: to work one out takes longer than a look at a run of a thousand machines does otherwise.
 _orders: Final[dict[str, Order]] = {}
 _ORDERS_KEPT: Final = 16
@@ -92,6 +98,7 @@ def _go_on_making(scene: Scene, make: Maker, listen: Listener) -> dict[str, str]
     """Make machines, powered off, in the order of their start, as many at once as plan, site and nodes take.
 
     Returns the states of the run's machines. Nothing more is made once a machine of a critical group has failed.
+    However many may be made, only so many are ordered ahead of the nodes: what was made goes on before the rest.
     """
     tx, run = scene.tx, scene.run
     found = ledger.states(tx, run.run_id)
@@ -101,7 +108,7 @@ def _go_on_making(scene: Scene, make: Maker, listen: Listener) -> dict[str, str]
         machine = ledger.machine(tx, run.run_id, name)
         _make(scene, machine, make, listen)
         found[name] = machine.state
-    order = _order(scene, found)
+    order, room = _order(scene, found), MOST_QUEUED - _queued(scene)
     while True:
         waiting = {name for name, state in found.items() if state == "pending"}
         if not waiting or run.pause or order.halted(_states(found)):
@@ -109,12 +116,24 @@ def _go_on_making(scene: Scene, make: Maker, listen: Listener) -> dict[str, str]
         chosen = order.to_make(waiting, sum(state in _MAKING for state in found.values()))
         if not chosen:
             break
-        for name in chosen:
+        if room <= 0:
+            run.wake_at = time.time() + _TAKEN_AFTER_S
+            break
+        for name in chosen[:room]:  # those that an earlier run has made take no room
             machine = ledger.machine(tx, run.run_id, name)
             machine.state = "creating"
             _make(scene, machine, make, listen)
             found[name] = machine.state
+            room -= machine.state == "creating"
     return found
+
+
+def _queued(scene: Scene) -> int:
+    """Return how many creations of the run no node has begun with."""
+    query = select(func.count()).where(
+        Task.run_id == scene.run.run_id, Task.kind == "machine-create", Task.state == "queued"
+    )
+    return scene.tx.scalar(query) or 0
 
 
 def _make(scene: Scene, machine: RunMachine, make: Maker, listen: Listener) -> None:
@@ -205,7 +224,8 @@ def _next(scene: Scene, order: Order, found: dict[str, str], verb: Verb) -> list
     states = _states(found)
     if not order.ready(states) or not _close_groups(scene, order, found, verb):
         return []
-    chosen, scene.run.wake_at = order.to_start(states, _settled(scene, order), time.time())
+    chosen, opens_at = order.to_start(states, _settled(scene, order), time.time())
+    scene.run.wake_at = min((at for at in (scene.run.wake_at, opens_at) if at is not None), default=None)
     current = order.current(states)
     if not chosen or current is None:
         return []

@@ -23,11 +23,13 @@ MIGRATIONS: Final = Path(__file__).with_name("migrations")
 class Effects:
     """What a transaction asks to happen once it is durable.
 
-    ``changes`` are (kind, name) pairs for watchers, ``sites`` those whose nodes have work, ``calls`` whatever else.
+    ``changes`` are (kind, name) pairs for watchers, ``sites`` those whose nodes have work, ``offers`` those with
+    recovery tasks for nodes that have room for them, ``calls`` whatever else.
     """
 
     changes: dict[tuple[str, str], None] = field(default_factory=dict)
     sites: set[str] = field(default_factory=set)
+    offers: set[str] = field(default_factory=set)
     calls: list[Callable[[], None]] = field(default_factory=list)
 
 
@@ -43,6 +45,10 @@ class Transaction(Session):
     def wake(self, site: str) -> None:
         """Wake the nodes of ``site`` once this is durable."""
         self.effects.sites.add(site)
+
+    def offer(self, site: str) -> None:
+        """Wake those nodes of ``site`` that have room for a recovery task, once this is durable."""
+        self.effects.offers.add(site)
 
     def after(self, call: Callable[[], None]) -> None:
         """Call ``call`` once this is durable. It may be lost in a crash: something else has to find the work then."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
+from unittest import mock
 
 import greenlet  # type: ignore[import-untyped]
 from sqlalchemy import select
@@ -26,7 +27,7 @@ from farshore.control.bus import Bus
 from farshore.control.context import Context
 from farshore.control.planning import apply, protect
 from farshore.control.planning.apply import group_of
-from farshore.control.runs import again, drill, failover, stories, story
+from farshore.control.runs import again, boot, drill, failover, stories, story
 from farshore.control.scheduling import fences, loop
 from farshore.control.store import settings
 from farshore.control.store.database import Effects, Store, Transaction
@@ -303,7 +304,7 @@ class World:
         self._dirty = self._dirty or any(kind == "run" for kind, _ in effects.changes)
         if self._dirty:
             self.hub.changed("run")
-        if TARGET in effects.sites:
+        if TARGET in effects.sites | effects.offers:
             self.hub.changed("work")
 
     def _dies(self) -> bool:
@@ -464,7 +465,8 @@ def run(folder: Path, home: homes.Home, seed: int) -> Outcome:
     found = Outcome(seed)
     world = World(folder, home, seed)
     try:
-        with instead(world.hub):
+        # Plans are small here, and so is what is ordered ahead of the nodes.
+        with instead(world.hub), mock.patch.object(boot, "MOST_QUEUED", 1 + seed % 4):
             world.open()
             _play(world, found)
     finally:
