@@ -128,7 +128,11 @@ class Quota(Report):
 
 
 class Inventory(Report):
-    """All that a node found at its site."""
+    """All that a node found at its site.
+
+    ``drill_probes`` are the kinds of probes that see something of machines in isolated networks; None: all do.
+    ``probe_helper`` names who is admitted to those networks to try them; empty: nobody.
+    """
 
     platform: str
     machines: tuple[MachineFacts, ...] = ()
@@ -138,4 +142,6 @@ class Inventory(Report):
     limits: ComputeLimits = ComputeLimits()
     quota: Quota | None = None
     prices: Prices | None = None
+    drill_probes: tuple[str, ...] | None = None
+    probe_helper: str = ""
     findings: tuple[Finding, ...] = ()

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -32,7 +33,7 @@ from farshore.node.marks import Marks
 from farshore.node.worker import Call, KeyedLocks
 from farshore.platforms.contract import Compute, Platform
 from farshore.recovery.hooks.player import Player
-from farshore.recovery.probes import ansible, runner
+from farshore.recovery.probes import ansible, relayed, runner
 from farshore.recovery.secrets import Secrets
 from farshore.recovery.steps import dns, instantiate, looking, power, prepare
 from farshore.recovery.steps import sweep as sweeping
@@ -290,6 +291,7 @@ def dns_update(site: Site, params: guests.DnsUpdateParams, _call: Call) -> guest
 def machine_probe(site: Site, params: model.ProbeParams, call: Call) -> model.ProbeResult:
     """Try a machine's probes until green or out of time."""
     compute = site.compute()
+    reach = site.platform.reach
     outcomes = runner.run(
         params.probes,
         machine_id=params.machine_id,
@@ -299,6 +301,7 @@ def machine_probe(site: Site, params: model.ProbeParams, call: Call) -> model.Pr
         wait=call.cancel.wait,
         secret=site.secrets.read if site.secrets is not None else runner.no_secret,
         others=ansible.looker(site.player, params.bundle, params.context, call.cancel.is_set),
+        relay=relayed.Relay(partial(reach, params.machine_id)) if reach is not None else None,
     )
     call.check()
     return model.ProbeResult(

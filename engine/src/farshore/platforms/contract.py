@@ -355,6 +355,30 @@ class Compute(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What a port said. ``error`` is how the connection ended where neither side closed it in good order."""
+
+    data: bytes
+    error: OSError | None = None
+
+
+class Reach(Protocol):
+    """Speaks to ports of machines in an isolated network, from within it; ``where`` names for people who does."""
+
+    where: str
+
+    def exchange(
+        self, address: str, port: int, send: bytes, until: bytes, limit_bytes: int, timeout_s: float
+    ) -> Answer:
+        """Connect, send, and read until ``until`` has come (never, where it is empty), the limit, or the end.
+
+        Raises:
+            Retry: it could not be tried now.
+            Permanent: it cannot be tried.
+        """
+
+
+@dataclass(frozen=True, slots=True)
 class Boots:
     """How to tell that a machine that is on has booted: ``look(machine_id)``, asked every ``poll_s``.
 
@@ -386,6 +410,9 @@ class Platform:
     there is no such machine. None where the platform cannot.
 
     ``boots`` is what the provider itself can say of a machine that has started; None where it says nothing.
+
+    ``reach(machine_id)`` returns who speaks to the machine's ports where this node cannot; it returns None where the
+    node can. None where nodes always can.
     """
 
     type: str
@@ -399,3 +426,4 @@ class Platform:
     set_rate: Callable[[str, float | None], None] | None = None
     retire: Callable[[str, int], RetireResult] | None = None
     boots: Boots | None = None
+    reach: Callable[[str], Reach | None] | None = None

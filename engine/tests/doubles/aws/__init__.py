@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -198,6 +198,17 @@ class AwsDouble:
     def console(self, instance_id: str, text: str) -> None:
         """Let an instance's console show a text."""
         self.command("console", instance_id=instance_id, text=text)
+
+    def agent(self, instance_id: str, *, prefix: Sequence[str] = (), **about: Any) -> None:
+        """Register the agent of Systems Manager in an instance; see :class:`doubles.aws.ssm.Agent`.
+
+        Its commands are really run, by this machine's ``sh``; ``prefix`` is put before it.
+        """
+        self.command("agent", instance_id=instance_id, about={"prefix": list(prefix), **about})
+
+    def no_agent(self, instance_id: str) -> None:
+        """Let it be gone."""
+        self.command("agent", instance_id=instance_id, about=None)
 
     def billing(self, resource_id: str, details: str) -> None:
         """Let an instance or an image have other PlatformDetails than ``Linux/UNIX``."""

@@ -23,6 +23,10 @@ class Behaviour:
     attachments: int = 27
     #: Looks at an instance's status that still say ``initializing``.
     status_looks: int = 1
+    #: Calls about a command that are answered InvocationDoesNotExist after it was sent.
+    hidden_invocations: int = 1
+    #: Looks at a command that has ended which still say ``InProgress``.
+    command_looks: int = 1
     #: A page holds no more than this, whatever was asked for.
     page_blocks: int = 10_000
     #: Every so many pages, one is empty although more follows; 0: never.

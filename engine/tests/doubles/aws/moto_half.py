@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from doubles.aws import buckets, identities, images, instances, stale, storage
+from doubles.aws import buckets, identities, images, instances, interfaces, ssm, stale, storage
 from doubles.aws.errors import STATUS, ApiError
 from doubles.aws.http_server import Reply, Request
 from doubles.aws.world import World
@@ -30,6 +30,7 @@ class MotoHalf:
     def __init__(self, world: World) -> None:
         self.world = world
         self.consoles: dict[str, str] = {}
+        self.ssm = ssm.Ssm(world)
         self._application = DomainDispatcherApplication(create_backend_app)
         self._stale = stale.Before()
         world.started = self._stale.started
@@ -38,10 +39,12 @@ class MotoHalf:
         storage.install(world)
         images.install(world)
         instances.install(world, self.consoles)
+        interfaces.install()
 
     def clear(self) -> None:
         """Make the account empty."""
         self.consoles.clear()
+        self.ssm.clear()
         self._stale.clear()
         BackendDict.reset()
 
@@ -68,6 +71,8 @@ class MotoHalf:
     def answer(self, service: str, operation: str, region: str, request: Request, *, as_before: bool) -> Reply:
         """Let moto answer; ``as_before``: a describe does not know of the newest."""
         with self.world.lock:
+            if service == "ssm":
+                return self.ssm.answer(operation, region, json.loads(bytes(request.body)))
             if service == "servicequotas":
                 return _quota(self.world, operation, region, json.loads(bytes(request.body)))
             if service == "sts" and operation == "AssumeRole":

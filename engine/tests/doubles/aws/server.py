@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from doubles.aws import ebs, errors
+from doubles.aws import ebs, errors, ssm
 from doubles.aws.faults import Fault
 from doubles.aws.http_server import Reply, Request, Server
 from doubles.aws.moto_half import MotoHalf
@@ -150,6 +150,12 @@ class Double:
 
     def _do_hold(self, instance_id: str, held: bool) -> None:
         (self.world.held.add if held else self.world.held.discard)(instance_id)
+
+    def _do_agent(self, instance_id: str, about: dict[str, Any] | None) -> None:
+        if about is None:
+            self.moto.ssm.agents.pop(instance_id, None)
+        else:
+            self.moto.ssm.agents[instance_id] = ssm.Agent(**about)
 
     def _do_console(self, instance_id: str, text: str) -> None:
         self.moto.consoles[instance_id] = text

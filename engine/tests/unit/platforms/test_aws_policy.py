@@ -21,6 +21,7 @@ SCOPE: Final = policy.Scope(
     bucket="acme-dr",
     kms_key="arn:aws:kms:eu-central-1:123456789012:key/one",
     instance_role="arn:aws:iam::123456789012:role/guest",
+    run_command=True,
 )
 #: Where the name of the permission is not that of the call; None: it needs none.
 ACTIONS: Final = {
@@ -54,6 +55,7 @@ def called() -> set[str]:
         ("ec2", "ec2"),
         ("ebs", "ebs"),
         ("s3", "s3"),
+        ("ssm", "ssm"),
         ("sts", "sts"),
         ("service-quotas", "servicequotas"),
     ):
@@ -84,7 +86,21 @@ def test_nothing_is_removed_that_is_not_the_sites_own() -> None:
 def test_parts_for_what_a_site_does_not_have_are_left_out() -> None:
     bare = {one["Sid"] for one in policy.document(policy.Scope(region="eu-central-1", bucket="b-b"))["Statement"]}
     full = {one["Sid"] for one in policy.document(SCOPE)["Statement"]}
-    assert full - bare == {"FarshoreKey", "FarshoreKeyForMachines", "FarshorePassRole"}
+    running = {statement.sid for statement in policy.RUNNING}
+    assert full - bare == {"FarshoreKey", "FarshoreKeyForMachines", "FarshorePassRole"} | running
+
+
+def test_commands_are_sent_to_what_is_the_sites_own_and_to_its_helper_only() -> None:
+    tags = set()
+    for statement in policy.document(SCOPE)["Statement"]:
+        if "ssm:SendCommand" not in statement["Action"]:
+            continue
+        # A condition on a global key would refuse the call.
+        assert "aws:" not in json.dumps(statement.get("Condition", {}))
+        if "document" not in str(statement["Resource"]):
+            tags |= set(statement["Condition"]["StringEquals"].items())
+    site = "acme-dr/farshore"
+    assert tags == {("ssm:resourceTag/farshore:site", site), ("ssm:resourceTag/farshore:helper", site)}
 
 
 def test_it_fits_into_what_iam_takes() -> None:
@@ -94,7 +110,11 @@ def test_it_fits_into_what_iam_takes() -> None:
 
 def test_the_command_line_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["aws", "policy", "--region", "eu-central-1", "--bucket", "acme-dr"]
-    for more, sids in (([], {"FarshoreLook", "FarshoreRemoveOwn"}), (["--guard"], {"FarshoreFence"})):
+    for more, sids in (
+        ([], {"FarshoreLook", "FarshoreRemoveOwn"}),
+        (["--run-command"], {"FarshoreRunAtHelper", "FarshoreJoinDrills"}),
+        (["--guard"], {"FarshoreFence"}),
+    ):
         with pytest.raises(SystemExit) as ended:
             main.main([*arguments, *more])
         assert not ended.value.code

@@ -29,6 +29,9 @@ def policy(
     instance_role: Annotated[
         str, typer.Option("--instance-role", help="ARN of the role of the instance profile of recovered machines.")
     ] = "",
+    run_command: Annotated[
+        bool, typer.Option("--run-command", help="With Run Command in machines of the site and at a drill's helper.")
+    ] = False,
     guard: Annotated[
         bool, typer.Option("--guard", help="Instead: a policy for everybody else, who then starts no fenced machine.")
     ] = False,
@@ -44,6 +47,7 @@ def policy(
         partition=partition,
         kms_key=kms_key,
         instance_role=instance_role,
+        run_command=run_command,
     )
     document = policies.guard() if guard else policies.document(scope)
     shell(ctx).out.show(document, lambda: json.dumps(document, indent=2))

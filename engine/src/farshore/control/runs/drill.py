@@ -15,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from farshore.control import clock, forecast, ids, tasks
+from farshore.control import clock, forecast, ids, inventory, tasks
 from farshore.control.planning import definitions
 from farshore.control.runs import boot, ledger, selection, sights, story, subset
 from farshore.control.runs.story import Phase, Scene, Story
@@ -86,11 +86,15 @@ def preview_of(session: Session, name: str, wish: DrillWish) -> dict[str, Any]:
     target = direction(plan).target
     if site_state(session, target) != "online":
         warnings.append(f"no node of site {target!r} answers")
+    told = preview.describe(orders, preview.networks(definition, picks, networks, "run"), definition, chosen)
+    there = inventory.at(session, target)
+    if there is not None and there.probe_helper:
+        told["networks"] = [{**one, "admits": f"probes by {there.probe_helper}"} for one in told["networks"]]
     return {
         "changed": True,
         "before": {"machines": [], "networks": []},
         "after": {
-            **preview.describe(orders, preview.networks(definition, picks, networks, "run"), definition, chosen),
+            **told,
             **_left_out(session, plan, chosen),
             **used.told(),
             "checkpoints": {machine: point.checkpoint_id for machine, point in chosen.items()},

@@ -68,4 +68,5 @@ def open_aws(config: Mapping[str, Any], part: str = "") -> Platform:  # noqa: AR
         set_rate=account.pacing.set,
         retire=partial(retiring.remove, account),
         boots=Boots(compute.booted, given.poll_s, given.status_checks_s) if given.status_checks_s else None,
+        reach=compute.reach,
     )

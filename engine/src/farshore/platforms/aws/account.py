@@ -27,8 +27,9 @@ from farshore.platforms.aws.settings import AwsSettings
 
 T = TypeVar("T")
 
-#: Calls to EBS are not repeated by the SDK: the engine repeats them, and lowers its window.
-_ATTEMPTS: Final = {"ebs": 1}
+#: Calls to EBS are not repeated by the SDK: the engine repeats them, and lowers its window. Nor are those to Systems
+#: Manager, where a second call is a second command.
+_ATTEMPTS: Final = {"ebs": 1, "ssm": 1}
 _ATTEMPTS_ELSE: Final = 4
 #: Connections of one client; more threads than that wait for each other.
 _CONNECTIONS: Final = 160

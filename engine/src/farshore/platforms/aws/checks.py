@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from farshore.errors import FarshoreError, Forbidden, NotFound
 from farshore.model.machine import Finding
-from farshore.platforms.aws import policy
+from farshore.platforms.aws import helper, policy
 from farshore.platforms.aws.account import Account
 from farshore.platforms.aws.types import Types
 from farshore.platforms.aws.volumes import volumes_of
@@ -75,7 +75,7 @@ def run(account: Account, types: Types) -> list[Finding]:
         found += _tried(account, operation, params | zone | {"DryRun": True})
     if settings.security_groups:
         found += _tried(account, "describe_security_groups", {"GroupIds": list(settings.security_groups)}, own=True)
-    return found
+    return [*found, *helper.tried(account)]
 
 
 def _zone(account: Account, types: Types) -> Iterator[Finding]:

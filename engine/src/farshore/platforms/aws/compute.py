@@ -10,15 +10,16 @@ from typing import Any, Final
 from farshore.errors import Conflict, NotFound, Permanent, Retry
 from farshore.model.machine import Finding, Inventory, MachineFacts, PoolFacts, Power
 from farshore.model.task import DetachResult, IsolationResult, MachineCreateParams, NetworkCreateParams
-from farshore.platforms.aws import checks, inventory, prices, quotas, sweeping, tags
+from farshore.platforms.aws import checks, helper, inventory, prices, quotas, sweeping, tags
 from farshore.platforms.aws import fence as fencing
 from farshore.platforms.aws.account import Account, wait_for
+from farshore.platforms.aws.agent import Agent
 from farshore.platforms.aws.guest_disks import GuestDisks
 from farshore.platforms.aws.machines import Maker, ask, awaited, settled
 from farshore.platforms.aws.networks import Networks
 from farshore.platforms.aws.points import Points
 from farshore.platforms.aws.types import Types
-from farshore.platforms.contract import Caps, OpenDisk
+from farshore.platforms.contract import Caps, OpenDisk, Reach
 
 CAPS: Final = Caps(fences_by="none")
 
@@ -35,6 +36,7 @@ class AwsCompute:
         self._networks = Networks(account)
         self._maker = Maker(account, types, self._networks.place)
         self._guests = GuestDisks(account)
+        self._agent = Agent(account)
 
     # --- what there is -------------------------------------------------------------------------------------------
 
@@ -53,6 +55,7 @@ class AwsCompute:
         ]
         quota, findings = inventory.quota(self._account, self._types, every)
         machines = inventory.machine_facts(self._account, self._types, shown)
+        probe_helper, told = helper.findings(self._account)
         return Inventory(
             platform="aws",
             machines=tuple(sorted(machines, key=lambda one: one.name)),
@@ -61,7 +64,9 @@ class AwsCompute:
             limits=quotas.limits(self._account, self._types),
             quota=quota,
             prices=prices.prices(settings.prices),
-            findings=(*findings, *inventory.impaired(self._account)),
+            drill_probes=helper.WITH_HELPER if probe_helper else helper.ALONE,
+            probe_helper=probe_helper,
+            findings=(*findings, *told, *inventory.impaired(self._account)),
         )
 
     def facts(self, machine_id: str) -> MachineFacts:
@@ -219,15 +224,33 @@ class AwsCompute:
         reply = self._account.patiently("ec2", "get_console_screenshot", InstanceId=machine_id, WakeUp=True)
         return base64.b64decode(reply["ImageData"])
 
-    def agent(self, machine_id: str, request: Mapping[str, Any], timeout_s: float) -> Any:  # noqa: ARG002
-        """Say that there is no way to an agent here: EC2 has no channel to the QEMU guest agent."""
-        inventory.instance(self._account, machine_id)
-        raise Permanent(
-            "EC2 has no channel to a QEMU guest agent",
-            code="no-agent",
-            hint="Use probes of type console, or, after a failover only, of those over the network.",
-            asked=request.get("execute"),
-        )
+    def agent(self, machine_id: str, request: Mapping[str, Any], timeout_s: float) -> Any:
+        """Ask the agent of Systems Manager, in the words of the QEMU guest agent; see :mod:`~.agent`."""
+        if self._drilled(machine_id) is not None:
+            raise Permanent(
+                "no agent is to be asked in a drill: its network has no way to Systems Manager",
+                code="no-agent",
+                hint="Use probes of type console, or of tcp and http with platform.probe_helper.",
+                asked=request.get("execute"),
+            )
+        return self._agent.ask(machine_id, request, timeout_s)
+
+    def reach(self, machine_id: str) -> Reach | None:
+        """Return who speaks to ports of a machine in an isolated network; None: nodes that have a way there do."""
+        tag = self._drilled(machine_id)
+        if tag is None or not self._account.settings.probe_helper:
+            return None
+        return helper.HelperReach(self._account, tag)
+
+    def _drilled(self, machine_id: str) -> str | None:
+        """Return the tag of the run that a machine is rehearsed in; None: it is not in an isolated network."""
+        raw = inventory.instance(self._account, machine_id)
+        subnets = sorted({str(one["SubnetId"]) for one in raw.get("NetworkInterfaces") or ()})
+        tag = tags.tag_map(raw).get(tags.TAG)
+        if tag is None or not subnets:
+            return None
+        reply = self._account.patiently("ec2", "describe_subnets", SubnetIds=subnets)
+        return tag if any(inventory.NETWORK in tags.tag_map(one) for one in reply["Subnets"]) else None
 
     # --- sweeping ------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from farshore.errors import Conflict, FarshoreError, Invalid, NotFound, Retry
 from farshore.model.task import IsolationResult, NetworkCreateParams
-from farshore.platforms.aws import inventory, tags
+from farshore.platforms.aws import helper, inventory, tags
 from farshore.platforms.aws.account import Account, wait_for
 from farshore.platforms.aws.machines import ask, marks, ours
 
@@ -33,6 +33,7 @@ _WAYS_OUT: Final = (
 )
 #: Reads of EC2 are behind by seconds: https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html
 _SEEN_S: Final = 60.0
+_Rule = dict[str, Any]
 _GONE: Final = frozenset({"deleted", "deleting", "detached", "rejected", "expired", "failed"})
 
 
@@ -113,7 +114,9 @@ class Networks:
                     VpcId=vpc,
                     TagSpecifications=tagged("security-group"),
                 )
-        self._close(self._seen(lambda: self._group(spec.tag, vpc), f"the security group of {spec.name}"))
+        group = self._seen(lambda: self._group(spec.tag, vpc), f"the security group of {spec.name}")
+        admitted = self._helpers_group(spec, vpc)
+        self._close(group, _among(group["GroupId"]), _admitting(group["GroupId"], admitted))
         if self._isolated(spec.name, spec.tag) is None:
             with contextlib.suppress(Conflict):
                 ask(
@@ -125,6 +128,23 @@ class Networks:
                     TagSpecifications=tagged("subnet"),
                 )
             self._seen(lambda: self._isolated(spec.name, spec.tag), f"the subnet of {spec.name}")
+        if admitted is not None and (subnet := self._isolated(spec.name, spec.tag)) is not None:
+            helper.make_interface(self._account, spec, str(subnet["SubnetId"]), admitted)
+
+    def _helpers_group(self, spec: NetworkCreateParams, vpc: str) -> str | None:
+        """Return the security group of the helper's interface, which reaches the subnet and is reached by nobody.
+
+        None: the settings name no helper.
+        """
+        if not self._account.settings.probe_helper:
+            return None
+        if helper.group_of(self._account, spec.tag, vpc) is None:
+            helper.make_group(self._account, spec, vpc)
+        found = self._seen(
+            lambda: helper.group_of(self._account, spec.tag, vpc), f"the security group of the helper in {spec.name}"
+        )
+        self._close(found, [_to(spec.subnet)], [])
+        return str(found["GroupId"])
 
     def _seen(self, look: Callable[[], dict[str, Any] | None], what: str) -> dict[str, Any]:
         """Return what was just made as soon as EC2 shows it: its reads are behind.
@@ -142,19 +162,19 @@ class Networks:
 
         return wait_for(look, self._account.settings.poll_s, _SEEN_S, late)
 
-    def _close(self, group: dict[str, Any]) -> None:
-        """Leave a security group with rules for its members only."""
+    def _close(self, group: dict[str, Any], egress: Sequence[_Rule], ingress: Sequence[_Rule]) -> None:
+        """Leave a security group with these rules only."""
         group_id = group["GroupId"]
-        among = [{"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group_id}]}]
-        for key, kind in (("IpPermissionsEgress", "egress"), ("IpPermissions", "ingress")):
+        for key, kind, wanted in (("IpPermissionsEgress", "egress", egress), ("IpPermissions", "ingress", ingress)):
             rules = group.get(key) or []
-            foreign = [rule for rule in rules if not _among(rule, group_id)]
-            if foreign:
+            told = [_said(rule) for rule in wanted]
+            if foreign := [rule for rule in rules if _said(rule) not in told]:
                 with contextlib.suppress(NotFound):  # they are gone already
                     ask(self._account, f"revoke_security_group_{kind}", GroupId=group_id, IpPermissions=foreign)
-            if len(foreign) == len(rules):
+            known = [_said(rule) for rule in rules]
+            if missing := [rule for rule in wanted if _said(rule) not in known]:
                 with contextlib.suppress(Conflict):
-                    ask(self._account, f"authorize_security_group_{kind}", GroupId=group_id, IpPermissions=among)
+                    ask(self._account, f"authorize_security_group_{kind}", GroupId=group_id, IpPermissions=missing)
 
     def isolation(self, tag: str, networks: Sequence[str]) -> IsolationResult:
         """Read back that isolated networks lead nowhere. EC2 has no packet to try it with, and counts none.
@@ -170,11 +190,11 @@ class Networks:
             found += [f"{name}: {why}" for why in self._ways_out(subnet, tag)]
         if found:
             return IsolationResult(proven=False, reason="; ".join(found))
-        return IsolationResult(
-            proven=True,
-            reason="read back: a VPC without gateways, peers, endpoints, foreign routes and resolver, and one security"
-            " group for its members only",
-        )
+        reason = "read back: a VPC without gateways, peers, endpoints, foreign routes and resolver, and one security"
+        admits = " group for its members only"
+        if self._account.settings.probe_helper:
+            admits = " group for its members and the helper of the site, which is reached by nobody"
+        return IsolationResult(proven=True, reason=reason + admits)
 
     def _ways_out(self, subnet: dict[str, Any], tag: str) -> Iterator[str]:
         vpc = str(subnet["VpcId"])
@@ -197,12 +217,17 @@ class Networks:
         if group is None:
             yield "its security group is gone"
             return
-        rules = [*(group.get("IpPermissions") or ()), *(group.get("IpPermissionsEgress") or ())]
-        if not all(_among(rule, group["GroupId"]) for rule in rules):
+        group_id = str(group["GroupId"])
+        helpers = helper.group_of(self._account, tag, vpc) if self._account.settings.probe_helper else None
+        admitted = str(helpers["GroupId"]) if helpers is not None else None
+        if not _is_closed(group, _among(group_id), _admitting(group_id, admitted)):
             yield "its security group admits others"
+        if helpers is not None and not _is_closed(helpers, [_to(str(subnet["CidrBlock"]))], []):
+            yield "the security group of the helper admits others"
         interfaces = [{"Name": "subnet-id", "Values": [subnet["SubnetId"]]}]
         for nic in self._all("describe_network_interfaces", "NetworkInterfaces", interfaces):
-            if {item["GroupId"] for item in nic.get("Groups") or ()} != {group["GroupId"]}:
+            is_helpers = helpers is not None and tags.tag_map({"Tags": nic.get("TagSet")}).get(tags.ROLE) == helper.ROLE
+            if {item["GroupId"] for item in nic.get("Groups") or ()} != {admitted if is_helpers else group_id}:
                 yield f"interface {nic['NetworkInterfaceId']} is in other security groups"
             if nic.get("Association"):
                 yield f"interface {nic['NetworkInterfaceId']} has a public address"
@@ -214,17 +239,42 @@ class Networks:
         return next(iter(self._all("describe_subnets", "Subnets", self._by_name(tag, name))), None)
 
     def _group(self, tag: str, vpc: str) -> dict[str, Any] | None:
-        """Return the security group that we made in a VPC."""
+        """Return the security group of machines that we made in a VPC."""
         wanted = [*ours(self._account, tag), {"Name": "vpc-id", "Values": [vpc]}]
-        return next(iter(self._all("describe_security_groups", "SecurityGroups", wanted)), None)
+        found = self._all("describe_security_groups", "SecurityGroups", wanted)
+        return next((one for one in found if tags.ROLE not in tags.tag_map(one)), None)
 
     def _all(self, operation: str, key: str, filters: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         more = {"Filters": list(filters)} if filters else {}
         return [item for page in self._account.pages("ec2", operation, **more) for item in page[key]]
 
 
-def _among(rule: dict[str, Any], group_id: str) -> bool:
-    """Say whether a rule is about members of the group itself only."""
-    pairs = rule.get("UserIdGroupPairs") or ()
-    elsewhere = [*(rule.get("IpRanges") or ()), *(rule.get("Ipv6Ranges") or ()), *(rule.get("PrefixListIds") or ())]
-    return bool(pairs) and not elsewhere and all(pair.get("GroupId") == group_id for pair in pairs)
+def _among(group_id: str) -> list[_Rule]:
+    """Return the rules by which members of a group reach each other, and nobody else."""
+    return [{"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group_id}]}]
+
+
+def _admitting(group_id: str, helpers: str | None) -> list[_Rule]:
+    """Return the same, with connections from members of the helper's group."""
+    tcp = {"IpProtocol": "tcp", "FromPort": 0, "ToPort": 65535}
+    return [*_among(group_id), *([{**tcp, "UserIdGroupPairs": [{"GroupId": helpers}]}] if helpers else [])]
+
+
+def _to(subnet: str) -> _Rule:
+    """Return the rule that lets connections to a subnet out."""
+    return {"IpProtocol": "tcp", "FromPort": 0, "ToPort": 65535, "IpRanges": [{"CidrIp": subnet}]}
+
+
+def _is_closed(group: _Rule, egress: Sequence[_Rule], ingress: Sequence[_Rule]) -> bool:
+    """Say whether a security group has no rules but these."""
+    every = ((group.get("IpPermissionsEgress") or (), egress), (group.get("IpPermissions") or (), ingress))
+    return all({*map(_said, rules)} <= {*map(_said, wanted)} for rules, wanted in every)
+
+
+def _said(rule: _Rule) -> tuple[Any, ...]:
+    """Return what a rule says, however it is written."""
+    protocol = str(rule["IpProtocol"])
+    ports = () if protocol == "-1" else (rule.get("FromPort"), rule.get("ToPort"))
+    kinds = (("UserIdGroupPairs", "GroupId"), ("IpRanges", "CidrIp"), ("Ipv6Ranges", "CidrIpv6"))
+    sides = [*kinds, ("PrefixListIds", "PrefixListId")]
+    return (protocol, ports, *(frozenset(one.get(key) for one in rule.get(kind) or ()) for kind, key in sides))

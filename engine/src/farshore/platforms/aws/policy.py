@@ -53,6 +53,8 @@ class Scope:
     partition: str = "aws"
     kms_key: str = ""
     instance_role: str = ""
+    #: With Run Command: in machines of the site, and at the helper of its drills.
+    run_command: bool = False
 
     def __post_init__(self) -> None:
         for name, (form, what) in _FORMS.items():
@@ -183,8 +185,57 @@ GRANT: Final = Statement(
 )
 PASS: Final = Statement("FarshorePassRole", ("iam:PassRole",), ("{instance_role}",))
 
-STATEMENTS: Final = (LOOK, READ, WRITE, MARK, MAKE, POWER, REMOVE, LIST, KEEP, FORGET, KEY, GRANT, PASS)
-_OPTIONAL: Final = {KEY.sid: "kms_key", GRANT.sid: "kms_key", PASS.sid: "instance_role"}
+#: What Systems Manager knows of commands and agents is not to be had for some instances only.
+COMMANDS: Final = Statement(
+    "FarshoreLookAtCommands",
+    ("ssm:DescribeInstanceInformation", "ssm:GetCommandInvocation", "ssm:ListCommands"),
+    conditions=_HERE,
+)
+#: SendCommand needs the document and the instance, each by a statement. Global conditions would refuse it:
+#: https://docs.aws.amazon.com/systems-manager/latest/userguide/run-command-setting-up.html
+RUN: Final = Statement(
+    "FarshoreRunDocuments",
+    ("ssm:SendCommand",),
+    (
+        "arn:{partition}:ssm:{region}::document/AWS-RunShellScript",
+        "arn:{partition}:ssm:{region}::document/AWS-RunPowerShellScript",
+    ),
+)
+RUN_OWN: Final = Statement(
+    "FarshoreRunInOwn",
+    ("ssm:SendCommand",),
+    (f"{_EC2}:instance/*",),
+    {"StringEquals": {f"ssm:resourceTag/{tags.SITE}": "{site}"}},
+)
+RUN_HELPER: Final = Statement(
+    "FarshoreRunAtHelper",
+    ("ssm:SendCommand",),
+    (f"{_EC2}:instance/*",),
+    {"StringEquals": {f"ssm:resourceTag/{tags.HELPER}": "{site}"}},
+)
+#: The same of AttachNetworkInterface: the interface, and the instance that gets it.
+JOIN: Final = Statement(
+    "FarshoreJoinDrills",
+    ("ec2:AttachNetworkInterface", "ec2:DetachNetworkInterface"),
+    (f"{_EC2}:network-interface/*",),
+    _OWN,
+)
+JOIN_HELPER: Final = Statement(
+    "FarshoreHelperJoins",
+    ("ec2:AttachNetworkInterface", "ec2:DetachNetworkInterface"),
+    (f"{_EC2}:instance/*",),
+    {"StringEquals": {f"aws:ResourceTag/{tags.HELPER}": "{site}"}},
+)
+
+_BASE: Final = (LOOK, READ, WRITE, MARK, MAKE, POWER, REMOVE, LIST, KEEP, FORGET)
+RUNNING: Final = (COMMANDS, RUN, RUN_OWN, RUN_HELPER, JOIN, JOIN_HELPER)
+STATEMENTS: Final = (*_BASE, KEY, GRANT, PASS, *RUNNING)
+_OPTIONAL: Final = {
+    KEY.sid: "kms_key",
+    GRANT.sid: "kms_key",
+    PASS.sid: "instance_role",
+    **{statement.sid: "run_command" for statement in RUNNING},
+}
 
 
 def document(scope: Scope) -> dict[str, Any]:

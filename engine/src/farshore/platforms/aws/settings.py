@@ -58,6 +58,8 @@ class AwsSettings(Model):
         machines: filters of EC2 that limit the inventory, such as ``{"tag:backup": ["yes"]}``.
         security_groups: of recovered machines; the default group of their network where none is named.
         key_pair, instance_profile: of recovered machines, never of rehearsed ones.
+        probe_helper: the instance that tries probes in networks of drills, by its id, or ``tagged``: by its tag
+            ``farshore:helper``, which it has in any case. Empty: nobody gets into them.
         licence_images: by what a machine is billed as (``Windows``), the image whose licence a recovered one gets.
         power_s: how long a machine may take to start or to be powered off.
         status_checks_s: how long a started machine may take to pass EC2's status checks; 0: that is not waited for.
@@ -90,6 +92,7 @@ class AwsSettings(Model):
     security_groups: tuple[Annotated[str, StringConstraints(pattern=r"^sg-[0-9a-z]+$")], ...] = ()
     key_pair: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
     instance_profile: Annotated[str, StringConstraints(pattern=r"^[\w+=,.@-]{1,128}$")] | None = None
+    probe_helper: Annotated[str, StringConstraints(pattern=r"^(|tagged|i-[0-9a-f]+)$")] = ""
     licence_images: dict[str, Annotated[str, StringConstraints(pattern=r"^ami-[0-9a-z]+$")]] = {}
     api_rates: dict[str, Annotated[float, Field(gt=0)]] = {}
     prices: dict[str, Annotated[float, Field(ge=0)]] = {}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 from farshore.errors import Conflict, NotFound
-from farshore.platforms.aws import inventory, tags
+from farshore.platforms.aws import helper, inventory, tags
 from farshore.platforms.aws.account import Account
 from farshore.platforms.aws.machines import ask, awaited, ours, unused
 
@@ -76,15 +76,22 @@ def await_end(account: Account, ids: Sequence[str]) -> None:
 
 def _remove(account: Account, tag: str, kind: tuple[str, ...]) -> list[str]:
     removed = []
-    for item in _found(account, tag, kind):
+    # The group of a helper goes last: another one's rule names it.
+    for item in sorted(_found(account, tag, kind), key=lambda one: _role(one) == helper.ROLE):
         name = item[kind[2]]
         if kind[4] == "volume":
             awaited(account, partial(unused, account, name), f"volume {name}")
+        if kind[4] == "interface" and _role(item) == helper.ROLE:
+            helper.leave(account, item)
         # What is in use, or gone already, shows when it is looked for again.
         with contextlib.suppress(Conflict, NotFound):
             ask(account, kind[3], **{kind[2]: name})
         removed.append(f"{kind[4]} {name}")
     return removed
+
+
+def _role(item: Mapping[str, Any]) -> str:
+    return tags.tag_map({"Tags": item.get("Tags") or item.get("TagSet")}).get(tags.ROLE, "")
 
 
 def _found(account: Account, tag: str, kind: tuple[str, ...]) -> Iterator[dict[str, Any]]:

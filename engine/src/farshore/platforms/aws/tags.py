@@ -32,6 +32,8 @@ LEASE: Final = "farshore:lease:"
 TAG: Final = "farshore:tag"
 #: On a fenced machine, with the epoch.
 FENCE: Final = "farshore:fence"
+#: On an instance of the operator's that tries probes in drills: the site that it does this for.
+HELPER: Final = "farshore:helper"
 NAME: Final = "Name"
 
 _TOKENS: Final = UUID("6b0d6c0e-5a1f-4f6e-9d43-0f0f53a7c2d1")

@@ -59,3 +59,7 @@ class Connection(io.RawIOBase):
             self._socket.close()
             self._socket = None
         super().close()
+
+
+#: Makes a connection: address, port, deadline, clock.
+Connect = Callable[[str, int, float, Callable[[], float]], Connection]

@@ -8,18 +8,20 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from farshore.model.probe import HttpProbe
-from farshore.recovery.probes.deadline import Connection
+from farshore.recovery.probes.deadline import Connect, Connection
 from farshore.recovery.probes.sight import READ_LIMIT_BYTES, WRONG_ANSWER, Sight, decode, of_error, red
 
 
-def look(probe: HttpProbe, address: str, deadline: float, clock: Callable[[], float]) -> Sight:
+def look(
+    probe: HttpProbe, address: str, deadline: float, clock: Callable[[], float], connect: Connect = Connection
+) -> Sight:
     """Send one GET and judge its answer, all before ``deadline``."""
     name = probe.host or address
     host = f"[{name}]" if ":" in name else name
     path = quote(probe.path, safe="/%?&=:@!$'()*+,;~-._")
     request = f"GET {path} HTTP/1.1\r\nHost: {host}:{probe.port}\r\nConnection: close\r\nAccept: */*\r\n\r\n"
     try:
-        with Connection(address, probe.port, deadline, clock) as connection:
+        with connect(address, probe.port, deadline, clock) as connection:
             connection.send(request.encode("ascii"))
             # HTTPResponse asks of its socket only makefile(), which Connection has.
             response = http.client.HTTPResponse(cast("Any", connection), method="GET")

@@ -29,7 +29,7 @@ from farshore.model.probe import (
 )
 from farshore.model.task import ProbeOutcome
 from farshore.platforms.contract import Compute
-from farshore.recovery.probes import console, guest_agent, http, ssh, tcp, winrm
+from farshore.recovery.probes import console, guest_agent, http, relayed, ssh, tcp, winrm
 from farshore.recovery.probes.sight import (
     CANNOT_TRY,
     DNS_ELSEWHERE,
@@ -75,6 +75,7 @@ class Means:
     wait: Callable[[float], bool]
     secret: Secret
     others: Mapping[str, Look]
+    relay: relayed.Relay | None = None
 
 
 @dataclass(slots=True)
@@ -118,6 +119,7 @@ def run(
     wait: Callable[[float], bool],
     secret: Secret = no_secret,
     others: Mapping[str, Look] | None = None,
+    relay: relayed.Relay | None = None,
 ) -> tuple[ProbeOutcome, ...]:
     """Return one outcome per probe, in their order.
 
@@ -130,12 +132,13 @@ def run(
         wait: pauses that many seconds; True ends the run early.
         secret: returns the secrets that probes name.
         others: how to try kinds of probes that are not known here.
+        relay: who may have to speak to the machine's ports in place of this node.
     """
     began = clock()
-    means = Means(machine_id, compute, address, clock, wait, secret, others or {})
+    means = Means(machine_id, compute, address, clock, wait, secret, others or {}, relay)
     attempts = [_Attempt(probe, began + probe.timeout, began) for probe in probes]
-    quick = [attempt for attempt in attempts if not _is_long(attempt.probe)]
-    lanes = [[attempt] for attempt in attempts if _is_long(attempt.probe)]
+    quick = [attempt for attempt in attempts if not _is_long(attempt.probe, means)]
+    lanes = [[attempt] for attempt in attempts if _is_long(attempt.probe, means)]
     if lanes:
         with ThreadPoolExecutor(len(lanes), thread_name_prefix="probe") as pool:
             jobs = [pool.submit(_turns, lane, means, began) for lane in lanes]
@@ -148,16 +151,16 @@ def run(
     return tuple(_outcome(attempt, machine_id, began, ended) for attempt in attempts)
 
 
-def _is_long(probe: Probe) -> bool:
-    if isinstance(probe, NetworkProbe) and probe.host is not None:
+def _is_long(probe: Probe, means: Means) -> bool:
+    if isinstance(probe, NetworkProbe) and (probe.host is not None or means.relay is not None):
         return True
     return not isinstance(probe, TcpProbe | HttpProbe | ConsoleProbe)
 
 
-def _longest_try_s(probe: Probe) -> float:
+def _longest_try_s(probe: Probe, means: Means) -> float:
     if isinstance(probe, AnsibleProbe):
         return probe.timeout  # tasks have retries of their own
-    return LONG_TRY_S if _is_long(probe) else TRY_S
+    return LONG_TRY_S if _is_long(probe, means) else TRY_S
 
 
 def _turns(attempts: list[_Attempt], means: Means, began: float) -> None:
@@ -168,7 +171,7 @@ def _turns(attempts: list[_Attempt], means: Means, began: float) -> None:
         if attempt.due_at > now and means.wait(min(attempt.due_at, attempt.ends_at) - now):
             return
         tried_at = means.clock()
-        longest = _longest_try_s(attempt.probe)
+        longest = _longest_try_s(attempt.probe, means)
         deadline = min(max(attempt.ends_at, tried_at + 0.1), tried_at + longest)
         attempt.note(tried_at - began, _look(attempt, means, deadline))
         now = means.clock()
@@ -196,6 +199,10 @@ def _look(attempt: _Attempt, means: Means, deadline: float) -> Sight:
         found = looked_up
     if found is None and not (isinstance(probe, AnsibleProbe) and probe.on == "node"):
         return red(NO_ADDRESS, "the machine has no known address")
+    if means.relay is not None and isinstance(probe, NetworkProbe):
+        sight = relayed.look(probe, str(found), deadline, means.clock, means.relay)
+        if sight is not None:
+            return sight
     match probe:
         case TcpProbe():
             return tcp.look(probe, str(found), deadline, means.clock)

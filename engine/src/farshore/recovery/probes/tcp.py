@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from farshore.model.probe import TcpProbe
-from farshore.recovery.probes.deadline import Connection
+from farshore.recovery.probes.deadline import Connect, Connection
 from farshore.recovery.probes.sight import READ_LIMIT_BYTES, WRONG_ANSWER, Sight, decode, of_error, red
 
 
-def look(probe: TcpProbe, address: str, deadline: float, clock: Callable[[], float]) -> Sight:
+def look(
+    probe: TcpProbe, address: str, deadline: float, clock: Callable[[], float], connect: Connect = Connection
+) -> Sight:
     """Read from the port until the banner has come, the peer has closed, or ``deadline``."""
     wanted = probe.banner.encode()
     seen = b""
     try:
-        with Connection(address, probe.port, deadline, clock) as connection:
+        with connect(address, probe.port, deadline, clock) as connection:
             while wanted not in seen and len(seen) < READ_LIMIT_BYTES:
                 data = connection.read(4096)
                 if not data:
