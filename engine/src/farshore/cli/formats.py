@@ -5,75 +5,24 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from farshore.model.tones import tone
 from farshore.units import format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-_GOOD: Final = frozenset(
-    {"online", "enrolled", "protected", "succeeded", "active", "published", "green", "on", "ok", "info", "verified"}
-)
-_BUSY: Final = frozenset(
-    {
-        "running",
-        "creating",
-        "preparing",
-        "starting",
-        "seeding",
-        "pending",
-        "failing-over",
-        "reprotecting",
-        "assigned",
-    }
-)
-_WARN: Final = frozenset(
-    {
-        "paused",
-        "waiting-approval",
-        "partial",
-        "no-node",
-        "new",
-        "cancelled",
-        "warning",
-        "failed-over",
-        "inactive",
-        "skipped",
-    }
-)
-_BAD: Final = frozenset(
-    {
-        "offline",
-        "failed",
-        "error",
-        "red",
-        "rpo-exceeded",
-        "replication-failing",
-        "divergent",
-        "suspect",
-        "flagged",
-        "tainted",
-        "encryption-suspected",
-        "resync-needed",
-    }
-)
-
-#: Colour of a state, everywhere the same.
-STYLES: Final[dict[str, str]] = {
-    **dict.fromkeys(_GOOD, "green"),
-    **dict.fromkeys(_BUSY, "cyan"),
-    **dict.fromkeys(_WARN, "yellow"),
-    **dict.fromkeys(_BAD, "bold red"),
-}
+#: How a tone looks in a terminal.
+_STYLES: Final = {"good": "green", "busy": "cyan", "warn": "yellow", "bad": "bold red", "plain": ""}
 
 
 def state(value: str | None, conditions: list[Any] | None = None) -> Text:
     """Return a state in its colour, with the conditions beside it."""
     from rich.text import Text
 
-    text = Text(value or "—", style=STYLES.get(value or "", ""))
+    text = Text(value or "—", style=_STYLES[tone(value)])
     for condition in conditions or []:
         name = condition_name(condition)
-        text.append(f" {name}", style=STYLES.get(name, "yellow"))
+        text.append(f" {name}", style=_STYLES[tone(name)] or "yellow")
     return text
 
 

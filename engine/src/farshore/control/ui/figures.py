@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from farshore.model.tones import tone
 from farshore.units import LEAF_SIZE, format_duration, format_rate, format_size
 
 #: Where the target sits in an RPO bar: right of it is room to show by how much it is missed.
@@ -30,36 +31,6 @@ ORDINARY: Final = frozenset({"replicate", "checkpoint", "drill", "cleanup", "scr
 #: Kinds that can be paused, and that can be gone on with when they did not end well.
 PAUSABLE: Final = frozenset({"drill", "failover", "migrate", "reprotect", "rollback", "scrub", "detach", "retire"})
 RETRYABLE: Final = PAUSABLE - {"detach", "retire"} | {"replicate"}
-#: How a state is shown; what is not here is neutral.
-TONES: Final[dict[str, str]] = {
-    **dict.fromkeys(("online", "protected", "succeeded", "active", "green", "on", "verified"), "good"),
-    **dict.fromkeys(("running", "starting", "seeding", "failing-over", "reprotecting", "drilling", "enrolled"), "busy"),
-    **dict.fromkeys(("creating", "preparing"), "busy"),
-    **dict.fromkeys(("paused", "partial", "no-node", "new", "warning", "failed-over", "skipped"), "warn"),
-    "waiting-approval": "warn",
-    **dict.fromkeys(
-        (
-            "offline",
-            "failed",
-            "error",
-            "red",
-            "rpo-exceeded",
-            "replication-failing",
-            "divergent",
-            "suspect",
-            "flagged",
-            "tainted",
-            "encryption-suspected",
-            "resync-needed",
-        ),
-        "bad",
-    ),
-}
-
-
-def tone(state: object) -> str:
-    """Return the colour class of a state."""
-    return TONES.get(str(state), "plain")
 
 
 def moment(text: str) -> datetime:

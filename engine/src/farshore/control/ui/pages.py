@@ -23,6 +23,7 @@ from farshore import __version__
 from farshore.control.ui import figures, session
 from farshore.control.ui.inside import Inside, segment
 from farshore.errors import Conflict, FarshoreError, Forbidden, Invalid, NotFound, Unauthenticated
+from farshore.model.tones import tone
 
 HERE: Final = Path(__file__).parent
 ROLES: Final = ("viewer", "operator", "recovery-admin", "admin")
@@ -91,7 +92,7 @@ def templates() -> Environment:
         "size": figures.size,
         "rate": figures.rate,
         "clock": figures.clock,
-        "tone": figures.tone,
+        "tone": tone,
         "segment": segment,
         "condition": figures.condition_name,
         "error_text": figures.error_text,
