@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from doubles.crash_disk import Died, Recorder, lay_out, no_syncs, states
+from doubles.manifests import a_manifest
 from farshore.blocks.digest import leaf_digest
 from farshore.checkpoints import catalog
 from farshore.checkpoints.manifest import load_group
@@ -23,23 +24,8 @@ DISKS = ("web/vda", "web/vdb")
 
 
 def head(sequence: int, checkpoint_id: str, ordered_at: float | None = None) -> Manifest:
-    return Manifest(
-        checkpoint_id=checkpoint_id,
-        group_id="grp",
-        plan="p",
-        plan_revision=1,
-        catalog_id="c",
-        generation=1,
-        epoch=1,
-        term=1,
-        sequence=sequence,
-        source_site="alpha",
-        target_site="beta",
-        level="machine",
-        ordered_at=float(sequence) if ordered_at is None else ordered_at,
-        taken_at=float(sequence),
-        machines=(),
-        disks=(),
+    return a_manifest(
+        checkpoint_id=checkpoint_id, sequence=sequence, ordered_at=float(sequence) if ordered_at is None else ordered_at
     )
 
 

@@ -22,7 +22,7 @@ CACHE = Path(os.environ.get("FARSHORE_LAB_CACHE", ".cache/lab"))
 
 def test_a_guest_without_the_drivers_of_its_disk_is_given_its_own(tmp_path: Path) -> None:
     disk = tmp_path / "disk.raw"
-    version = small_guest.make(disk, CACHE)
+    version = small_guest.make(disk, small_guest.laboratorys(CACHE))
     path = f"/boot/initrd.img-{version}"
     before = read(disk, path)
     marks = (small_guest.UP, small_guest.LOST)

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from doubles.control_for_nodes import Control, Held
 from doubles.control_process import until
 from doubles.gate import Gate
+from doubles.manifests import a_manifest
 from doubles.node_process import NodeProcess
 from doubles.ports import free_port
 from farshore.model.checkpoint import Manifest
@@ -139,24 +140,15 @@ class Stand:
             not_before=now - 5,
             not_after=now + 600,
         )
-        manifest = Manifest(
+        manifest = a_manifest(
             checkpoint_id=f"cp-{point.point_id}",
             group_id="grp-p-web",
-            plan="p",
-            plan_revision=1,
-            catalog_id="cat-1",
-            generation=1,
-            epoch=1,
-            term=1,
             sequence=last.sequence + 1 if last else 1,
             parent=last.checkpoint_id if last else None,
-            source_site="alpha",
-            target_site="beta",
             level=point.level,
             ordered_at=now,
             taken_at=point.taken_at,
             machines=point.machines,
-            disks=(),
         )
         params = ReplicateParams(
             grant=sign(grant, self.control.grant_key),

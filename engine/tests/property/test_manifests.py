@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from doubles.manifests import a_manifest
 from farshore.checkpoints.manifest import decode, encode, key_of
 from farshore.model.checkpoint import Manifest
 from hypothesis import given, settings
@@ -11,24 +12,7 @@ names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_siz
 
 
 def manifest(sequence: int, epoch: int = 1, plan: str = "p") -> Manifest:
-    return Manifest(
-        checkpoint_id=f"cp-{epoch}-{sequence}",
-        group_id="grp",
-        plan=plan,
-        plan_revision=1,
-        catalog_id="c",
-        generation=1,
-        epoch=epoch,
-        term=1,
-        sequence=sequence,
-        source_site="a",
-        target_site="b",
-        level="machine",
-        ordered_at=1.0,
-        taken_at=1.0,
-        machines=(),
-        disks=(),
-    )
+    return a_manifest(checkpoint_id=f"cp-{epoch}-{sequence}", plan=plan, epoch=epoch, sequence=sequence)
 
 
 @settings(max_examples=200)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from doubles.manifests import a_manifest
 from farshore.blocks.digest import leaf_digest
 from farshore.checkpoints.publish import publish
 from farshore.checkpoints.scrub import scrub
@@ -100,24 +101,7 @@ def checkpoint(target: KvmTarget, store: DirectoryManifests, number: int, point:
     disk = DiskPoint(disk_key=DISK, size_bytes=SIZE, point=point, tree_root=made.root.hex(), source_point=f"s-{number}")
     return publish(
         store,
-        Manifest(
-            checkpoint_id=f"cp-{number}",
-            group_id="grp",
-            plan="p",
-            plan_revision=1,
-            catalog_id="c",
-            generation=1,
-            epoch=1,
-            term=1,
-            sequence=number,
-            source_site="alpha",
-            target_site="beta",
-            level="machine",
-            ordered_at=float(number),
-            taken_at=float(number),
-            machines=(),
-            disks=(disk,),
-        ),
+        a_manifest(sequence=number, disks=(disk,)),
     )
 
 

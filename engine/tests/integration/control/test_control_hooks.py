@@ -226,9 +226,11 @@ def test_a_gate_that_nobody_opens_is_given_up_and_says_so(sites: TwoSites) -> No
     [
         ("hooks: {always_drill: gate}\n", "waits at no gate"),
         ("boot_groups:\n  - {name: all, machines: [db, web], hooks: {always_drill: h.yml}}\n", "plan's own hooks"),
+        ("boot_groups:\n  - {name: all, machines: [db, web], hooks: {pre_reprotect: h.yml}}\n", "plan alone"),
+        ("boot_groups:\n  - {name: all, machines: [db, web], hooks: {post_rollback: gate}}\n", "plan alone"),
     ],
 )
-def test_what_is_always_done_is_a_file_of_the_plan(hooks: str, why: str) -> None:
+def test_what_is_called_for_the_plan_alone_is_not_named_by_a_part_of_it(hooks: str, why: str) -> None:
     with pytest.raises(ValidationError, match=why):
         Plan.model_validate(yaml.safe_load(PLAN.format(rpo="1h", count=8) + hooks))
 
@@ -256,6 +258,42 @@ def test_a_planned_failover_calls_hooks_at_both_sites(sites: TwoSites, tmp_path:
     run = sites.ended(sites.control.ok("POST", "/plans/shop:failover", {"to_site": "beta"})["run"]["run_id"])
     assert run["state"] == "succeeded", (run["error"], run["steps"])
     assert (alpha.asked(), beta.asked()) == (["array"], ["dns"])
+
+
+def test_a_rollback_calls_hooks_before_and_after_and_one_that_fails_afterwards_moves_nothing(
+    sites: TwoSites, tmp_path: Path
+) -> None:
+    alpha = Hooked(tmp_path / "alpha-hooks", sites.alpha_node)
+    beta = Hooked(tmp_path / "beta-hooks", sites.beta_node)
+    hooks = (
+        "hooks: {pre_rollback: {file: hooks/tell.yml, at: source}, post_rollback: hooks/dns.yml,"
+        " always_rollback: hooks/open.yml}\n"
+    )
+    put(sites, hooks, "tell", "open", dns="it goes wrong")
+    sites.protect()
+    wish = {"to_site": "beta", "commit": "manual"}
+    assert sites.ended(sites.control.ok("POST", "/plans/shop:failover", wish)["run"]["run_id"])["state"] == "succeeded"
+    run = sites.ended(sites.control.ok("POST", "/plans/shop:rollback")["run"]["run_id"])
+    assert (run["state"], run["facts"]["failures"]["hook post_rollback"]["code"]) == ("partial", "hook-failed"), run
+    assert (alpha.asked(), beta.asked()) == (["dns", "open"], ["tell"])
+    assert [params.context["verb"] for params in alpha.played] == ["rollback", "rollback"]
+    steps = [step["name"] for step in run["steps"]]
+    assert steps.index("hook pre_rollback") < steps.index("stop") < steps.index("hook post_rollback")
+    plan = sites.control.ok("GET", "/plans/shop")
+    assert (plan["state"], plan["active_site"]) == ("protected", "alpha")
+
+
+def test_a_rollback_that_may_not_begin_leaves_all_where_it_runs(sites: TwoSites, tmp_path: Path) -> None:
+    Hooked(tmp_path / "alpha-hooks", sites.alpha_node)
+    put(sites, "hooks: {pre_rollback: hooks/tell.yml}\n", tell="it goes wrong")
+    sites.protect()
+    wish = {"to_site": "beta", "commit": "manual"}
+    assert sites.ended(sites.control.ok("POST", "/plans/shop:failover", wish)["run"]["run_id"])["state"] == "succeeded"
+    run = sites.ended(sites.control.ok("POST", "/plans/shop:rollback")["run"]["run_id"])
+    assert (run["state"], run["error"]["code"]) == ("failed", "hook-failed"), run
+    plan = sites.control.ok("GET", "/plans/shop")
+    assert (plan["state"], plan["active_site"], plan["epoch"]) == ("failed-over", "beta", 2)
+    assert {sites.beta.machines[name]["power"] for name in ("made-db", "made-web")} == {"on"}
 
 
 def test_every_run_with_a_story_leaves_its_evidence_in_all_forms(sites: TwoSites) -> None:

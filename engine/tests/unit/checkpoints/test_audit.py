@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from doubles.manifests import a_manifest
 from farshore.checkpoints import audit
 from farshore.checkpoints.audit import UNIT_LEAVES
 from farshore.model.checkpoint import DiskPoint, Manifest
@@ -53,24 +54,7 @@ def checkpoint(sequence: int, record: DiskAudit | None, key: str = KEY) -> Manif
     disk = DiskPoint(
         disk_key=key, size_bytes=1 << 30, point=f"p-{sequence}", tree_root="0" * 64, source_point="s", audit=record
     )
-    return Manifest(
-        checkpoint_id=f"cp-{sequence}",
-        group_id="g",
-        plan="p",
-        plan_revision=1,
-        catalog_id="c",
-        generation=0,
-        epoch=1,
-        term=1,
-        sequence=sequence,
-        source_site="a",
-        target_site="b",
-        level="machine",
-        ordered_at=0,
-        taken_at=0,
-        machines=(),
-        disks=(disk,),
-    )
+    return a_manifest(sequence=sequence, disks=(disk,))
 
 
 def test_a_missed_change_reaches_back_to_the_last_clean_audit() -> None:

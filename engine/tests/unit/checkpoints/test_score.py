@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
+from doubles.manifests import a_manifest
 from farshore.checkpoints.score import FLAGGED_FROM, Score, score
-from farshore.model.checkpoint import DiskContent, DiskPoint, Manifest
+from farshore.model.checkpoint import DiskContent, DiskPoint
 from farshore.units import GIB, MIB
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,24 +33,7 @@ def rated(now: DiskContent | None, *earlier: DiskContent) -> Score:
     disk = DiskPoint(
         disk_key="id-db/vda", size_bytes=2 * HELD, point="p", tree_root="0" * 64, source_point="s", content=now
     )
-    manifest = Manifest(
-        checkpoint_id="cp-1",
-        group_id="g",
-        plan="shop",
-        plan_revision=1,
-        catalog_id="c",
-        generation=1,
-        epoch=1,
-        term=1,
-        sequence=9,
-        source_site="a",
-        target_site="b",
-        level="machine",
-        ordered_at=1.0,
-        taken_at=1.0,
-        machines=(),
-        disks=(disk,),
-    )
+    manifest = a_manifest(sequence=9, disks=(disk,))
     return score(manifest, {"id-db/vda": earlier})
 
 

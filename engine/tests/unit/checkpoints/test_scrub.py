@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from doubles.manifests import a_manifest
 from farshore.blocks.digest import leaf_digest
 from farshore.checkpoints import addenda
 from farshore.checkpoints.manifest import key_of
@@ -54,24 +55,7 @@ class Pool:
         )
         return publish(
             self.store,
-            Manifest(
-                checkpoint_id=f"cp-{sequence}",
-                group_id="grp",
-                plan="p",
-                plan_revision=1,
-                catalog_id="c",
-                generation=1,
-                epoch=1,
-                term=1,
-                sequence=sequence,
-                source_site="alpha",
-                target_site="beta",
-                level="machine",
-                ordered_at=float(sequence),
-                taken_at=float(sequence),
-                machines=(),
-                disks=(disk,),
-            ),
+            a_manifest(sequence=sequence, disks=(disk,)),
         )
 
     def image(self, number: int) -> Path:

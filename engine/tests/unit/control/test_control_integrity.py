@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from doubles import shop_records
+from doubles.manifests import a_manifest
 from farshore.control import catalog, clock, integrity, views
 from farshore.control.clock import iso
 from farshore.control.runs import selection
@@ -17,7 +18,7 @@ from farshore.control.store.records import Audit, Checkpoint
 from farshore.control.views.points import newest
 from farshore.control.views.protection import members, rpo_s
 from farshore.errors import Conflict
-from farshore.model.checkpoint import DiskPoint, Manifest
+from farshore.model.checkpoint import DiskPoint
 from farshore.model.integrity import Addendum, Damage
 from farshore.model.machine import MachineFacts
 from sqlalchemy import select
@@ -122,21 +123,10 @@ def test_a_scan_gives_back_what_the_records_have_lost(store: Store) -> None:
         shop_records.plan(tx)
         settings.ensure_identity(tx)
         tx.flush()
-        manifest = Manifest(
-            checkpoint_id="cp-4",
+        manifest = a_manifest(
             group_id=shop_records.GROUP,
-            plan="shop",
-            plan_revision=1,
             catalog_id=settings.catalog_id(tx),
-            generation=1,
-            epoch=1,
-            term=1,
             sequence=4,
-            source_site="alpha",
-            target_site="beta",
-            level="machine",
-            ordered_at=1.0,
-            taken_at=1.0,
             machines=(MachineFacts(machine_id="id-db", name="db"),),
             disks=(DiskPoint(disk_key="id-db/vda", size_bytes=1, point="p", tree_root="0" * 64, source_point="s"),),
         )

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from doubles import shop_records
+from doubles.manifests import a_manifest
 from farshore.control import home, tasks
 from farshore.control.context import Context, open_context
 from farshore.control.scheduling import cycles
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import Cycle, Node, SiteLink, Task
-from farshore.model.checkpoint import Manifest
 from farshore.model.grant import verify
 from farshore.model.task import DraftCover, PollReply, PollRequest, ReplicateDisk, ReplicateParams
 
@@ -49,25 +49,7 @@ def ctx(tmp_path: Path) -> Iterator[Context]:
 
 
 def _task(tx: Transaction) -> Task:
-    manifest = Manifest(
-        checkpoint_id="cp-1",
-        group_id=shop_records.GROUP,
-        plan="shop",
-        plan_revision=1,
-        catalog_id="cat",
-        generation=1,
-        epoch=1,
-        term=1,
-        sequence=1,
-        parent=None,
-        source_site="alpha",
-        target_site="beta",
-        level="machine",
-        ordered_at=1.0,
-        taken_at=1.0,
-        machines=(),
-        disks=(),
-    )
+    manifest = a_manifest(group_id=shop_records.GROUP)
     disks = tuple(
         ReplicateDisk(disk_key=key, size_bytes=1 << 20, incremental=False) for key in ("id-db/vda", "id-db/b")
     )

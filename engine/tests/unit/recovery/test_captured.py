@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from doubles.manifests import a_manifest
 from farshore.errors import Permanent
-from farshore.model.checkpoint import Manifest
 from farshore.model.plan import Plan
 from farshore.recovery.captured import differences, effective
 from farshore.recovery.preview import Choice
@@ -29,23 +29,10 @@ def plan(**changes: Any) -> Plan:
 
 def choice(name: str, settings: Plan | dict[str, Any] | None, taken_at: float = 1.0) -> Choice:
     dumped = settings.model_dump(mode="json") if isinstance(settings, Plan) else settings
-    manifest = Manifest(
+    manifest = a_manifest(
         checkpoint_id=f"cp-{name}",
-        group_id="g",
-        plan="shop",
-        plan_revision=1,
-        catalog_id="c",
-        generation=1,
-        epoch=1,
-        term=1,
-        sequence=1,
-        source_site="alpha",
-        target_site="beta",
-        level="machine",
         ordered_at=taken_at,
         taken_at=taken_at,
-        machines=(),
-        disks=(),
         settings={"plan": dumped} if dumped is not None else {},
     )
     return Choice(name, f"id-{name}", manifest)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from farshore.model.checkpoint import DiskPoint, Manifest
+from doubles.manifests import a_manifest
+from farshore.model.checkpoint import DiskPoint
 from farshore.model.machine import DiskFacts, MachineFacts, NicFacts
 from farshore.model.plan import Plan, Purpose
 from farshore.model.task import MachineCreateParams
@@ -49,21 +50,11 @@ def plan(addresses: dict[str, str] | None = None, **network: Any) -> Plan:
 
 def made(plan: Plan, facts: MachineFacts, home: MachineFacts | None, purpose: Purpose) -> MachineCreateParams:
     away = home is not None
-    manifest = Manifest(
-        checkpoint_id="cp-1",
+    manifest = a_manifest(
         group_id="grp-shop=db",
-        plan="shop",
-        plan_revision=1,
-        catalog_id="cat",
-        generation=1,
         epoch=2,
-        term=1,
-        sequence=1,
         source_site="beta" if away else "alpha",
         target_site="alpha" if away else "beta",
-        level="machine",
-        ordered_at=0,
-        taken_at=0,
         machines=(facts,),
         disks=tuple(
             DiskPoint(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from doubles.manifests import a_manifest
 from farshore.errors import Permanent
-from farshore.model.checkpoint import DiskPoint, Manifest
+from farshore.model.checkpoint import DiskPoint
 from farshore.model.machine import DiskFacts, MachineFacts, NicFacts
 from farshore.model.plan import Plan, Purpose
 from farshore.recovery import preview
@@ -36,21 +37,8 @@ def plan(vault: dict[str, object] | None = None, **recovery: object) -> Plan:
 
 
 def choice(disks: tuple[str, ...] = ("vda", "vdb"), facts: MachineFacts = FACTS) -> Choice:
-    manifest = Manifest(
-        checkpoint_id="cp-1",
+    manifest = a_manifest(
         group_id="grp-shop-db",
-        plan="shop",
-        plan_revision=1,
-        catalog_id="cat",
-        generation=1,
-        epoch=1,
-        term=1,
-        sequence=1,
-        source_site="alpha",
-        target_site="beta",
-        level="machine",
-        ordered_at=0,
-        taken_at=0,
         machines=(facts,),
         disks=tuple(
             DiskPoint(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from doubles.manifests import a_manifest
 from farshore.checkpoints.publish import publish
 from farshore.journal.state import Copied, DraftState, Sealed, Subject
 from farshore.model.checkpoint import DiskPoint, Manifest
@@ -19,24 +20,7 @@ def head(points: tuple[str, ...]) -> Manifest:
         DiskPoint(disk_key=f"web/vd{n}", size_bytes=SIZE, point=point, tree_root="ab" * 32, source_point="pt-1")
         for n, point in enumerate(points)
     )
-    return Manifest(
-        checkpoint_id="cp-1",
-        group_id="grp",
-        plan="p",
-        plan_revision=1,
-        catalog_id="c",
-        generation=1,
-        epoch=1,
-        term=2,
-        sequence=1,
-        source_site="alpha",
-        target_site="beta",
-        level="machine",
-        ordered_at=1.0,
-        taken_at=1.0,
-        machines=(),
-        disks=disks,
-    )
+    return a_manifest(term=2, disks=disks)
 
 
 def begin(target: FileTarget, folder: Path, disk_key: str, term: int) -> DraftState:
