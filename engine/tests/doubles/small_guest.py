@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import re
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
+modprobe -a -q $(cat /etc/modules)
 for time in 1 2; do
     find /sys/devices -name modalias -exec cat {{}} + | sort -u | xargs modprobe -a -q
     disk=$(findfs UUID={ROOT_UUID}) && break
@@ -36,22 +38,66 @@ _SYSTEM = f"""#!/bin/busybox sh
 /bin/busybox echo "{UP}"
 /bin/busybox poweroff -f
 """
-_ALIASES = "alias pci:v00001AF4d*sv*sd*bc*sc*i* virtio_pci\nalias virtio:d00000002v* virtio_blk\n"
+_ALIASES = (
+    "alias pci:v00001AF4d*sv*sd*bc*sc*i* virtio_pci\nalias virtio:d00000002v* virtio_blk\n"
+    "alias pci:v*d*sv*sd*bc01sc08i02* nvme\n"
+)
+#: A distribution's kernel for any machine, in which hardly anything is built in, and what a small guest needs of it.
+_ANY_PACKAGE = "linux-image-amd64"
+_ANY = {
+    *("virtio", "virtio_ring", "virtio_pci", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_blk"),
+    *("nvme", "nvme-core", "t10-pi", "crc-t10dif", "crct10dif_common", "crc64", "crc64-rocksoft"),
+    *("ext4", "jbd2", "mbcache", "crc16", "crc32c_generic", "libcrc32c"),
+}
 
 
-def make(disk: Path, cache: Path) -> str:
-    """Make the guest's disk, with an initramfs that has no module, and return its kernel's version."""
+def laboratorys(cache: Path) -> Path:
+    """Return a folder with the laboratory's kernel and modules."""
     guest.build(cache)
     kernels = [path for path in cache.glob("kernel/linux-image-*") if (path / "modules/virtio_blk.ko").exists()]
-    kernel = max(kernels, key=lambda path: path.stat().st_mtime)
+    return max(kernels, key=lambda path: path.stat().st_mtime)
+
+
+def anybodys(cache: Path) -> Path:
+    """Return a folder with a kernel and modules for any machine, from Debian's package; downloaded once."""
+    [name] = re.findall(
+        r"Depends: (linux-image-\S+)", tool("apt-cache", "depends", "--important", _ANY_PACKAGE).decode()
+    )
+    folder = cache / "any" / name
+    if folder.exists():
+        return folder
+    with tempfile.TemporaryDirectory(dir=cache) as text:
+        work = Path(text)
+        # The sandbox user cannot write into a private folder; the download is checked by apt all the same.
+        options = ["-q", "-o", "APT::Sandbox::User=root"]
+        subprocess.run(["apt-get", *options, "download", name], cwd=work, check=True, stdout=subprocess.DEVNULL)
+        [package] = work.glob("*.deb")
+        tool("dpkg-deb", "-x", package, work / "tree")
+        made = work / name
+        (made / "modules").mkdir(parents=True)
+        [image] = (work / "tree/boot").glob("vmlinuz-*")
+        image.rename(made / "vmlinuz")
+        for module in (work / "tree/lib/modules").rglob("*.ko"):
+            if module.stem in _ANY:
+                module.rename(made / "modules" / module.name)
+        folder.parent.mkdir(exist_ok=True)
+        made.rename(folder)
+    return folder
+
+
+def make(disk: Path, kernel: Path, has: Sequence[str] = ()) -> str:
+    """Make the guest's disk, and return its kernel's version. Its initramfs has the modules ``has`` and no others."""
     version = kernel.name.removeprefix("linux-image-").partition("_")[0]
     busybox = Path("/bin/busybox").read_bytes()
     modules = {path.stem: path.read_bytes() for path in (kernel / "modules").iterdir()}
+    early = sorted({one for name in has for one in _needed(name, modules)})
     base = f"/lib/modules/{version}"
     few = {
         "init": _INIT.encode(),
         "bin/busybox": busybox,
-        f"lib/modules/{version}/modules.dep": b"",
+        f"lib/modules/{version}/modules.dep": "".join(f"{_dependencies(name, modules)}\n" for name in early).encode(),
+        **{f"lib/modules/{version}/kernel/{name}.ko": modules[name] for name in early},
+        "etc/modules": " ".join(has).encode(),
         **{f"{name}/.keep": b"" for name in ("proc", "sys", "dev", "root")},
     }
     files: dict[str, bytes | str | None] = {
@@ -74,17 +120,24 @@ def make(disk: Path, cache: Path) -> str:
 
 def _dependencies(name: str, modules: dict[str, bytes]) -> str:
     """Return a line of modules.dep: a module and all that it needs, what is loaded first at the end (depmod(8))."""
+    return f"kernel/{name}.ko:" + "".join(f" kernel/{other}.ko" for other in reversed(_needed(name, modules)[:-1]))
+
+
+def _needed(name: str, modules: dict[str, bytes]) -> list[str]:
+    """Return a module and all that it needs, in the order in which they are loaded."""
+    known = {other.replace("-", "_"): other for other in modules}  # the kernel has one name for both
     found: list[str] = []
 
     def visit(one: str) -> None:
         needs = re.search(rb"\0depends=([^\0]*)\0", modules[one])
         for other in needs[1].decode().split(",") if needs else []:
-            if other in modules and other not in found:
-                visit(other)
+            at = known.get(other.replace("-", "_"))
+            if at is not None and at not in found:
+                visit(at)
         found.append(one)
 
     visit(name)
-    return f"kernel/{name}.ko:" + "".join(f" kernel/{other}.ko" for other in reversed(found[:-1]))
+    return found
 
 
 def boot(disk: Path, version: str, device: str, append: str, folder: Path, marks: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles import guest_disks, windows_disk
+from doubles import guest_disks, small_guest, windows_disk
 from doubles.aws import AwsDouble
 from doubles.aws_site import BUCKET, Instance, account, config, make_bucket
 from doubles.guest_disks import MAC, ROOT_UUID, codes, linux
@@ -31,6 +31,7 @@ from farshore.recovery.steps import prepare
 from farshore.units import GIB, MIB
 
 TAG = "run-over-3"
+CACHE = Path(os.environ.get("FARSHORE_LAB_CACHE", ".cache/lab"))
 NAME = "shop"
 #: A guest of a KVM site that would not come up in EC2: its root by a name of virtio's, no driver of NVMe in front.
 VIRTIO = {
@@ -253,6 +254,24 @@ def test_of_several_disks_only_those_that_were_changed_are_exchanged(
         assert image.read(3) == b"end"
     compute.start(machine_id)
     nothing_held(site)
+
+
+@pytest.mark.lab
+@pytest.mark.skipif(os.geteuid() != 0, reason="the guest is built as root")
+@pytest.mark.timeout(600)
+def test_a_guest_that_was_fixed_here_starts_from_nvme(aws: AwsDouble, compute: AwsCompute, tmp_path: Path) -> None:
+    kernel = small_guest.anybodys(CACHE)
+    disk = tmp_path / "disk.raw"
+    version = small_guest.make(disk, kernel, ("crc32c_generic", "ext4", "virtio_pci", "virtio_blk"))
+    device, marks = "nvme,serial=root", (small_guest.UP, small_guest.LOST)
+    # What it had at home it starts from; what EC2 has it does not know.
+    assert small_guest.UP in small_guest.boot(disk, version, "virtio-blk-pci", "quiet", tmp_path, marks)
+    assert small_guest.LOST in small_guest.boot(disk, version, device, "quiet", tmp_path, marks)
+    machine_id = made(aws, compute, point(aws, disk))
+    assert codes(prepared(compute, machine_id))["driver-disk-added"] == "warning"
+    there = volume(aws, compute, machine_id)
+    assert guest_disks.sound(there)
+    assert small_guest.UP in small_guest.boot(there, version, device, "quiet", tmp_path, marks)
 
 
 @pytest.mark.skipif(bool(guest_disks.missing("mkntfs", "ntfs-3g", "losetup")), reason="needs ntfs-3g")

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from farshore.errors import FarshoreError, Forbidden, NotFound
 from farshore.model.machine import Finding
-from farshore.platforms.aws import helper, policy
+from farshore.platforms.aws import helper
 from farshore.platforms.aws.account import Account
 from farshore.platforms.aws.types import Types
 from farshore.platforms.aws.volumes import volumes_of
@@ -180,13 +180,6 @@ def _tried(account: Account, operation: str, params: dict[str, Any], *, own: boo
 
 
 def _of(error: FarshoreError) -> Finding:
-    """Return an error as a finding; one about a permission names the statement that allows it."""
-    action = str(error.evidence.get("action", ""))
-    statement = policy.statement_of(action) if action else None
-    remedy = error.hint
-    if statement is not None:
-        remedy = (
-            f'Add "{action}" to the policy of the node\'s role: it is in the statement {statement.sid} of'
-            " `farshore aws policy`."
-        )
-    return Finding(code=error.code, severity="error", subject=action, message=error.message, remedy=remedy)
+    """Return an error as a finding."""
+    subject = str(error.evidence.get("action", ""))
+    return Finding(code=error.code, severity="error", subject=subject, message=error.message, remedy=error.hint)

@@ -18,6 +18,7 @@ from farshore.errors import (
     Unauthenticated,
     Unavailable,
 )
+from farshore.platforms.aws import policy
 
 THROTTLES: Final = frozenset(
     {
@@ -201,9 +202,12 @@ def _of_reply(error: boto.ClientError, service: str, operation: str, region: str
         )
     if plain in DENIED:
         action = _ACTIONS.get(what, what)
-        hint = f'The policy of the node\'s role needs a statement with "Action": "{action}"; see docs/internals/aws.md.'
         return Forbidden(
-            f"the node's role may not call {action}", code="permission", hint=hint, action=action, **evidence
+            f"the node's role may not call {action}",
+            code="permission",
+            hint=_allowing(action),
+            action=action,
+            **evidence,
         )
     if plain in ABSENT or plain.endswith((".NotFound", ".Unknown")) or status == 404:
         field = "platform.bucket" if plain == "NoSuchBucket" else None
@@ -213,6 +217,18 @@ def _of_reply(error: boto.ClientError, service: str, operation: str, region: str
     if status >= 500 or plain in {"InternalError", "InternalFailure", "InternalServerException", "ServiceUnavailable"}:
         return Retry(f"{what} failed at the provider: {code}", code="provider-error", **evidence)
     return Permanent(f"{said} ({code})", code="provider-refusal", **evidence)
+
+
+def _allowing(action: str) -> str:
+    """Return what to do where an action is not allowed: which line of the policy is missing."""
+    statement = policy.statement_of(action)
+    if statement is None:
+        return f'Add "{action}" to the policy of the node\'s role.'
+    own = " It allows what carries the site's tag only." if statement is policy.REMOVE else ""
+    return (
+        f'Add "{action}" to the policy of the node\'s role: it is in the statement {statement.sid} of'
+        f" `farshore aws policy`.{own}"
+    )
 
 
 def _is_about_key(code: str, text: str, service: str) -> bool:
