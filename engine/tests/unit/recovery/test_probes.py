@@ -1,16 +1,20 @@
+import base64
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import pytest
-from farshore.errors import NotFound
+from farshore.errors import FarshoreError, NotFound, Permanent, Retry
 from farshore.model.plan import ConsoleProbe, HttpProbe, TcpProbe
 from farshore.model.task import ProbeOutcome
-from farshore.platforms.contract import Compute
+from farshore.platforms.aws import probing
+from farshore.platforms.contract import Answer, Compute, Reach
 from farshore.recovery.probes import runner
+from farshore.recovery.probes.relayed import Relay
 from farshore.recovery.probes.sight import EVIDENCE_LIMIT_BYTES, clean
 
 #: What a server does with one connection.
@@ -328,3 +332,77 @@ def test_the_address_is_looked_up_when_none_is_given():
     assert runner.addresses_of(compute, "other", None)() is None
     assert runner.addresses_of(compute, "gone", None)() is None
     assert runner.addresses_of(None, "vm", None)() is None
+
+
+class Near:
+    """Speaks to ports from this process, by what a helper in AWS is given to run."""
+
+    where = "a helper"
+
+    def exchange(
+        self, address: str, port: int, send: bytes, until: bytes, limit_bytes: int, timeout_s: float
+    ) -> Answer:
+        coded = {"send": base64.b64encode(send), "until": base64.b64encode(until)}
+        said = probing.exchange(
+            {"address": address, "port": port, "limit": limit_bytes, "seconds": min(timeout_s, 1.0), **coded}
+        )
+        error = OSError(said["errno"], said["error"]) if "errno" in said else None
+        return Answer(zlib.decompress(base64.b64decode(said["data"])), error)
+
+
+def relayed(probe: Any, find: Callable[[], Reach | None]) -> ProbeOutcome:
+    (outcome,) = runner.run(
+        [probe.model_copy(update={"retries": 0})],
+        machine_id="m",
+        compute=None,
+        address=lambda: "127.0.0.1",
+        clock=time.monotonic,
+        wait=threading.Event().wait,
+        relay=Relay(find),
+    )
+    return outcome
+
+
+@pytest.mark.parametrize(
+    "serve",
+    [
+        answers(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nSSH-2.0"),
+        answers(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\nSSH-2.0\r\n0\r\n\r\n"),
+        answers(b"HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nno"),
+        answers(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nSSH-2.0"),
+        sends(b"SSH-2.0-OpenSSH\r\n"),
+        sends(b"220 mail"),
+        sends(b"x" * 200_000),
+        resets,
+        is_mute,
+    ],
+)
+@pytest.mark.parametrize("kind", ["http", "tcp"])
+def test_a_probe_that_somebody_else_tries_ends_as_one_from_here(serve: Serve, kind: str):
+    with serving(serve) as port:
+        probe = http(port, contains="SSH", timeout=2.0) if kind == "http" else tcp(port, timeout=2.0)
+        near = relayed(probe, Near)
+        here = relayed(probe, lambda: None)
+    assert (near.code, near.green) == (here.code, here.green)
+    assert "tried by a helper\n" in near.evidence
+    assert "tried by" not in here.evidence
+
+
+def test_a_port_that_is_closed_is_closed_for_somebody_else_too():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    outcome = relayed(tcp(port), Near)
+    assert (outcome.code, "Connection refused" in outcome.detail) == ("refused", True)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(Retry("the helper is slow"), "no-answer"), (Permanent("there is no helper", hint="Name one."), "cannot-try")],
+)
+def test_why_nobody_can_try_it_is_the_probes_outcome(error: FarshoreError, code: str):
+    def find() -> Reach:
+        raise error
+
+    outcome = relayed(tcp(1), find)
+    assert outcome.code == code
+    assert error.message in outcome.detail

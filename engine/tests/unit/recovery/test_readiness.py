@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from farshore.model.kit import Kit
-from farshore.model.machine import DiskFacts, MachineFacts, NetworkFacts, NicFacts, PoolFacts, Quota
+from farshore.model.machine import ComputeLimits, DiskFacts, MachineFacts, NetworkFacts, NicFacts, PoolFacts, Quota
 from farshore.model.plan import Plan
 from farshore.recovery.readiness import (
     Facts,
@@ -172,13 +172,32 @@ WRONG: dict[str, Facts] = {
     ),
     "guest-tools-missing": beta(nodes=kitted(lacks=("ntfs-3g (package ntfs-3g)",))),
     "control-plane-shares-fate": good(source=replace(good().source, nodes=(AWAY,)), control_host="here"),
-    "group-too-large": beta(drafts=0),
+    "group-too-large": beta(limits=ComputeLimits(drafts=0)),
+    "probe-blind-in-drill": beta(drill_probes=("console",)),
+    "disk-too-large": beta(limits=ComputeLimits(disk_bytes=DB.disks[0].size_bytes - 1)),
+    "instance-type-not-offered": replace(
+        with_plan(lambda text: text["machines"][0].update(recovery={"instance_type": "t3.small"})),
+        target=replace(good().target, limits=ComputeLimits(instance_types=("m6i.large",))),
+    ),
 }
 
 
 def test_nothing_is_found_where_nothing_is_wrong() -> None:
     found = evaluate(good())
     assert (found.ready, found.score, found.findings) == (True, 100, ())
+
+
+def test_probes_that_see_something_in_a_drill_are_not_named() -> None:
+    tasks = {"type": "ansible", "file": "look.yml"}
+
+    def blind(*probes: dict[str, Any]) -> set[str]:
+        facts = with_plan(lambda text: text["machines"][0].update(probes=list(probes)))
+        facts = replace(facts, target=replace(facts.target, drill_probes=("console", "tcp", "http")))
+        return {one.message for one in evaluate(facts).findings if one.code == "probe-blind-in-drill"}
+
+    assert not blind({"type": "http"}, {"type": "tcp", "port": 22, "banner": "SSH"}, {**tasks, "on": "node"})
+    [message] = blind({"type": "http"}, {"type": "guest_agent"}, {**tasks, "on": "machine"})
+    assert "type ansible, guest_agent of" in message
 
 
 @pytest.mark.parametrize("code", sorted(WRONG))
