@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, StringConstraints, field_validator, 
 
 from farshore.model.base import Duration, Model
 
-Verb = Literal["drill", "failover", "failback", "migrate", "reprotect"]
+Verb = Literal["drill", "failover", "failback", "migrate", "reprotect", "rollback"]
 Moment = Literal["pre", "post", "always"]
 Level = Literal["plan", "group", "machine"]
 #: A moment of a verb, as plans write it.
@@ -27,11 +27,14 @@ HookName = Literal[
     "post_migrate",
     "pre_reprotect",
     "post_reprotect",
+    "pre_rollback",
+    "post_rollback",
     "always_drill",
     "always_failover",
     "always_failback",
     "always_migrate",
     "always_reprotect",
+    "always_rollback",
 ]
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
@@ -126,6 +129,8 @@ def _of_a_part(value: dict[HookName, Hook]) -> dict[HookName, Hook]:
     for moment in value:
         if moment.startswith("always_"):
             raise ValueError(f"{moment}: what is always done comes after the verb; write it under the plan's own hooks")
+        if moment.endswith(("_reprotect", "_rollback")):
+            raise ValueError(f"{moment}: it is called for the plan alone; write it under the plan's own hooks")
     return value
 
 

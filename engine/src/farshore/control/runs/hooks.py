@@ -61,7 +61,7 @@ def order(scene: Scene, verb: Verb, moment: Moment, level: Level, name: str = ""
 
 def is_source_lost(scene: Scene) -> bool:
     """Say whether the run speaks no word to the site that it leaves."""
-    return scene.run.params.get("mode") == "unplanned"
+    return scene.run.params.get("mode") == "unplanned" or bool(scene.run.facts.get("forced"))
 
 
 def _hooks(scene: Scene, level: Level, name: str) -> Hooks:

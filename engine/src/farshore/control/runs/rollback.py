@@ -19,14 +19,14 @@ from sqlalchemy.orm import Session
 
 from farshore.control import audit, tasks
 from farshore.control.planning import definitions, protect
-from farshore.control.runs import drill, epoch, ledger, selection, stopping, story, subset
+from farshore.control.runs import drill, epoch, hooks, ledger, selection, stopping, story, subset
 from farshore.control.runs.story import Phase, Scene, Story
 from farshore.control.store.database import Transaction
 from farshore.control.store.records import OldPrimary, Plan, PlanMachine, Run
 from farshore.control.views.places import site_state
 from farshore.control.views.points import newest
 from farshore.control.views.protection import direction, is_turned, members, record
-from farshore.errors import Conflict, Unavailable
+from farshore.errors import Conflict, FarshoreError, Unavailable
 from farshore.model.base import Model
 from farshore.model.task import MachineFenceParams, MachineParams
 from farshore.recovery.plan import Order
@@ -315,6 +315,16 @@ def _start(scene: Scene) -> bool:
     return True
 
 
+def _after(scene: Scene) -> bool:
+    """Call the hook that comes after it; its failure leaves the machines as they are, and the run ends partial."""
+    try:
+        return hooks.order(scene, "rollback", "post", "plan")
+    except FarshoreError as error:
+        failures = {**scene.run.facts.get("failures", {}), "hook post_rollback": error.to_dict()}
+        ledger.note(scene.tx, scene.run, failures=failures)
+        return True
+
+
 def _halt(scene: Scene) -> bool:
     return story.quiet(scene)
 
@@ -369,6 +379,7 @@ STORY: Final[Story] = (
     Phase("epoch", _raise, "halt", cancellable=True, atomic=True),
     Phase("unfence", _unfence, "finish"),
     Phase("start", _start, "finish"),
+    Phase("after", _after, "finish"),
     Phase("finish", _finish),
     Phase("halt", _halt),
     Phase("forward", _forward),

@@ -71,7 +71,7 @@ STORIES: Final[dict[str, Story]] = {
     "unplanned": _hooked(failover.UNPLANNED),
     "reprotect": _hooked(reprotect.STORY),
     "migrate": _hooked(migrate.STORY),
-    "rollback": rollback.STORY,
+    "rollback": _hooked(rollback.STORY),
     approving.KIND: approving.STORY,
     "scrub": scrub.STORY,
     detach.KIND: detach.STORY,

@@ -193,13 +193,10 @@ def outcome(scene: Scene) -> str:
 
 
 def conclude(scene: Scene, state: str = "succeeded") -> None:
-    """End a run whose story is over: as ``state`` says, unless it met an error or was cancelled."""
-    error = error_of(scene.run)
-    if scene.run.cancel and (error is None or error.code == "cancelled"):
-        state = "cancelled"
-    elif error is not None:
-        state = "failed"
-    ledger.finish(scene.tx, scene.run, state, error)
+    """End a run whose story is over: as it went; ``state`` says it where it met no error itself."""
+    came = outcome(scene)
+    told = state != "succeeded" and came in {"succeeded", "partial"}
+    ledger.finish(scene.tx, scene.run, state if told else came, error_of(scene.run))
 
 
 def order(
