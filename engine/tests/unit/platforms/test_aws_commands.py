@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from farshore.errors import Permanent, Retry
@@ -73,6 +74,23 @@ def test_output_fits_into_what_is_handed_back() -> None:
     lines = "\n".join(agent.script("Linux", ["/usr/bin/head", "-c", "99999", "/dev/urandom"]))
     done = subprocess.run(["sh", "-c", lines], capture_output=True, check=False)
     assert 16_000 < len(done.stdout) < OUTPUT_CHARS
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"data": "no base64"}, {"data": base64.b64encode(b"not packed").decode()}, {"data": None}]
+)
+def test_an_answer_that_is_none_is_said_to_be(said: dict[str, Any]) -> None:
+    with pytest.raises(Permanent, match="is not one"):
+        helper._answer(said, 100)
+
+
+def test_no_more_is_taken_of_an_answer_than_was_asked_for() -> None:
+    bomb = base64.b64encode(zlib.compress(b"x" * 10_000_000)).decode()
+    assert helper._answer({"data": bomb}, 100).data == b"x" * 100
+    cut = helper._answer({**probing.packed(os.urandom(64 * 1024))}, 64 * 1024)
+    assert "bytes are missing" in str(cut.error)
+    refused = helper._answer({**probing.packed(b"so far"), "errno": 111, "error": "Connection refused"}, 100)
+    assert (refused.data, type(refused.error)) == (b"so far", ConnectionRefusedError)
 
 
 def test_the_helper_gets_one_line_that_no_shell_reads_anything_in() -> None:

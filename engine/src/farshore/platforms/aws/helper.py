@@ -240,8 +240,7 @@ class HelperReach:
             "limit": limit_bytes,
             "seconds": min(timeout_s, _EXCHANGE_S),
         }
-        said = _ran(self._account, str(interface["Attachment"]["InstanceId"]), wish, timeout_s)
-        return _answer(said)
+        return _answer(_ran(self._account, str(interface["Attachment"]["InstanceId"]), wish, timeout_s), limit_bytes)
 
     def _joined(self, interface: dict[str, Any]) -> dict[str, Any]:
         """Return the helper's interface once the helper has it; give it to the helper where nobody has."""
@@ -311,11 +310,16 @@ def _ran(account: Account, machine_id: str, wish: Mapping[str, Any], within_s: f
     )
 
 
-def _answer(said: Mapping[str, Any]) -> Answer:
-    data = zlib.decompress(base64.b64decode(said["data"]))
-    if said.get("missing"):
-        text = f"the answer was longer than Run Command hands back, {said['missing']} bytes are missing"
-        return Answer(data, OSError(text))
-    if "errno" in said:
-        return Answer(data, OSError(int(said["errno"]), str(said["error"])))
+def _answer(said: Mapping[str, Any], limit_bytes: int) -> Answer:
+    """Return what the helper says that it has read: however little it is to be trusted, no more than was asked for."""
+    try:
+        data = zlib.decompressobj().decompress(base64.b64decode(said["data"]), limit_bytes)
+        missing = int(said.get("missing", 0))
+        number = int(said.get("errno", 0))
+    except (KeyError, TypeError, ValueError, zlib.error) as error:
+        raise Permanent("the helper's answer is not one", code="helper-unusable", kind=type(error).__name__) from error
+    if missing:
+        return Answer(data, OSError(f"the answer was longer than Run Command hands back, {missing} bytes are missing"))
+    if number:
+        return Answer(data, OSError(number, str(said.get("error"))[:200]))
     return Answer(data)
