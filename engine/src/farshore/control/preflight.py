@@ -26,7 +26,7 @@ from farshore.control.views.places import is_online
 from farshore.control.views.points import newest
 from farshore.control.views.protection import members, ordered, record, runs_at
 from farshore.model.kit import Kit
-from farshore.model.machine import MachineFacts
+from farshore.model.machine import ComputeLimits, MachineFacts
 from farshore.model.plan import Plan as Definition
 from farshore.model.plan import Purpose
 from farshore.recovery import readiness
@@ -120,7 +120,7 @@ def _site(session: Session, name: str, ours: set[str]) -> SiteState:
             for address in nic.addresses
         },
         bundle=_bundle(session, name),
-        drafts=found.limits.drafts if found is not None else None,
+        limits=found.limits if found is not None else ComputeLimits(),
         drill_probes=found.drill_probes if found is not None else None,
         quota=found.quota if found is not None else None,
     )

@@ -106,7 +106,8 @@ class ComputeLimits(Report):
 
     ``account`` names what the following count for, over all sites that have the same: by the provider's names of
     operations how many calls a second, of those that copies are written with and of those that points are read with;
-    and ``drafts``, how many disks may be written at once.
+    and ``drafts``, how many disks may be written at once. A disk has ``disk_bytes`` at most, and a machine one of the
+    ``instance_types``, where there are such.
     """
 
     creates: int | None = None
@@ -116,6 +117,8 @@ class ComputeLimits(Report):
     writes: dict[str, float] = {}
     reads: dict[str, float] = {}
     drafts: int | None = None
+    disk_bytes: int | None = None
+    instance_types: tuple[str, ...] | None = None
 
 
 class Quota(Report):

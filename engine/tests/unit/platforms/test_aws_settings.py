@@ -124,7 +124,8 @@ def test_a_permission_is_named_by_its_action_and_the_line_that_is_missing() -> N
     error = boto.ClientError({"Error": {"Code": "AccessDenied", "Message": ""}}, "ListObjectsV2")
     found = translate(error, "s3", "ListObjectsV2", "eu-central-1")
     assert found.evidence["action"] == "s3:ListBucket"
-    assert '"Action": "s3:ListBucket"' in found.hint
+    assert 'Add "s3:ListBucket"' in found.hint
+    assert "the statement FarshoreListManifests of `farshore aws policy`" in found.hint
 
 
 def test_a_key_that_cannot_be_used_is_told_from_a_permission() -> None:

@@ -7,6 +7,7 @@ import contextlib
 from farshore.errors import FarshoreError
 from farshore.model.machine import ComputeLimits
 from farshore.platforms.aws.account import Account
+from farshore.platforms.aws.ebs import LARGEST_BYTES
 from farshore.platforms.aws.pacing import PENDING_LEFT, PENDING_MAX, RATES, READS, WRITES
 from farshore.platforms.aws.types import Types
 from farshore.platforms.aws.volumes import volumes_of
@@ -28,7 +29,17 @@ def limits(account: Account, types: Types) -> ComputeLimits:
         writes={operation: rates[operation] for operation in WRITES},
         reads={operation: rates[operation] for operation in READS},
         drafts=_drafts(account, types),
+        disk_bytes=LARGEST_BYTES,
+        instance_types=_offered(types),
     )
+
+
+def _offered(types: Types) -> tuple[str, ...] | None:
+    """Return the names of the types that the zone offers; None where it cannot be told, which the check tells."""
+    try:
+        return tuple(sorted(types.offered()))
+    except FarshoreError:
+        return None
 
 
 def _drafts(account: Account, types: Types) -> int:

@@ -49,6 +49,7 @@ def evaluate(facts: Facts) -> Readiness:
         *sites.room(facts),
         *sites.quotas(facts),
         *sites.groups(facts),
+        *sites.bounds(facts),
         *kits.kits(facts),
         *machines.machines(facts),
         *plans.rehearsed(facts),

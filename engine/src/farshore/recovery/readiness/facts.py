@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from farshore.model.kit import Kit
-from farshore.model.machine import Finding, MachineFacts, NetworkFacts, PoolFacts, Quota
+from farshore.model.machine import ComputeLimits, Finding, MachineFacts, NetworkFacts, PoolFacts, Quota
 from farshore.model.plan import Plan, Purpose
 
 Severity = Literal["info", "warning", "error"]
@@ -35,8 +35,8 @@ class SiteState:
     #: Addresses that machines there have now, each with the machine's name.
     addresses: dict[str, str] = field(default_factory=dict)
     bundle: Literal["current", "late", "missing"] = "current"
-    #: How many disks its provider lets an account write at once; None where it does not say.
-    drafts: int | None = None
+    #: What its provider takes at once, and at most.
+    limits: ComputeLimits = field(default_factory=ComputeLimits)
     #: The kinds of probes that see something of a machine in a drill; None: all.
     drill_probes: tuple[str, ...] | None = None
     #: What its provider lets the account have; None where it does not say.

@@ -135,7 +135,7 @@ def quotas(facts: Facts) -> Iterator[Finding]:
 
 def groups(facts: Facts) -> Iterator[Finding]:
     """Name the groups whose disks cannot all be written at once, so that no checkpoint of them is ever sealed."""
-    most = facts.target.drafts
+    most = facts.target.limits.drafts
     if most is None:
         return
     disks = {machine.name: len(facts_of(machine).disks) for machine in facts.machines}
@@ -150,4 +150,30 @@ def groups(facts: Facts) -> Iterator[Finding]:
                 f"{name!r} has {number} disks in one consistency group; the account of site {facts.target.name!r} may"
                 f" write {most} at once",
                 "Split the plan, or leave disks out: `consistency: machine` makes a group of each machine.",
+            )
+
+
+def bounds(facts: Facts) -> Iterator[Finding]:
+    """Name disks that are too large for the target's provider, and types of machines that it does not have there."""
+    limits, site = facts.target.limits, facts.target.name
+    for machine in facts.machines:
+        for disk in facts_of(machine).disks:
+            if limits.disk_bytes is not None and disk.size_bytes > limits.disk_bytes:
+                yield finding(
+                    "disk-too-large",
+                    "error",
+                    f"{machine.name}/{disk.disk_id}",
+                    f"disk {disk.disk_id!r} of {machine.name!r} has {format_size(disk.size_bytes)}; a disk at {site!r}"
+                    f" has {format_size(limits.disk_bytes)} at most",
+                    "Leave the disk out of the plan, or split it.",
+                )
+        # Where a machine comes home it gets what it has there, not what the plan says.
+        wanted = facts.plan.machine(machine.name).recovery.instance_type if site == facts.plan.target_site else None
+        if wanted and limits.instance_types is not None and wanted not in limits.instance_types:
+            yield finding(
+                "instance-type-not-offered",
+                "error",
+                machine.name,
+                f"site {site!r} has no instance type {wanted!r}, which the plan names for {machine.name!r}",
+                "Name another one in the plan with recovery.instance_type, or leave it out.",
             )
