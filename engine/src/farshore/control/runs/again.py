@@ -158,22 +158,23 @@ def _take_over(tx: Transaction, old: Run, new: Run, wish: RetryWish) -> None:
             _copy(tx, step, new)
     former = ledger.machines(tx, old.run_id)
     ledger.add_machines(tx, new, [before.name for before in former])
+    needed = []
     for before in former:
         machine = ledger.machine(tx, new.run_id, before.name)
         up = before.state == "green" and before.name != wish.machine
+        if not up and before.checkpoint_id is not None:
+            needed.append(before.checkpoint_id)
         for name in _CARRIED:
             setattr(machine, name, getattr(before, name))
         if up:
             machine.state, machine.settled_at = "green", before.settled_at
             machine.rto_s, machine.probes = before.rto_s, before.probes
-        elif before.checkpoint_id is not None:
-            ledger.lease(tx, new.run_id, before.checkpoint_id)
         anew = before.name == wish.machine and wish.step is None
         for step in () if anew else of.get(before.name, ()):
             wanted = step.name in (boot.STEPS if up else kept)
             if wanted or step.name.startswith("hook "):
                 _copy(tx, step, new)
-    tx.flush()
+    ledger.lease(tx, new.run_id, *needed)
 
 
 def _copy(tx: Transaction, step: RunStep, new: Run) -> None:

@@ -133,12 +133,12 @@ def request(tx: Transaction, name: str, wish: DrillWish, actor: str) -> Run:
     )
     ledger.add_machines(tx, run, chosen)
     now = clock.now()
-    for machine_name, point in chosen.items():
-        machine = ledger.machine(tx, run.run_id, machine_name)
+    for machine in ledger.machines(tx, run.run_id):
+        point = chosen[machine.name]
         machine.checkpoint_id = point.checkpoint_id
-        machine.target_name = f"{machine_name}-drill-{suffix}"
+        machine.target_name = f"{machine.name}-drill-{suffix}"
         machine.rpo_s = round(now.age_s(ordered(point)), 3)
-        ledger.lease(tx, run.run_id, point.checkpoint_id)
+    ledger.lease(tx, run.run_id, *(point.checkpoint_id for point in chosen.values()))
     ledger.done(tx, run.run_id, "lease", ", ".join(sorted({point.checkpoint_id for point in chosen.values()})))
     _orders(tx, run, plan, definition)  # what cannot be made is refused now, not in the middle
     return run

@@ -62,11 +62,13 @@ def unfinished(session: Session, plan: Plan) -> list[str]:
 
 def commit(tx: Transaction, plan: Plan, moved: Iterable[PlanMachine], *, committed: bool = True) -> None:
     """Say of machines whether they may still be rolled back; the plan is committed when that holds of all."""
+    names = []
     for row in moved:
         row.committed = committed
-        if committed:
-            left = (OldPrimary.plan == plan.name, OldPrimary.machine == row.name, OldPrimary.committed_at.is_(None))
-            tx.execute(update(OldPrimary).where(*left).values(committed_at=time.time()))
+        names.append(row.name)
+    if committed:
+        left = (OldPrimary.plan == plan.name, OldPrimary.machine.in_(names), OldPrimary.committed_at.is_(None))
+        tx.execute(update(OldPrimary).where(*left).values(committed_at=time.time()))
     plan.committed = all(row.committed for row in members(tx, plan.name))
 
 

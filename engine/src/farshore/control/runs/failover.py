@@ -201,13 +201,15 @@ def request(tx: Transaction, name: str, wish: FailoverWish, actor: str, kind: st
         **({"left_out": subset.left_out(tx, plan, chosen)} if wish.groups is not None else {}),
     )
     ledger.add_machines(tx, run, chosen)
-    for machine_name, point in chosen.items():
-        machine = ledger.machine(tx, run.run_id, machine_name)
-        machine.target_name = machine_name
-        if wish.mode == "unplanned" or resumed:
+    known = wish.mode == "unplanned" or resumed
+    for machine in ledger.machines(tx, run.run_id):
+        machine.target_name = machine.name
+        if known:
+            point = chosen[machine.name]
             machine.checkpoint_id = point.checkpoint_id
             machine.rpo_s = round(now.age_s(ordered(point)), 3)
-            ledger.lease(tx, run.run_id, point.checkpoint_id)
+    if known:
+        ledger.lease(tx, run.run_id, *(point.checkpoint_id for point in chosen.values()))
     if not resumed and run.state != ledger.WAITING_APPROVAL:
         begin(tx, run)
     detail = "goes on after the epoch" if resumed else f"{wish.mode}, epoch {plan.epoch}"
@@ -420,11 +422,11 @@ def _quiet(scene: Scene) -> bool:
     requested = Stamp(*run.facts["stamp"])
     ledger.release(tx, run.run_id)
     tx.flush()
+    machines = {machine.name: machine for machine in ledger.machines(tx, run.run_id)}
     for name, point in chosen.items():
-        machine = ledger.machine(tx, run.run_id, name)
-        machine.checkpoint_id = point.checkpoint_id
-        machine.rpo_s = round(requested.age_s(ordered(point)), 3)
-        ledger.lease(tx, run.run_id, point.checkpoint_id)
+        machines[name].checkpoint_id = point.checkpoint_id
+        machines[name].rpo_s = round(requested.age_s(ordered(point)), 3)
+    ledger.lease(tx, run.run_id, *(point.checkpoint_id for point in chosen.values()))
     ledger.end(tx, row, "succeeded", ", ".join(sorted({point.checkpoint_id for point in chosen.values()})))
     return True
 

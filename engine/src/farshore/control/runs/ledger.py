@@ -113,8 +113,9 @@ def note(tx: Transaction, run: Run, **facts: Any) -> None:
 
 def add_machines(tx: Transaction, run: Run, names: Iterable[str]) -> None:
     """Give the run its machines, in order; those that it has stay as they are."""
+    present = states(tx, run.run_id)
     for position, name in enumerate(names):
-        if tx.get(RunMachine, (run.run_id, name)) is None:
+        if name not in present:
             tx.add(RunMachine(run_id=run.run_id, name=name, position=position, state="pending", probes=[]))
     tx.flush()
 
@@ -196,12 +197,14 @@ def finish(tx: Transaction, run: Run, state: str, error: FarshoreError | None = 
     tx.changed("plan", run.plan)
 
 
-def lease(tx: Transaction, run_id: str, checkpoint_id: str) -> None:
-    """Keep a checkpoint for as long as the run needs it."""
-    if tx.get(Lease, (checkpoint_id, run_id)) is None:
-        tx.add(Lease(checkpoint_id=checkpoint_id, run_id=run_id))
-        tx.flush()
-        tx.changed("checkpoint", checkpoint_id)
+def lease(tx: Transaction, run_id: str, *checkpoint_ids: str) -> None:
+    """Keep checkpoints for as long as the run needs them."""
+    held = set(tx.scalars(select(Lease.checkpoint_id).where(Lease.run_id == run_id)))
+    for checkpoint_id in dict.fromkeys(checkpoint_ids):
+        if checkpoint_id not in held:
+            tx.add(Lease(checkpoint_id=checkpoint_id, run_id=run_id))
+            tx.changed("checkpoint", checkpoint_id)
+    tx.flush()
 
 
 def release(tx: Transaction, run_id: str) -> None:

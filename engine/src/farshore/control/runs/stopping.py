@@ -33,8 +33,7 @@ def final(scene: Scene) -> bool:
     if not _cycles(scene, "final"):
         return False
     points = {cycle.group_id: str(cycle.checkpoint_id) for cycle in _of(scene, "final")}
-    for point in points.values():
-        ledger.lease(scene.tx, scene.run.run_id, point)
+    ledger.lease(scene.tx, scene.run.run_id, *points.values())
     for row in epoch.rows(scene.tx, scene.run):
         if row.group_id in points:
             machine = ledger.machine(scene.tx, scene.run.run_id, row.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +27,10 @@ _COPY_RATE: Final = "8 MiB/s"
 
 @dataclass(slots=True)
 class Shared:
-    """What so many nodes did: seconds of the run, machines by node, seconds of a copy beside it where there was one."""
+    """What so many nodes did, and machines by node; seconds of a copy beside it where there was one.
+
+    ``seconds`` go from the order to the end of the run, as its record has it: not until somebody has read all of that.
+    """
 
     nodes: int
     seconds: float = 0.0
@@ -46,11 +50,11 @@ def share(folder: Path, machines: int, nodes: int, copy_mib: int = 0) -> Shared:
         if copy_mib:
             _prepare_copy(house, folder, copy_mib)
         until(partial(house.online, *names), "the nodes answer")
-        began = time.monotonic()
+        began = time.time()
         run_id = house.failover()
         copying = _copy(house) if copy_mib else None
         run = house.ended(run_id, _PATIENCE_S)
-        found.seconds = time.monotonic() - began
+        found.seconds = datetime.fromisoformat(run["ended_at"]).timestamp() - began
         found.copy_s = _copied(house, copying) if copying else None
         verdict = house.verdict()
         found.wrong = [*verdict.wrong, *house.wrong(run)]
