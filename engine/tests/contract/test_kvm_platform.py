@@ -64,14 +64,6 @@ def test_kvm_target(check: str, pool: Pool) -> None:
     getattr(TargetSuite(pool), check)()
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    lab = Lab(tmp_path_factory.mktemp("lab"), Path(".cache/lab"))
-    lab.up(sites_only=True)
-    yield lab
-    lab.down()
-
-
 @pytest.fixture
 def domains(lab: Lab, tmp_path: Path) -> Iterator[Domains]:
     stand = Domains(lab, tmp_path)

@@ -35,14 +35,6 @@ SUBNET = "10.99.7.0/24"
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    lab = Lab(tmp_path_factory.mktemp("lab"), Path(".cache/lab"))
-    lab.up(sites_only=True)
-    yield lab
-    lab.down()
-
-
-@pytest.fixture(scope="module")
 def settings(lab: Lab) -> dict[str, Any]:
     folder = lab.beta.folder
     return {"uri": lab.beta.uri, "pool": str(folder / "storage" / "pool"), "scratch": str(folder / "s")}

@@ -33,14 +33,6 @@ FAST = "1 GiB/s"
 LIMIT_S = 120.0
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    lab = Lab(tmp_path_factory.mktemp("lab"), Path(".cache/lab"))
-    lab.up(sites_only=True)
-    yield lab
-    lab.down()
-
-
 class Stand:
     """One machine with two disks on two points each, and nodes of its site that copy slowly or fast."""
 

@@ -30,14 +30,6 @@ SOURCE = "6f9c9b0a-52ad-4f0e-9d0f-5a5b4b1a7c22"
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    lab = Lab(tmp_path_factory.mktemp("lab"), Path(".cache/lab"))
-    lab.up(sites_only=True)
-    yield lab
-    lab.down()
-
-
-@pytest.fixture(scope="module")
 def settings(lab: Lab) -> dict[str, Any]:
     folder = lab.beta.folder
     return {"uri": lab.beta.uri, "pool": str(folder / "storage" / "pool"), "scratch": str(folder / "s")}

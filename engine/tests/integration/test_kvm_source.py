@@ -24,14 +24,6 @@ pytestmark = pytest.mark.lab
 GROUP = "grp-test"
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    lab = Lab(tmp_path_factory.mktemp("lab"), Path(".cache/lab"))
-    lab.up(sites_only=True)
-    yield lab
-    lab.down()
-
-
 @pytest.fixture
 def scratch(tmp_path: Path) -> Path:
     return tmp_path / "s"
