@@ -70,7 +70,7 @@ def plan_src(services):
         ("failback", {"plan": "nothing", "to_site": "south"}, "nothing"),
         ("revert", {"plan": "letters"}, "set checkpoint"),
         ("revert", {"plan": "letters", "checkpoint": "latest"}, "set checkpoint"),
-        ("revert", {"plan": "nothing", "checkpoint": "latest_clean"}, "there is no plan nothing"),
+        ("revert", {"plan": "nothing", "checkpoint": "latest_clean"}, "nothing"),
         ("migrate", {"plan": "nothing"}, "nothing"),
         ("replicate", {"plan": "nothing"}, "nothing"),
         ("drill", {"plan": "nothing"}, "nothing"),
