@@ -3,7 +3,7 @@
 Block ``i`` of every snapshot holds the same bytes; one in twenty has changed. What is written is taken and forgotten.
 For measurements of a client: the peer costs as little as a peer in Python can.
 
-    python -m benchmarks.aws_endless GIB     # prints its port and serves until its input ends
+    python -m benchmarks.aws_endless GIB [S]     # prints its port and serves until its input ends; each block takes S
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ def is_changed(index: int) -> bool:
 
 
 class Endless:
-    """Snapshots of ``gib``."""
+    """Snapshots of ``gib``. Each call for a block is answered after ``delay_s``: as by a service that is far away."""
 
-    def __init__(self, gib: int) -> None:
+    def __init__(self, gib: int, delay_s: float = 0.0) -> None:
         self._gib = gib
+        self._delay_s = delay_s
         self._blocks = gib * 2048
         self.calls: dict[str, int] = {}
 
@@ -47,6 +48,8 @@ class Endless:
         parts = request.path.strip("/").split("/")
         if request.target == "/calls":
             return _json(self.calls)
+        if self._delay_s and (request.method == "PUT" or len(parts) == 4):
+            time.sleep(self._delay_s)
         if request.method == "PUT":
             return self._counted("PutSnapshotBlock", Reply(201, {"x-amz-Checksum": request.headers["x-amz-checksum"]}))
         if request.method == "POST":
@@ -102,7 +105,7 @@ def _json(document: Any, status: int = 200) -> Reply:
 
 def main() -> None:
     """Serve."""
-    server = Server(Endless(int(sys.argv[1])).handle)
+    server = Server(Endless(int(sys.argv[1]), *map(float, sys.argv[2:])).handle)
     threading.Thread(target=server.serve, daemon=True).start()
     os.write(1, f"{server.port}\n".encode())
     sys.stdin.buffer.read()

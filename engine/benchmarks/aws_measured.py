@@ -1,9 +1,9 @@
 """What is measured of the block interface of EBS, in a process of its own: ``python -m benchmarks.aws_measured ...``.
 
     memory URL GIB FOLDER             # a listing of all changes, reads in between, a journal of them
-    throughput URL MIB THREADS        # our writer and reader beside bare boto3, by turns
+    passes URL MIB THREADS FOLDER     # our writer and reader, and bare boto3: each as it is asked for by the input
 
-Prints what it found as JSON.
+The first one prints what it found as JSON.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ _OLDER, _NEWER = "snap-00000000000000001", "snap-00000000000000002"
 _PAGE: Final = 4096
 #: Of so many changed blocks one is read.
 _READ_EVERY: Final = 4000
-_ROUNDS: Final = 5
 
 
 def _account(url: str, folder: Path) -> Account:
@@ -136,28 +135,47 @@ class _Begun(AwsTarget):
         return AwsDraft(self, self._ebs, facts, self._journals.open("one"))
 
 
-def throughput(url: str, mib: int, threads: int, folder: Path) -> dict[str, Any]:
-    """Write and read ``mib`` by turns: with our target and source, and with nothing but boto3."""
-    account = _account(url, folder)
-    data = memoryview(bytes(range(256)) * (2 * BLOCK // 256))
-    chunks = range(mib)
-    size = mib * MIB
-    draft = _Begun(account).begun(size)
-    source = AwsSource(account, _facts, _Completed(account))
-    point = _point(size)
-    client = boto3.Session(region_name="eu-central-1").client(
-        "ebs",
-        endpoint_url=url,
-        config=Config(retries={"mode": "standard", "total_max_attempts": 1}, max_pool_connections=threads + 4),
-    )
+class Passes:
+    """Ways through the whole of a disk of ``mib``, with so many threads: our target and source, and boto3 alone."""
 
-    def write(chunk: int) -> None:
-        draft.write(chunk * MIB, data)
+    def __init__(self, url: str, mib: int, threads: int, folder: Path) -> None:
+        self._mib, self._pool = mib, ThreadPoolExecutor(threads)
+        account = _account(url, folder)
+        self._data = memoryview(bytes(range(256)) * (2 * BLOCK // 256))
+        self._draft = _Begun(account).begun(mib * MIB)
+        self._source = AwsSource(account, _facts, _Completed(account))
+        self._client = boto3.Session(region_name="eu-central-1").client(
+            "ebs",
+            endpoint_url=url,
+            config=Config(retries={"mode": "standard", "total_max_attempts": 1}, max_pool_connections=threads + 4),
+        )
+        self._ways: dict[str, Callable[[], Callable[[int], None]]] = {
+            "write": lambda: self._write,
+            "bare_write": lambda: self._bare_write,
+            "read": self._reading,
+            "bare_read": self._bare_reading,
+        }
 
-    def bare_write(chunk: int) -> None:
+    def go(self, name: str) -> float:
+        """Go through it once; return the seconds that it took."""
+        work = self._ways[name]()
+        began = time.monotonic()
+        for _ in self._pool.map(work, range(self._mib)):
+            pass
+        return time.monotonic() - began
+
+    def close(self) -> None:
+        """Give back what is open."""
+        self._pool.shutdown()
+        self._draft.close()
+
+    def _write(self, chunk: int) -> None:
+        self._draft.write(chunk * MIB, self._data)
+
+    def _bare_write(self, chunk: int) -> None:
         for index in (2 * chunk, 2 * chunk + 1):
-            block = bytes(data[:BLOCK])
-            client.put_snapshot_block(
+            block = bytes(self._data[:BLOCK])
+            self._client.put_snapshot_block(
                 SnapshotId=_NEWER,
                 BlockIndex=index,
                 BlockData=block,
@@ -166,17 +184,17 @@ def throughput(url: str, mib: int, threads: int, folder: Path) -> dict[str, Any]
                 ChecksumAlgorithm="SHA256",
             )
 
-    def reading() -> Callable[[int], None]:
-        reader = source.reader(point, _KEY)
+    def _reading(self) -> Callable[[int], None]:
+        reader = self._source.reader(_point(self._mib * MIB), _KEY)
 
         def read(chunk: int) -> None:
             reader.read_into(chunk * MIB, memoryview(bytearray(MIB)))
 
         return read
 
-    def bare_reading() -> Callable[[int], None]:
-        tokens: dict[int, str] = {}
-        while len(tokens) < 2 * mib:
+    def _bare_reading(self) -> Callable[[int], None]:
+        client, tokens = self._client, dict[int, str]()
+        while len(tokens) < 2 * self._mib:
             page = client.list_snapshot_blocks(SnapshotId=_NEWER, MaxResults=10_000, StartingBlockIndex=len(tokens))
             tokens |= {row["BlockIndex"]: row["BlockToken"] for row in page["Blocks"]}
 
@@ -189,33 +207,26 @@ def throughput(url: str, mib: int, threads: int, folder: Path) -> dict[str, Any]
 
         return read
 
-    rates: dict[str, list[float]] = {"write": [], "bare_write": [], "read": [], "bare_read": []}
-    with ThreadPoolExecutor(threads) as pool:
-        for turn in range(_ROUNDS + 1):
-            for name, make in (
-                ("write", lambda: write),
-                ("bare_write", lambda: bare_write),
-                ("read", reading),
-                ("bare_read", bare_reading),
-            ):
-                work = make()
-                began = time.monotonic()
-                for _ in pool.map(work, chunks):
-                    pass
-                if turn:  # the first one opens the connections
-                    rates[name].append(mib / (time.monotonic() - began))
-    draft.close()
-    return {name: [round(rate, 1) for rate in found] for name, found in rates.items()}
+
+def serve(url: str, mib: int, threads: int, folder: Path) -> None:
+    """Go through a disk in each way that a line of the input names, and answer with the seconds that it took."""
+    folder.mkdir()
+    passes = Passes(url, mib, threads, folder)
+    try:
+        for line in sys.stdin:
+            sys.stdout.write(f"{passes.go(line.strip())}\n")
+            sys.stdout.flush()
+    finally:
+        passes.close()
 
 
 def main() -> None:
     """Measure what the command line says."""
     what, url, *words = sys.argv[1:]
     if what == "memory":
-        found = memory(url, int(words[0]), Path(words[1]))
+        sys.stdout.write(json.dumps(memory(url, int(words[0]), Path(words[1]))) + "\n")
     else:
-        found = throughput(url, int(words[0]), int(words[1]), Path(words[2]))
-    sys.stdout.write(json.dumps(found) + "\n")
+        serve(url, int(words[0]), int(words[1]), Path(words[2]))
 
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def endless(gib: int) -> Iterator[str]:
-    """Serve volumes of ``gib`` of which nothing is held; yield the address."""
-    command = [sys.executable, "-m", "benchmarks.aws_endless", str(gib)]
+def endless(gib: int, delay_s: float = 0.0) -> Iterator[str]:
+    """Serve volumes of ``gib`` of which nothing is held; yield the address. Each block takes ``delay_s`` at least."""
+    command = [sys.executable, "-m", "benchmarks.aws_endless", str(gib), str(delay_s)]
     with subprocess.Popen(command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             if process.stdout is None:
