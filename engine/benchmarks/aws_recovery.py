@@ -2,13 +2,14 @@
 
 Five tales of the shop's database. ``rehearsal``: a drill and its end. ``failover``: the machine is made for good, and
 taken away. ``fence``: one is stopped and fenced, and let go of again. ``way back``: the disks of an old primary that
-rests are taken in as points, and its successor gets its name. ``guest``: one is changed before its first start.
+rests are taken in as points, its successor gets its name; it goes. ``guest``: one is changed before its first start.
 Whatever may pass is asked again with the same words; a run that has failed is swept, and done anew under another tag.
 What has come of each phase is read with eyes of their own, and in the end nothing may be left.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 from doubles import aws_site
 from doubles.aws import AwsDouble
-from farshore.errors import FarshoreError, Reconnect, Retry
+from farshore.errors import FarshoreError, NotFound, Reconnect, Retry
 from farshore.model.machine import DiskFacts, MachineFacts, NicFacts
 from farshore.model.plan import Purpose
 from farshore.model.task import (
@@ -28,7 +29,7 @@ from farshore.model.task import (
     NetworkCreateParams,
     NicSpec,
 )
-from farshore.platforms.aws import tags
+from farshore.platforms.aws import retiring, tags
 from farshore.platforms.aws.account import Account
 from farshore.platforms.aws.compute import AwsCompute
 from farshore.platforms.aws.seeds import Seeds
@@ -48,13 +49,14 @@ TALES: Final = {
     "rehearsal": ("drill", "drill's end"),
     "failover": ("failover", "sweep"),
     "fence": ("fence", "lift"),
-    "way back": ("adopt", "failback"),
+    "way back": ("adopt", "failback", "retire"),
     "guest": ("prepare", "launch"),
 }
 _NAME: Final = "db"
 _NETWORK: Final = "fs-lan-7"
 _SUBNET: Final = "10.77.0.0/24"
 _ATTEMPTS: Final = 16
+_EPOCH: Final = 3
 _STOP_S: Final = 30.0
 _BOOT_S: Final = 60.0
 
@@ -90,10 +92,13 @@ class Recovery:
         self._machine = self._old = ""
         if tale == "fence":
             self._machine = self._made_by_others()
+        others = set(aws.things())
         if tale == "way back":
             self._old = self._made_by_others()
             self._rest(self._old)
         self._before = set(aws.things())
+        #: What goes with the old primary.
+        self._doomed = {name for name in self._before - others if name.startswith(("i-", "vol-", "eni-"))}
         if tale in {"rehearsal", "failover", "guest"}:
             self._points = {disk: self._point(text) for disk, text in self.held.items()}
         if tale == "guest":
@@ -185,6 +190,11 @@ class Recovery:
 
         self._machine = self._run(run)
 
+    def retire(self) -> None:
+        """Delete the old primary; that it is not there any more is as good."""
+        with contextlib.suppress(NotFound):
+            _task(lambda: retiring.remove(self._account, self._old, _EPOCH))
+
     def fence(self) -> None:
         """Stop the machine and fence it."""
         self._rest(self._machine)
@@ -228,7 +238,7 @@ class Recovery:
         """Stop a machine and fence it, as what is fenced at first contact is."""
         compute, wait = self._node.compute, threading.Event().wait
         _task(lambda: power.stop(compute, machine_id, _STOP_S, "power_off", clock=time.monotonic, wait=wait))
-        _task(lambda: power.fence(compute, machine_id, 3))
+        _task(lambda: power.fence(compute, machine_id, _EPOCH))
 
     def _sweep(self, tag: str) -> None:
         found = sweeping.sweep(self._node.compute, self._node.target, tag)
@@ -334,6 +344,12 @@ class Recovery:
             texts.append(f"the old primary is called {names.get(self._old)}")
         return [*texts, *self.looks_rested(), *self.looks_made(), *self._wrong_points()]
 
+    def looks_retired(self) -> list[str]:
+        """Say what is left of the old primary, and what is wrong with its successor."""
+        left = sorted(self._doomed & set(self.aws.things()))
+        self._before -= self._doomed
+        return [*(f"{name} is still there" for name in left), *self.looks_made(), *self._wrong_points()]
+
     def looks_swept(self) -> list[str]:
         """Say what a sweep has left."""
         left = sorted(self._new() - set(self._points.values()))
@@ -393,6 +409,7 @@ _PHASES: Final[dict[str, Callable[[Recovery], None]]] = {
     "sweep": Recovery.end,
     "adopt": Recovery.adopt,
     "failback": Recovery.failback,
+    "retire": Recovery.retire,
     "prepare": Recovery.prepare,
     "launch": Recovery.launch,
 }
@@ -405,6 +422,7 @@ _LOOKS: Final[dict[str, Callable[[Recovery], list[str]]]] = {
     "sweep": Recovery.looks_swept,
     "adopt": Recovery.looks_adopted,
     "failback": Recovery.looks_back,
+    "retire": Recovery.looks_retired,
     "prepare": Recovery.looks_prepared,
     "launch": Recovery.looks_made_for_good,
 }
