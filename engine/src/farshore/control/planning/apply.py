@@ -409,7 +409,22 @@ def _check_networks(session: Session, wanted: Wanted, warnings: list[str]) -> No
                 if plug.network is not None and purpose != "failback":
                     where = ("machines", index, "recovery", "networks", network, purpose, "network")
                     _require_network(wanted, where, plug.network, names, definition.target_site)
+    warnings += drills_beside(definition, target)
     _check_addresses(wanted, source, target)
+
+
+def drills_beside(definition: Definition, target: Inventory) -> list[str]:
+    """Return a warning for each drill network that a KVM host could not have beside one that it has."""
+    there = {
+        network.name: network.subnet for network in target.networks if network.subnet and ":" not in network.subnet
+    }
+    return [
+        f"a drill cannot make {mapping.drill.subnet} for {mapping.source!r}: site {definition.target_site!r} has"
+        f" {subnet} in its network {name!r}; choose another subnet"
+        for mapping in definition.networks
+        for name, subnet in there.items()
+        if target.platform == "kvm" and mapping.drill.subnet.overlaps(IPv4Network(subnet, strict=False))
+    ]
 
 
 def _require_network(wanted: Wanted, where: tuple[str | int, ...], name: str, names: set[str], site: str) -> None:
