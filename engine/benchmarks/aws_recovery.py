@@ -1,8 +1,9 @@
 """Machines of AWS, told to the platform as a node's tasks tell it, before the double.
 
-Five tales of the shop's database. ``rehearsal``: a drill and its end. ``failover``: the machine is made for good, and
+Seven tales of the shop's database. ``rehearsal``: a drill and its end. ``failover``: the machine is made for good, and
 taken away. ``fence``: one is stopped and fenced, and let go of again. ``way back``: the disks of an old primary that
 rests are taken in as points, its successor gets its name; it goes. ``guest``: one is changed before its first start.
+``helper``: a drill's network admits the operator's helper, who tries a probe. ``agent``: a command is run in a machine.
 Whatever may pass is asked again with the same words; a run that has failed is swept, and done anew under another tag.
 What has come of each phase is read with eyes of their own, and in the end nothing may be left.
 """
@@ -19,9 +20,11 @@ from typing import Any, Final, TypeVar
 
 from doubles import aws_site
 from doubles.aws import AwsDouble
+from doubles.aws_helper import HelperHost, await_running
 from farshore.errors import FarshoreError, NotFound, Reconnect, Retry
 from farshore.model.machine import DiskFacts, MachineFacts, NicFacts
-from farshore.model.plan import Purpose
+from farshore.model.plan import Probe, Purpose
+from farshore.model.probe import GuestAgentProbe, HttpProbe
 from farshore.model.task import (
     DiskSpec,
     IsolationParams,
@@ -36,6 +39,8 @@ from farshore.platforms.aws.seeds import Seeds
 from farshore.platforms.aws.target import AwsTarget
 from farshore.platforms.aws.types import Types
 from farshore.platforms.contract import Boots
+from farshore.recovery.probes import runner
+from farshore.recovery.probes.relayed import Relay
 from farshore.recovery.steps import instantiate, looking, power
 from farshore.recovery.steps import sweep as sweeping
 from farshore.units import GIB, MIB
@@ -51,10 +56,13 @@ TALES: Final = {
     "fence": ("fence", "lift"),
     "way back": ("adopt", "failback", "retire"),
     "guest": ("prepare", "launch"),
+    "helper": ("admit", "probe", "drill's end"),
+    "agent": ("command",),
 }
 _NAME: Final = "db"
 _NETWORK: Final = "fs-lan-7"
 _SUBNET: Final = "10.77.0.0/24"
+_ADDRESS: Final = "10.77.0.20"
 _ATTEMPTS: Final = 16
 _EPOCH: Final = 3
 _STOP_S: Final = 30.0
@@ -82,7 +90,10 @@ class Recovery:
         self.held = {"sda1": b"boots   ", "sdf": b"the rows"}
         self._kept = dict(self.held)  # in the points, whatever becomes of machines
         self._ec2 = aws.client("ec2")
-        self._account = aws_site.account(aws_site.config(aws, scratch, instance_families=["t3"]), shared)
+        more = {"probe_helper": "tagged"} if tale == "helper" else {}
+        self._account = aws_site.account(aws_site.config(aws, scratch, instance_families=["t3"], **more), shared)
+        self._ran = scratch / "ran"
+        self._helper: HelperHost | None = None
         self._node = Node(self._account)
         self._wrong: list[str] = []
         self._points: dict[str, str] = {}
@@ -90,8 +101,14 @@ class Recovery:
         zone = [{"Name": "availability-zone", "Values": [self._account.settings.zone]}]
         self._home = str(self._ec2.describe_subnets(Filters=zone)["Subnets"][0]["SubnetId"])
         self._machine = self._old = ""
-        if tale == "fence":
+        if tale in {"fence", "agent"}:
             self._machine = self._made_by_others()
+        if tale == "agent":
+            await_running(aws, self._machine)
+            aws.agent(self._machine)
+        if tale == "helper":
+            settings = self._account.settings
+            self._helper = HelperHost(aws, tags.site_of(settings.bucket, settings.prefix))
         others = set(aws.things())
         if tale == "way back":
             self._old = self._made_by_others()
@@ -99,7 +116,7 @@ class Recovery:
         self._before = set(aws.things())
         #: What goes with the old primary.
         self._doomed = {name for name in self._before - others if name.startswith(("i-", "vol-", "eni-"))}
-        if tale in {"rehearsal", "failover", "guest"}:
+        if tale in {"rehearsal", "failover", "guest", "helper"}:
             self._points = {disk: self._point(text) for disk, text in self.held.items()}
         if tale == "guest":
             self._machine = self._run(self._make)
@@ -116,6 +133,8 @@ class Recovery:
     def verdict(self) -> list[str]:
         """Take all away, then say what was wrong and what is left."""
         self._node = Node(self._account)
+        if self._helper is not None:
+            self._helper.close()
         for tag in self._runs:
             patiently(partial(self._sweep, tag))
         for point in self._points.values():
@@ -146,6 +165,41 @@ class Recovery:
             return made.machine_id
 
         self._machine = self._run(run)
+
+    def admit(self) -> None:
+        """Make a drill's network that admits the helper."""
+        self._runs.append(tag := "run-1")
+        network = NetworkCreateParams(tag=tag, name=_NETWORK, subnet=_SUBNET, hosts={"any": _ADDRESS})
+        _task(lambda: instantiate.network(self._node.compute, network))
+
+    def probe(self) -> None:
+        """Have the helper try a probe, and prove the network's isolation with it there."""
+        wanted = HttpProbe(type="http", port=8080, contains="serving", timeout=60.0, interval=0.1)
+        self._green(wanted)
+        params = IsolationParams(tag=self._runs[-1], networks=(_NETWORK,), canaries=True)
+        proof = _task(lambda: looking.isolation(self._node.compute, params))
+        if not proof.proven:
+            self._wrong.append(f"isolation is not proven: {proof.reason}")
+
+    def command(self) -> None:
+        """Have a command run in the machine."""
+        line = f"echo ran >>{self._ran}"
+        self._green(GuestAgentProbe(type="guest_agent", command=("/bin/sh", "-c", line), timeout=60.0, interval=0.1))
+
+    def _green(self, wanted: Probe) -> None:
+        """Try a probe as a node does; say what came of it if it is not green."""
+        compute, machine_id = self._node.compute, self._machine
+        [outcome] = runner.run(
+            [wanted],
+            machine_id=machine_id,
+            compute=compute,
+            address=runner.addresses_of(compute, machine_id, None),
+            clock=time.monotonic,
+            wait=threading.Event().wait,
+            relay=Relay(lambda: compute.reach(machine_id)),
+        )
+        if not outcome.green:
+            self._wrong.append(f"the probe is not green: {outcome.detail}")
 
     def failover(self) -> None:
         """Make the machine in the plan's network, for good."""
@@ -254,7 +308,7 @@ class Recovery:
             disks=tuple(DiskFacts(disk_id=disk, size_bytes=GIB, boot=disk == "sda1") for disk in self._points),
             nics=(NicFacts(mac="52:54:00:00:00:01", network="lan"),),
         )
-        address = "10.77.0.20" if purpose == "drill" else None
+        address = _ADDRESS if purpose == "drill" else None
         return MachineCreateParams(
             tag=tag,
             purpose=purpose,
@@ -311,6 +365,33 @@ class Recovery:
         """Say the same of one that stays: what it was launched from is gone, but for points."""
         shells = sorted(name for name in self._new() - set(self._points.values()) if name.startswith(("snap-", "ami-")))
         return [*self.looks_made(), *self._wrong_points(), *(f"{name} is still there" for name in shells)]
+
+    def looks_admitted(self) -> list[str]:
+        """Say what is wrong with the helper's place; then let a machine serve in the network, as a drill would."""
+        if self._helper is None:
+            return ["there is no helper"]
+        found = self._helper.interfaces()
+        groups = {name for name in self._new() if name.startswith("sg-")}
+        if len(found) != 1 or "Attachment" in found[0] or len(groups) != 3:  # with the VPC's own
+            return [f"the helper has the interfaces {found}, the network the groups {sorted(groups)}"]
+        self._helper.plug()
+        self._helper.serve(_ADDRESS)
+        order = self._order(self._runs[-1], "drill", _NETWORK)
+        self._machine = instantiate.machine(self._node.compute, self._node.target, order).machine_id
+        self._start(self._machine)
+        return []
+
+    def looks_probed(self) -> list[str]:
+        """Say what is wrong once the helper has tried a probe: it has one interface in the network."""
+        if self._helper is None:
+            return ["there is no helper"]
+        places = [(one.get("Attachment") or {}).get("InstanceId") for one in self._helper.interfaces()]
+        return [] if places == [self._helper.machine_id] else [f"the helper's interfaces are at {places}"]
+
+    def looks_run(self) -> list[str]:
+        """Say what is wrong once a command was run: it was run once."""
+        ran = self._ran.read_text(encoding="utf-8") if self._ran.exists() else ""
+        return [] if ran == "ran\n" else [f"the command was run {ran.count('ran')} times"]
 
     def looks_fenced(self) -> list[str]:
         """Say what is wrong with it once it is fenced."""
@@ -412,6 +493,9 @@ _PHASES: Final[dict[str, Callable[[Recovery], None]]] = {
     "retire": Recovery.retire,
     "prepare": Recovery.prepare,
     "launch": Recovery.launch,
+    "admit": Recovery.admit,
+    "probe": Recovery.probe,
+    "command": Recovery.command,
 }
 _LOOKS: Final[dict[str, Callable[[Recovery], list[str]]]] = {
     "drill": Recovery.looks_rehearsed,
@@ -425,6 +509,9 @@ _LOOKS: Final[dict[str, Callable[[Recovery], list[str]]]] = {
     "retire": Recovery.looks_retired,
     "prepare": Recovery.looks_prepared,
     "launch": Recovery.looks_made_for_good,
+    "admit": Recovery.looks_admitted,
+    "probe": Recovery.looks_probed,
+    "command": Recovery.looks_run,
 }
 
 

@@ -92,6 +92,10 @@ class HelperHost:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take it all away, but for what is in the double."""
         self._done.set()
         if self._thread is not None:
             self._thread.join()

@@ -244,6 +244,11 @@ def test_a_helper_that_cannot_help_is_named_by_what_it_lacks(
     assert "Windows" in said()["helper-not-linux"]
     helper.register()
     assert compute.inventory().drill_probes == ("console", "tcp", "http")
+    assert [one.message for one in compute.check() if one.code == "probe-helper"]
+    aws.agent(helper.machine_id, prefix=["env", "PATH=/nowhere"])
+    [unusable] = [one for one in compute.check() if one.code == "helper-unusable"]
+    assert "python3" in unusable.remedy
+    helper.register()
     aws.policy(policy.document(policy.Scope(region=aws.region, bucket="acme-dr")))
     text = said()["permission"]
     assert "ssm:DescribeInstanceInformation" in text
