@@ -26,7 +26,7 @@ def orders(draw: st.DrawFn) -> Order:
     return Order(tuple(members), names, tuple(delays), draw(limit), draw(limit))
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(orders())
 def test_waves_hold_everyone_once_after_what_they_depend_on(order: Order) -> None:
     waves = order.waves()
@@ -39,7 +39,7 @@ def test_waves_hold_everyone_once_after_what_they_depend_on(order: Order) -> Non
     assert [groups[name] for name in flat] == sorted(groups[name] for name in flat)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(orders(), st.data())
 def test_a_run_always_settles_and_starts_nothing_it_must_not(order: Order, data: st.DataObject) -> None:
     states: dict[str, State] = {member.name: "pending" for member in order.members}
@@ -63,7 +63,7 @@ def test_a_run_always_settles_and_starts_nothing_it_must_not(order: Order, data:
                 assert any(states[other] in {"failed", "skipped"} for other in member.depends_on)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(orders(), st.data())
 def test_limits_and_delays_are_kept_and_keep_nothing_back_for_good(order: Order, data: st.DataObject) -> None:
     states: dict[str, State] = {member.name: "pending" for member in order.members}
@@ -92,7 +92,7 @@ def test_limits_and_delays_are_kept_and_keep_nothing_back_for_good(order: Order,
             states[name], settled_at[name] = data.draw(st.sampled_from(("green", "failed"))), now
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(orders(), st.data())
 def test_machines_are_made_in_the_order_of_their_start_within_the_limit(order: Order, data: st.DataObject) -> None:
     flat = [member.name for member in order.members]
@@ -108,7 +108,7 @@ def test_machines_are_made_in_the_order_of_their_start_within_the_limit(order: O
     assert made == flat
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(orders(), st.data())
 def test_machines_are_made_while_others_start_and_the_run_settles(order: Order, data: st.DataObject) -> None:
     states: dict[str, State] = {member.name: "unmade" for member in order.members}
@@ -133,7 +133,7 @@ def test_machines_are_made_while_others_start_and_the_run_settles(order: Order, 
         assert all(states[name] != "skipped" for name in states if "failed" not in states.values())
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(orders(), st.data())
 def test_a_part_of_a_plan_keeps_the_order_of_the_whole(order: Order, data: st.DataObject) -> None:
     names = [member.name for member in order.members]

@@ -49,14 +49,14 @@ def stories(draw: st.DrawFn) -> list[Event]:
     return events
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.one_of(EVENTS, stories()))
 def test_a_machine_has_one_primary_at_most(events: list[Event]) -> None:
     for _, _, machine in _walk(events):
         assert machine.primaries <= 1
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.one_of(EVENTS, stories()))
 def test_the_target_runs_only_after_the_source_was_fenced_or_given_up_by_force(events: list[Event]) -> None:
     forced = False
@@ -68,14 +68,14 @@ def test_the_target_runs_only_after_the_source_was_fenced_or_given_up_by_force(e
             assert machine.source == "fenced" or forced
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.one_of(EVENTS, stories()))
 def test_epochs_grow_by_one_and_only_when_raised(events: list[Event]) -> None:
     for event, before, after in _walk(events):
         assert after.epoch == before.epoch + (event in {"raise-epoch", "force-epoch", "roll-back"})
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.one_of(EVENTS, stories()))
 def test_after_the_epoch_nothing_leads_the_source_back_but_a_rollback_or_the_other_direction(
     events: list[Event],
@@ -93,7 +93,7 @@ def test_after_the_epoch_nothing_leads_the_source_back_but_a_rollback_or_the_oth
             assert not (before.source == "fenced" and after.source == "stale")
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.one_of(EVENTS, stories()))
 def test_nothing_is_replicated_while_two_sites_might_be_the_primary(events: list[Event]) -> None:
     for _, before, after in _walk(events):

@@ -43,7 +43,7 @@ def left(points: list[Held], decision: Decision) -> list[Held]:
     return [point for point in points if point.checkpoint_id not in decision.goes]
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(histories(), rules())
 def test_what_must_stay_stays_whatever_the_rules(points: list[Held], wanted: Retention) -> None:
     decision = decide(points, wanted, NOW)
@@ -62,14 +62,14 @@ def test_what_must_stay_stays_whatever_the_rules(points: list[Held], wanted: Ret
         assert point in stays or not successor.in_use
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(histories(), rules())
 def test_thinning_again_takes_nothing_more(points: list[Held], wanted: Retention) -> None:
     stays = left(points, decide(points, wanted, NOW))
     assert decide(stays, wanted, NOW).goes == []
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(histories(), rules(), st.floats(60, DAY))
 def test_what_was_taken_is_not_missed_when_the_next_point_comes(
     points: list[Held], wanted: Retention, gap: float
@@ -92,7 +92,7 @@ def test_what_was_taken_is_not_missed_when_the_next_point_comes(
     assert kept_by_rule <= {p.checkpoint_id for p in in_turn}
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(histories(), rules())
 def test_nothing_older_than_max_age_stays_by_a_rule(points: list[Held], wanted: Retention) -> None:
     for verdict, point in zip(decide(points, wanted, NOW).verdicts, points, strict=True):

@@ -9,7 +9,7 @@ import pytest
 from farshore.model.guest import GuestNic
 from farshore.recovery.readdress import ifcfg, interfaces, keyfile, netplan, networkd
 from farshore.recovery.readdress.interface import Found, Target, match
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 MAC, NEW_MAC = "52:54:00:aa:bb:01", "52:54:00:cc:dd:02"
@@ -156,6 +156,7 @@ def test_what_is_not_named_stays_to_the_last_letter(path: str) -> None:
 
 
 @every
+@settings(deadline=None)
 @given(text=st.text(max_size=200), address=st.ip_addresses(v=4), prefix=st.integers(0, 32))
 def test_no_text_breaks_a_format_and_twice_is_once(path: str, text: str, address: IPv4Address, prefix: int) -> None:
     module, sound = FORMATS[path]
