@@ -99,11 +99,15 @@ class HelperHost:
         self._done.set()
         if self._thread is not None:
             self._thread.join()
+        self._end_servers()
+        self._helper.close()
+        self._drill.close()
+
+    def _end_servers(self) -> None:
         for server in self._servers.values():
             server.kill()
             server.communicate()
-        self._helper.close()
-        self._drill.close()
+        self._servers.clear()
 
     def interfaces(self) -> list[dict[str, Any]]:
         """Return the helper's interfaces in drills."""
@@ -111,9 +115,16 @@ class HelperHost:
         return list(self._ec2.describe_network_interfaces(Filters=wanted)["NetworkInterfaces"])
 
     def plug(self) -> None:
-        """Give the helper a cable into the drill's network for each interface there that has none."""
-        for one in self.interfaces():
-            name = one["NetworkInterfaceId"]
+        """Give the helper a cable into the drill's network for each interface there that has none.
+
+        One whose interface is gone is taken away, with what served at its other end.
+        """
+        found = {str(one["NetworkInterfaceId"]): one for one in self.interfaces()}
+        for name in self._plugged - found.keys():
+            self._plugged.remove(name)
+            self._drill.ip("link", "del", f"d{name[4:14]}")
+            self._end_servers()
+        for name, one in found.items():
             if name in self._plugged:
                 continue
             self._plugged.add(name)
