@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,12 +27,9 @@ from farshore.units import GIB
 
 
 @pytest.fixture(scope="module")
-def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsDouble]:
-    with pytest.MonkeyPatch.context() as patch, AwsDouble(tmp_path_factory.mktemp("aws")) as double:
-        for name, value in double.environment().items():
-            patch.setenv(name, value)
-        aws_site.make_bucket(double)
-        yield double
+def aws(double: AwsDouble) -> AwsDouble:
+    aws_site.make_bucket(double)
+    return double
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,14 +20,6 @@ from farshore.units import GIB, MIB
 ZONE = "eu-central-1a"
 TAG = "run-drill-7"
 DRILL = "fs-lan-7"
-
-
-@pytest.fixture(scope="module")
-def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsDouble]:
-    with pytest.MonkeyPatch.context() as patch, AwsDouble(tmp_path_factory.mktemp("aws")) as aws:
-        for name, value in aws.environment().items():
-            patch.setenv(name, value)
-        yield aws
 
 
 @pytest.fixture(scope="module")

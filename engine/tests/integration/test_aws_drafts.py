@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,6 @@ from farshore.units import GIB, TIB
 SIZE = 6 * BLOCK + 512
 DISK = "db-1/vda"
 CONTENT = random.Random(5).randbytes(SIZE)
-
-
-@pytest.fixture(scope="module")
-def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsDouble]:
-    with pytest.MonkeyPatch.context() as patch, AwsDouble(tmp_path_factory.mktemp("aws")) as started:
-        for name, value in started.environment().items():
-            patch.setenv(name, value)
-        yield started
 
 
 @pytest.fixture(scope="module")

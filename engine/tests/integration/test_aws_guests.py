@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +41,6 @@ VIRTIO = {
     "/etc/default/grub": 'GRUB_CMDLINE_LINUX=""\n',
     "/etc/cloud/cloud.cfg": "datasource_list: [ NoCloud, None ]\n",
 }
-
-
-@pytest.fixture(scope="module")
-def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsDouble]:
-    with pytest.MonkeyPatch.context() as patch, AwsDouble(tmp_path_factory.mktemp("aws")) as aws:
-        for name, value in aws.environment().items():
-            patch.setenv(name, value)
-        yield aws
 
 
 @pytest.fixture

@@ -29,14 +29,6 @@ TAG, DRILL, ADDRESS = "run-drill-9", "fs-lan-9", "10.77.0.20"
 SITE = "acme-dr/farshore"
 
 
-@pytest.fixture(scope="module")
-def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsDouble]:
-    with pytest.MonkeyPatch.context() as patch, AwsDouble(tmp_path_factory.mktemp("aws")) as aws:
-        for name, value in aws.environment().items():
-            patch.setenv(name, value)
-        yield aws
-
-
 @pytest.fixture
 def aws(double: AwsDouble) -> AwsDouble:
     double.clear()

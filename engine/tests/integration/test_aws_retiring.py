@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,6 @@ from farshore.platforms.contract import Platform
 from farshore.platforms.registry import open_platform
 
 _EPOCH = 3
-
-
-@pytest.fixture(scope="module")
-def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsDouble]:
-    with pytest.MonkeyPatch.context() as patch, AwsDouble(tmp_path_factory.mktemp("aws")) as aws:
-        for name, value in aws.environment().items():
-            patch.setenv(name, value)
-        yield aws
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,6 @@ from farshore.units import KIB, MIB
 SIZE = 3 * MIB + 512
 DISK = "db-1/vda"
 CONTENT = random.Random(5).randbytes(SIZE)
-
-
-@pytest.fixture(scope="module")
-def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsDouble]:
-    with pytest.MonkeyPatch.context() as patch, AwsDouble(tmp_path_factory.mktemp("aws")) as started:
-        for name, value in started.environment().items():
-            patch.setenv(name, value)
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -234,8 +225,8 @@ def test_a_place_that_somebody_else_has_taken_is_passed_over(aws: AwsDouble, tar
     assert len(aws.calls("AttachVolume")) == 3
 
 
-def test_the_policy_is_enough(aws: AwsDouble, target: AttachedTarget) -> None:
-    aws.policy(policy.document(policy.Scope(region=aws.region, bucket=aws_site.BUCKET)))
+def test_the_policy_is_enough(aws: AwsDouble, account: Account, target: AttachedTarget) -> None:
+    aws.policy(policy.document(policy.Scope(aws.region, aws_site.BUCKET, account.settings.prefix)))
     base = sealed(target, "one")
     draft = target.open(DISK, SIZE, base, "two")
     draft.abandon()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,9 @@ DATA = 12 * MIB
 
 
 @pytest.fixture(scope="module")
-def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsDouble]:
-    with pytest.MonkeyPatch.context() as patch, AwsDouble(tmp_path_factory.mktemp("aws")) as double:
-        for name, value in double.environment().items():
-            patch.setenv(name, value)
-        aws_site.make_bucket(double)
-        yield double
+def aws(double: AwsDouble) -> AwsDouble:
+    aws_site.make_bucket(double)
+    return double
 
 
 def rested(platform: Platform, machine_id: str, epoch: int = 2) -> None:

@@ -25,12 +25,9 @@ DISK = 9 * MIB + 77 * 512
 
 
 @pytest.fixture(scope="module")
-def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsDouble]:
-    with pytest.MonkeyPatch.context() as patch, AwsDouble(tmp_path_factory.mktemp("aws")) as double:
-        for name, value in double.environment().items():
-            patch.setenv(name, value)
-        aws_site.make_bucket(double)
-        yield double
+def aws(double: AwsDouble) -> AwsDouble:
+    aws_site.make_bucket(double)
+    return double
 
 
 class Crossing(Sites):
