@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from doubles import guest_disks
 from doubles.aws import AwsDouble
-from doubles.aws_site import make_bucket
+from doubles.aws_helper import HelperHost
+from doubles.aws_site import BUCKET, make_bucket
 from doubles.control_process import Control, until
 from doubles.crossing import AwsNode
 from doubles.guest_disks import MAC, ROOT_UUID, linux
@@ -61,7 +62,7 @@ def control(aws: AwsDouble, tmp_path: Path) -> Iterator[Control]:
     control = Control(tmp_path / "home").start()
     nodes = [
         NodeProcess(tmp_path, "alpha-1", "alpha", control.home.node_url, free_port()),
-        AwsNode(tmp_path, aws, control.home.node_url, free_port()),
+        AwsNode(tmp_path, aws, control.home.node_url, free_port(), probe_helper="tagged"),
     ]
     try:
         for node, platform in zip(nodes, ("file", "aws"), strict=True):
@@ -96,6 +97,70 @@ def snapshots(aws: AwsDouble) -> dict[str, str]:
     return {
         one["SnapshotId"]: hashlib.sha256(aws.snapshot(one["SnapshotId"]).read_bytes()).hexdigest() for one in found
     }
+
+
+@pytest.fixture
+def helper(aws: AwsDouble) -> Iterator[HelperHost]:
+    """The operator's helper for drills."""
+    with HelperHost(aws, f"{BUCKET}/farshore") as host:
+        yield host
+
+
+def drilled(control: Control, helper: HelperHost) -> dict[str, Any]:
+    """Rehearse the shop and return the run as it ended."""
+    run_id = control.ok("POST", "/plans/shop:drill", {})["run"]["run_id"]
+
+    def ended() -> dict[str, Any] | None:
+        assert helper.failure is None, helper.failure
+        run = control.ok("GET", f"/runs/{run_id}")
+        return run if run["ended_at"] else None
+
+    return until(ended, "the drill ends", 240)
+
+
+def test_probes_in_a_rehearsal_are_tried_by_the_sites_helper(
+    control: Control, aws: AwsDouble, helper: HelperHost
+) -> None:
+    probe = {"type": "http", "port": 8080, "contains": "serving", "timeout": "60s"}
+    banner = {"type": "tcp", "port": 8081, "banner": "serving", "timeout": "60s"}
+    subnet = aws.client("ec2").describe_subnets()["Subnets"][0]["SubnetId"]
+    networks = [{"source": "lan", "drill": {"subnet": "10.77.9.0/24"}, "failover": subnet}]
+
+    def apply(*probes: dict[str, Any]) -> None:
+        recovery = {"instance_type": "t3.small", "addresses": {"drill": "10.77.9.20"}}
+        machine = {"name": "db", "recovery": recovery, "probes": list(probes)}
+        control.ok("PUT", "/plans/shop", {"definition": {**PLAN, "machines": [machine], "networks": networks}})
+
+    apply(probe, banner)
+    control.ok("POST", "/plans/shop:protect", {"state": "protected"})
+    until(lambda: control.ok("GET", "/plans/shop")["state"] == "protected", "the shop is protected", 180)
+    control.ok("POST", "/sites/cloud:refresh", {})
+    until(lambda: blind(control) is False, "the site has shown its helper", 60)
+    [network] = control.ok("POST", "/plans/shop:drill-preview", {})["after"]["networks"]
+    assert network["admits"] == f"probes by {helper.machine_id}"
+    helper.watch(8080, 200, "serving")
+
+    run = drilled(control, helper)
+    assert run["state"] == "succeeded", json.dumps({"error": run["error"], "steps": run["steps"]}, indent=1)
+    probes = run["machines"][0]["probes"]
+    assert [one["green"] for one in probes] == [True, True]
+    assert all(f"tried by {helper.machine_id}" in one["evidence"] for one in probes)
+    [proof] = [one for one in run["steps"] if one["name"] == "isolation"]
+    assert proof["state"] == "succeeded", proof
+    assert not helper.interfaces()
+
+    apply(probe, {**banner, "banner": "something else", "timeout": "10s"})
+    run = drilled(control, helper)
+    assert run["state"] == "failed"
+    assert [one["code"] for one in run["machines"][0]["probes"]] == ["", "wrong-answer"]
+    assert not helper.interfaces()
+    assert not aws.client("ec2").describe_volumes(Filters=[{"Name": "tag-key", "Values": ["farshore:tag"]}])["Volumes"]
+
+
+def blind(control: Control) -> bool:
+    """Say whether preflight knows of probes that see nothing in a drill."""
+    found = control.ok("GET", "/plans/shop/preflight")["findings"]
+    return any(one["code"] == "probe-blind-in-drill" for one in found)
 
 
 def test_a_rehearsed_guest_is_mended_and_its_checkpoint_is_not_touched(control: Control, aws: AwsDouble) -> None:
