@@ -66,6 +66,7 @@ def anybodys(cache: Path) -> Path:
     folder = cache / "any" / name
     if folder.exists():
         return folder
+    cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as text:
         work = Path(text)
         # The sandbox user cannot write into a private folder; the download is checked by apt all the same.
