@@ -16,6 +16,7 @@ from ansible_collections.farshore.dr.plugins.module_utils.errors import (
     BadParameter,
     Interrupted,
     RunFailed,
+    Unavailable,
     WaitTimeout,
 )
 
@@ -23,6 +24,8 @@ ENDED = ("succeeded", "partial", "failed", "cancelled")
 # The pause grows by half each time; short runs are told at once, long ones cost little.
 GROWTH = 1.5
 LONGEST_PAUSE_S = 15.0
+# How long a run is waited for while the control plane does not answer: it may just be starting again.
+PATIENCE_S = 120.0
 
 
 def wait_argument_spec():
@@ -55,16 +58,26 @@ class Waiter:
         self._sleep = sleep
 
     def until(self, run_id, done):
-        """Return the run once ``done(run)`` holds.
+        """Return the run once ``done(run)`` holds. A control plane that is away is waited for, beyond the limit too.
 
-        Raises WaitTimeout, with the run as it was last seen, or Interrupted on SIGINT and SIGTERM.
+        Raises WaitTimeout, with the run as it was last seen, Interrupted on SIGINT and SIGTERM, or Unavailable where
+        the control plane is away for longer than two minutes.
         """
         limit = self._clock() + self._timeout_s
         pause_s = self._interval_s
+        silent_since = None
         with _Interruptible():
             try:
                 while True:
-                    run = self._client.run(run_id)
+                    try:
+                        run = self._client.run(run_id)
+                    except Unavailable:
+                        silent_since = self._clock() if silent_since is None else silent_since
+                        if self._clock() - silent_since >= PATIENCE_S:
+                            raise
+                        self._sleep(self._interval_s)
+                        continue
+                    silent_since = None
                     if done(run):
                         return run
                     left_s = limit - self._clock()

@@ -53,6 +53,32 @@ def test_the_limit_is_kept_to_the_second(double, client):
     assert f"{double.url}/runs/run-1" in str(caught.value)
 
 
+def away(client, time, until):
+    """Let the control plane be away for its runs until an instant."""
+    there = client.run
+
+    def run(run_id):
+        if time.now < until:
+            raise errors.Unavailable("the control plane cannot be reached", field="url")
+        return there(run_id)
+
+    client.run = run
+    return waiting.Waiter(client, 10, 1.0, clock=time.clock, sleep=time.sleep)
+
+
+def test_a_control_plane_that_starts_again_is_waited_for(client):
+    time = Time()
+    run = away(client, time, time.now + waiting.PATIENCE_S).until("run-1", lambda found: True)
+    assert run["run_id"] == "run-1"
+
+
+def test_a_control_plane_that_stays_away_is_not(client):
+    time = Time()
+    with pytest.raises(errors.Unavailable):
+        away(client, time, time.now + waiting.PATIENCE_S * 2).until("run-1", lambda found: True)
+    assert time.now == pytest.approx(1000.0 + waiting.PATIENCE_S)
+
+
 @pytest.mark.parametrize(("on_cancel", "state"), [("leave", "running"), ("cancel", "cancelled")])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption(double, client, on_cancel, state, number):
