@@ -18,12 +18,6 @@ from doubles.aws import BLOCK, AwsDouble
 _ZERO = bytes(BLOCK)
 
 
-@pytest.fixture(scope="module")
-def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsDouble]:
-    with AwsDouble(tmp_path_factory.mktemp("aws")) as aws:
-        yield aws
-
-
 @pytest.fixture
 def aws(double: AwsDouble) -> AwsDouble:
     double.clear()

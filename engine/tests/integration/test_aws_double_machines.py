@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,6 @@ from botocore.exceptions import ClientError
 from doubles.aws import BLOCK, AwsDouble
 
 _HERE = "eu-central-1a"
-
-
-@pytest.fixture(scope="module")
-def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsDouble]:
-    with AwsDouble(tmp_path_factory.mktemp("aws")) as aws:
-        yield aws
 
 
 @pytest.fixture

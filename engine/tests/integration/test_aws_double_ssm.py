@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,12 +13,6 @@ from doubles.aws_helper import await_running
 from doubles.aws_site import Instance
 
 SHELL = "AWS-RunShellScript"
-
-
-@pytest.fixture(scope="module")
-def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsDouble]:
-    with AwsDouble(tmp_path_factory.mktemp("aws")) as aws:
-        yield aws
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles.manifests import a_manifest
 from farshore.checkpoints import catalog
 from farshore.checkpoints.manifest import decode, encode, key_of, load_group, newest, parse_key, validate
 from farshore.checkpoints.publish import find, publish
@@ -17,25 +18,8 @@ DISK = DiskPoint(disk_key="web/vda", size_bytes=512, point="point-1", tree_root=
 
 
 def manifest(sequence: int = 1, checkpoint_id: str | None = None, **changes: Any) -> Manifest:
-    values: dict[str, Any] = {
-        "checkpoint_id": checkpoint_id or f"cp-{sequence}",
-        "group_id": "grp-a",
-        "plan": "p",
-        "plan_revision": 1,
-        "catalog_id": "c",
-        "generation": 1,
-        "epoch": 1,
-        "term": 1,
-        "sequence": sequence,
-        "source_site": "alpha",
-        "target_site": "beta",
-        "level": "machine",
-        "ordered_at": 100.0 + sequence,
-        "taken_at": 100.0 + sequence,
-        "machines": (),
-        "disks": (DISK,),
-    }
-    return Manifest.model_validate({**values, **changes})
+    named = {"checkpoint_id": checkpoint_id} if checkpoint_id else {}
+    return a_manifest(**{"sequence": sequence, "group_id": "grp-a", "disks": (DISK,), **named, **changes})
 
 
 @pytest.fixture
