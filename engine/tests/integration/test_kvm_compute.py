@@ -194,7 +194,9 @@ def test_an_isolated_network_is_made_once_and_swept(compute: Any, lab: Lab, conn
     assert [(one.network, one.outside) for one in proof.packets] == [("farshore-drill-1", 0)]
     assert proof.packets[0].stopped > 0
     assert proof.packets[0].admitted > 0
-    [facts] = [one for one in compute.inventory().networks if one.name == "farshore-drill-1"]
+    found = compute.inventory()
+    assert found.one_address_space
+    [facts] = [one for one in found.networks if one.name == "farshore-drill-1"]
     assert (facts.subnet, facts.isolated, facts.active) == (SUBNET, True, True)
     with pytest.raises(Conflict) as caught:
         compute.isolated_network(params.model_copy(update={"tag": "run-2"}))

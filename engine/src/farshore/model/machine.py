@@ -134,7 +134,8 @@ class Inventory(Report):
     """All that a node found at its site.
 
     ``drill_probes`` are the kinds of probes that see something of machines in isolated networks; None: all do.
-    ``probe_helper`` names who is admitted to those networks to try them; empty: nobody.
+    ``probe_helper`` names who is admitted to those networks to try them; empty: nobody. ``one_address_space``: they may
+    not have addresses that one of ``networks`` has.
     """
 
     platform: str
@@ -147,4 +148,5 @@ class Inventory(Report):
     prices: Prices | None = None
     drill_probes: tuple[str, ...] | None = None
     probe_helper: str = ""
+    one_address_space: bool = False
     findings: tuple[Finding, ...] = ()

@@ -9,10 +9,10 @@ from farshore.model.plan import Plan
 
 
 @pytest.mark.parametrize(
-    ("platform", "drill", "warned"),
-    [("kvm", "10.8.0.0/16", True), ("kvm", "10.9.0.0/24", False), ("aws", "10.8.0.0/16", False)],
+    ("one_space", "drill", "warned"),
+    [(True, "10.8.0.0/16", True), (True, "10.9.0.0/24", False), (False, "10.8.0.0/16", False)],
 )
-def test_a_drill_subnet_that_a_kvm_host_has_already_is_warned_of(platform: str, drill: str, warned: bool) -> None:
+def test_a_drill_subnet_that_the_site_has_already_is_warned_of(one_space: bool, drill: str, warned: bool) -> None:
     plan = Plan.model_validate(
         {
             "name": "shop",
@@ -23,6 +23,6 @@ def test_a_drill_subnet_that_a_kvm_host_has_already_is_warned_of(platform: str, 
         }
     )
     networks = (NetworkFacts(name="v6", subnet="fd00::/64"), NetworkFacts(name="dmz", subnet="10.8.0.0/24"))
-    found = drills_beside(plan, Inventory(platform=platform, networks=networks))
+    found = drills_beside(plan, Inventory(platform="any", networks=networks, one_address_space=one_space))
     assert len(found) == warned
     assert all("'dmz'" in one and "'lan'" in one for one in found)

@@ -414,7 +414,9 @@ def _check_networks(session: Session, wanted: Wanted, warnings: list[str]) -> No
 
 
 def drills_beside(definition: Definition, target: Inventory) -> list[str]:
-    """Return a warning for each drill network that a KVM host could not have beside one that it has."""
+    """Return a warning for each drill network that the site could not have beside one that it has."""
+    if not target.one_address_space:
+        return []
     there = {
         network.name: network.subnet for network in target.networks if network.subnet and ":" not in network.subnet
     }
@@ -423,7 +425,7 @@ def drills_beside(definition: Definition, target: Inventory) -> list[str]:
         f" {subnet} in its network {name!r}; choose another subnet"
         for mapping in definition.networks
         for name, subnet in there.items()
-        if target.platform == "kvm" and mapping.drill.subnet.overlaps(IPv4Network(subnet, strict=False))
+        if mapping.drill.subnet.overlaps(IPv4Network(subnet, strict=False))
     ]
 
 

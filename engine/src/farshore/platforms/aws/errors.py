@@ -227,7 +227,7 @@ def _allowing(action: str) -> str:
     own = " It allows what carries the site's tag only." if statement is policy.REMOVE else ""
     return (
         f'Add "{action}" to the policy of the node\'s role: it is in the statement {statement.sid} of'
-        f" `farshore aws policy`.{own}"
+        f" `{policy.command(statement)}`.{own}"
     )
 
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 from farshore.errors import Conflict, FarshoreError, Forbidden, NoSpace, Permanent, Retry
 from farshore.model.machine import Finding
 from farshore.model.task import NetworkCreateParams
-from farshore.platforms.aws import inventory, policy, tags
+from farshore.platforms.aws import inventory, tags
 from farshore.platforms.aws.account import Account, wait_for
 from farshore.platforms.aws.commands import Commands
 from farshore.platforms.aws.machines import ask, awaited, marks, ours
@@ -106,16 +106,10 @@ def tried(account: Account) -> list[Finding]:
 
 
 def _finding(error: FarshoreError) -> Finding:
-    """Return why no helper can be used; a permission that is missing is named with its statement."""
-    action = str(error.evidence.get("action", "")) if isinstance(error, Forbidden) else ""
-    statement = policy.statement_of(action) if action else None
-    remedy = error.hint or ""
-    if statement is not None:
-        remedy = (
-            f'Add "{action}" to the policy of the node\'s role: it is in the statement {statement.sid} of'
-            " `farshore aws policy --run-command`."
-        )
-    return Finding(code=error.code, severity="warning", subject="probe_helper", message=error.message, remedy=remedy)
+    """Return why no helper can be used."""
+    return Finding(
+        code=error.code, severity="warning", subject="probe_helper", message=error.message, remedy=error.hint or ""
+    )
 
 
 # --- its place in a drill's network ------------------------------------------------------------------------------

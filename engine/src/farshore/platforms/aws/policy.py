@@ -266,6 +266,12 @@ def guard() -> dict[str, Any]:
     }
 
 
+def command(statement: Statement) -> str:
+    """Return the command that prints a document with the statement."""
+    option = _OPTIONAL.get(statement.sid)
+    return "farshore aws policy" + (f" --{option.replace('_', '-')}" if option else "")
+
+
 def statement_of(action: str) -> Statement | None:
     """Return the statement that allows an action; None if no call of ours needs it."""
     return next((statement for statement in STATEMENTS if action in statement.actions), None)

@@ -92,6 +92,7 @@ class KvmCompute:
             networks=tuple(self._networks.facts()),
             pool=self._target.usage(),
             accelerator=self._accelerator,
+            one_address_space=True,
             findings=tuple(self._target.findings()),
         )
 
