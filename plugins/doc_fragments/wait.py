@@ -19,6 +19,7 @@ options:
   wait_timeout:
     description:
       - Seconds until the module waits no longer and fails. The run goes on all the same.
+      - A control plane that does not answer meanwhile is waited for, up to two minutes, also beyond this.
     type: int
     default: 3600
   wait_interval:
