@@ -48,8 +48,8 @@ class Scale:
 
 
 SCALES: Final = {
-    # The copy ends while four nodes still recover: 24 s at its rate, beside at least 30 s.
-    "full": Scale((100, 300, 1000), 50, 200, 5, 10, 192, (1, 2, 4), 1000, 192),
+    # The copy ends while four nodes still recover: 24 s at its rate, beside at least 40 s.
+    "full": Scale((100, 300, 1000), 50, 200, 5, 10, 384, (1, 2, 4), 1000, 192),
     "quick": Scale((20, 60), 10, 20, 1, 5, 64, (1, 2), 20, 32),
 }
 

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from doubles.ports import free_port
-from farshore.model.task import PollRequest, Task, TaskReport
+from farshore.model.task import EndedTask, PollRequest, ReportRequest, Task, TaskReport
 
 PEM = serialization.Encoding.PEM
 
@@ -320,16 +320,28 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return (200, owner.poll(request, peer[0])) if request.node == peer[1] else (403, "certificate-mismatch")
         if path == "renew":
             return 200, self._certificate(body["csr_pem"], *peer)
-        _, task_id, verb = path.split("/")
+        if path == "reports":
+            ended = ReportRequest.model_validate(body)
+            refused = [refusal for one in ended.reports if (refusal := self._ended(one))]
+            return 200, {"generation": owner.generation, "tasks": [], "refused": refused}
+        _, task_id, _verb = path.split("/")
         with owner.changed:
             held = owner.tasks.get(task_id)
             if held is None:
                 return 404, "not-found"
             if body["term"] < held.task.term:
                 return 409, "fenced"
-            if verb == "progress":
-                held.progress.append(body["progress"])
-            else:
-                held.reports.append(TaskReport.model_validate(body))
+            held.progress.append(body["progress"])
             owner.changed.notify_all()
         return 204, None
+
+    def _ended(self, ended: EndedTask) -> dict[str, str] | None:
+        owner = self.owner
+        with owner.changed:
+            held = owner.tasks.get(ended.task_id)
+            code = "not-found" if held is None else "fenced" if ended.term < held.task.term else ""
+            if held is None or code:
+                return {"task_id": ended.task_id, "code": code, "message": f"the double says {code}"}
+            held.reports.append(TaskReport.model_validate(ended.model_dump()))
+            owner.changed.notify_all()
+        return None

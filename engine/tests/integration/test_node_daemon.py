@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -324,7 +325,7 @@ def test_a_lost_answer_to_a_report_is_sent_again(stand: Stand):
     lost = []
 
     def fault(_method: str, path: str) -> int:
-        if path.endswith("report") and not lost:
+        if path.endswith("reports") and not lost:
             lost.append(path)
             return -1
         return 0
@@ -340,7 +341,7 @@ def test_a_refused_report_ends_the_task_as_failed(stand: Stand):
     refused = []
 
     def fault(_method: str, path: str) -> int:
-        if path.endswith("report") and not refused:
+        if path.endswith("reports") and not refused:
             refused.append(path)
             return 422
         return 0
@@ -348,6 +349,27 @@ def test_a_refused_report_ends_the_task_as_failed(stand: Stand):
     stand.control.fault = fault
     error = stand.fail("alpha", "inventory")
     assert error["code"] == "report-refused"
+
+
+def test_a_report_that_is_refused_keeps_no_other_from_being_taken(stand: Stand):
+    owed = threading.Event()
+    refused = []
+
+    def fault(_method: str, path: str) -> int:
+        if not path.endswith("reports"):
+            return 0
+        if not owed.is_set():
+            return 503
+        if not refused:
+            refused.append(path)
+            return 422  # both together
+        return 0
+
+    stand.control.fault = fault
+    held = [stand.put("alpha", "inventory"), stand.put("alpha", "inventory")]
+    until(lambda: len(stand.alpha.said("task ended")) == 2, "both tasks end")
+    owed.set()
+    assert [stand.control.result(one).state for one in held] == ["succeeded", "succeeded"]
 
 
 def test_a_cancelled_replication_stops_and_says_so(stand: Stand):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from math import ceil
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 
 from pydantic import ValidationError
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import bindparam, func, or_, select, update
 from sqlalchemy.orm import Session, defer
 
 from farshore.control import ids, inventory
@@ -16,11 +16,11 @@ from farshore.control.context import Context
 from farshore.control.scheduling import quotas
 from farshore.control.store import settings
 from farshore.control.store.database import Transaction
-from farshore.control.store.records import Fence, Node, Run, Task
-from farshore.errors import Conflict, FarshoreError, Fenced, NotFound, Permanent, Unauthenticated
+from farshore.control.store.records import Fence, Node, Run, Site, Task
+from farshore.errors import Conflict, FarshoreError, Fenced, Invalid, NotFound, Permanent
 from farshore.model.base import Report
 from farshore.model.machine import Inventory
-from farshore.model.task import PARAMS, RESULTS, PollReply, PollRequest, Progress, TaskReport
+from farshore.model.task import PARAMS, RESULTS, PollReply, PollRequest, Progress, Room, TaskReport
 from farshore.model.task import Task as WireTask
 
 #: A node that has not polled for this long is offline, and its tasks may go to another node of its site.
@@ -58,28 +58,37 @@ _ROLE: Final = {
 }
 
 
-def ensure(
-    tx: Transaction,
-    key: str,
-    kind: str,
-    site: str,
-    params: Report,
-    *,
-    plan: str | None = None,
-    run_id: str | None = None,
-    cycle_id: str | None = None,
-    step: str | None = None,
-    machine: str | None = None,
-    node: str | None = None,
-    term: int = 1,
-) -> Task:
-    """Return the task called ``key``, made now if there is none. ``params`` is of the model of its kind.
+# Each report of a node asks these: they are put together once.
+_ROLES_HELD: Final = select(Task.role).where(Task.node == bindparam("node"), Task.state == "assigned")
+_UNTRIED: Final = (
+    select(Fence.task_id).where(Fence.site == bindparam("site"), Fence.done_at.is_(None), Fence.attempts == 0).limit(1)
+)
 
-    ``term`` is where its terms begin: above those of an earlier task whose work it takes over.
+
+class Belongs(TypedDict, total=False):
+    """What a task belongs to.
+
+    ``pinned_node``: the only node that may have it. ``term`` is where its terms begin: above those of an earlier task
+    whose work it takes over.
     """
+
+    plan: str | None
+    run_id: str | None
+    cycle_id: str | None
+    step: str | None
+    machine: str | None
+    pinned_node: str | None
+    term: int
+
+
+def ensure(tx: Transaction, key: str, kind: str, site: str, params: Report, **of: Unpack[Belongs]) -> Task:
+    """Return the task called ``key``, made now if there is none. ``params`` is of the model of its kind."""
     task = tx.scalars(select(Task).where(Task.key == key)).first()
-    if task is not None:
-        return task
+    return task if task is not None else add(tx, key, kind, site, params, **of)
+
+
+def add(tx: Transaction, key: str, kind: str, site: str, params: Report, **of: Unpack[Belongs]) -> Task:
+    """Return a new task; there must be none that is called ``key``."""
     if not isinstance(params, PARAMS[kind]):
         raise TypeError(f"{kind} takes {PARAMS[kind].__name__}, not {type(params).__name__}")
     task = Task(
@@ -88,21 +97,14 @@ def ensure(
         kind=kind,
         site=site,
         role=_ROLE.get(kind),
-        pinned_node=node,
-        plan=plan,
-        run_id=run_id,
-        cycle_id=cycle_id,
-        step=step,
-        machine=machine,
         state="queued",
         cancel=False,
-        term=term,
         not_before=0.0,
         params=params.model_dump(mode="json"),
         created_at=time.time(),
+        **{"term": 1, **of},
     )
     tx.add(task)
-    tx.flush()
     if task.role == quotas.ROLE:
         tx.offer(site)
     else:
@@ -121,13 +123,14 @@ def cancel(tx: Transaction, task: Task) -> None:
         tx.wake(task.site)
 
 
-def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *, first: bool) -> PollReply:
+def poll(tx: Transaction, ctx: Context, node: Node, request: PollRequest, *, first: bool) -> PollReply:
     """Record a node's sign of life and return what it has to begin and to stop, and what holds for it.
 
     ``first`` is False when the same poll asks again after a wake-up: then what it was given is not taken for lost.
 
     Raises:
         Fenced: the node has obeyed a newer catalogue generation than ours.
+        Invalid: the node runs another platform than its site has.
     """
     from farshore.control.scheduling import dials, rates
 
@@ -135,13 +138,11 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
     generation = settings.generation(tx)
     if request.generation > generation:
         raise Fenced(
-            f"node {node_name!r} obeys catalogue generation {request.generation}; this control plane has {generation}",
+            f"node {node.name!r} obeys catalogue generation {request.generation}; this control plane has {generation}",
             code="generation-fenced",
             hint="Another control plane took over. Stop this one.",
         )
-    node = tx.get(Node, node_name)
-    if node is None:
-        raise Unauthenticated(f"node {node_name!r} was removed while it polled", code="certificate-revoked")
+    _check_platform(tx, node, request)
     if _differs(node, request) or node.last_seen is None or now - node.last_seen > SILENT_AFTER_S:
         tx.changed("node", node.name)
         tx.changed("site", node.site)
@@ -153,26 +154,27 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
     node.data_port, node.generation = request.data_port, request.generation
 
     running = set(request.running)
-    _keep_drafts(tx, node_name, request)
-    held = _held(tx, node_name)
+    _keep_drafts(tx, node.name, request)
+    held = _held(tx, node.name)
     kit = request.kit.model_dump(mode="json") if request.kit is not None else None
     if node.kit != kit:
         node.kit = kit
     give: list[Task] = []
     wanted: set[str] = set()
+    stop: set[str] = set()
     for task in held:
         if task.task_id in running:
             task.incarnation = request.incarnation
-            if not task.cancel:
-                wanted.add(task.task_id)
-        elif task.cancel:
-            _end(tx, task, "cancelled")
         elif task.incarnation != request.incarnation:
+            if task.cancel:
+                _end(tx, task, "cancelled")
+                continue
             task.term += 1
             task.incarnation = request.incarnation
             give.append(task)
         elif first:
-            give.append(task)
+            give.append(task)  # the answer that gave it was lost, or is on its way
+        (stop if task.cancel else wanted).add(task.task_id)
     fences = tx.scalars(
         select(Fence).where(Fence.site == node.site, Fence.done_at.is_(None), Fence.attempts == 0)
     ).all()
@@ -185,7 +187,7 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
             Task.site == node.site,
             Task.state == "queued",
             Task.not_before <= now,
-            or_(Task.pinned_node.is_(None), Task.pinned_node == node_name),
+            or_(Task.pinned_node.is_(None), Task.pinned_node == node.name),
             or_(Task.role.is_(None), Task.role.in_([role for role in node.roles if role != quotas.ROLE])),
         )
         # Most polls find none.
@@ -211,7 +213,7 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
     node.standing = rates.standing(limits, links)
     return PollReply(
         tasks=tuple(wire),
-        cancel=tuple(sorted(running - wanted)),
+        cancel=tuple(sorted(stop | running - wanted)),
         generation=generation,
         grant_key=ctx.grant_key_pem,
         limits=limits,
@@ -220,11 +222,42 @@ def poll(tx: Transaction, ctx: Context, node_name: str, request: PollRequest, *,
     )
 
 
+def more(tx: Transaction, ctx: Context, node: Node, room: Room) -> tuple[WireTask, ...]:
+    """Return the next tasks of recoveries for a node that has just reported, so that it need not ask for them.
+
+    It is given only what a poll would give it now. What is lost on its way is given again with the next poll.
+    """
+    if room.incarnation != node.incarnation or room.generation > settings.generation(tx) or _fenced(tx, node.site):
+        return ()
+    held = list(tx.scalars(_ROLES_HELD, {"node": node.name}))
+    free = min(MOST_HELD - len(held), room.recoveries - held.count(quotas.ROLE))
+    now = time.time()
+    given = (_deliver(tx, ctx, task, node, now) for task in quotas.choose(tx, node, free, now))
+    return tuple(task for task in given if task is not None)
+
+
+def _fenced(tx: Transaction, site: str) -> bool:
+    """Say whether an old primary at the site was not tried to be fenced yet: nothing else is begun before."""
+    return tx.execute(_UNTRIED, {"site": site}).first() is not None
+
+
+def _check_platform(tx: Transaction, node: Node, request: PollRequest) -> None:
+    site = tx.get_one(Site, node.site)
+    if request.platform != site.platform:
+        raise Invalid(
+            f"node {node.name!r} runs platform {request.platform!r}, but site {site.name!r} is of platform"
+            f" {site.platform!r}",
+            code="platform-mismatch",
+            field="platform",
+            hint="Correct platform.type in the node's file, or the site.",
+        )
+
+
 def has_room(session: Session, node: str, request: PollRequest) -> bool:
     """Say whether a node that polls could take another recovery task: most of a busy site have their hands full."""
-    held = select(func.count()).where(Task.node == node, Task.state == "assigned", Task.role == quotas.ROLE)
+    held = list(session.scalars(_ROLES_HELD, {"node": node}))
     most = MOST_HELD if request.recoveries is None else request.recoveries
-    return (session.scalar(held) or 0) < min(most, MOST_HELD)
+    return held.count(quotas.ROLE) < min(most, MOST_HELD)
 
 
 def _part(tx: Transaction, node: Node, now: float) -> int:
@@ -299,8 +332,10 @@ def progress(tx: Transaction, task_id: str, node: str, term: int, value: Progres
             tx.changed("plan", task.plan)
 
 
-def report(tx: Transaction, task_id: str, node: str, value: TaskReport) -> None:
+def report(tx: Transaction, task_id: str, node: str, value: TaskReport, *, refills: bool = False) -> None:
     """Record a task's end. Again with the same term: nothing.
+
+    ``refills``: the node takes :func:`more` in its place, so that there is no room for others' hands.
 
     Raises:
         NotFound: no such task.
@@ -312,7 +347,7 @@ def report(tx: Transaction, task_id: str, node: str, value: TaskReport) -> None:
     task.stats = value.stats.model_dump(mode="json") if value.stats else None
     if value.state == "failed":
         task.error = value.error or Permanent("the node gave no reason", code="node-failed").to_dict()
-        _end(tx, task, "cancelled" if task.cancel else "failed")
+        _end(tx, task, "cancelled" if task.cancel else "failed", refills=refills)
         return
     try:
         task.result = RESULTS[task.kind].model_validate(value.result or {}).model_dump(mode="json")
@@ -323,7 +358,7 @@ def report(tx: Transaction, task_id: str, node: str, value: TaskReport) -> None:
             hint="Bring node and control plane to the same version.",
             problems=[f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5]],
         ).to_dict()
-        _end(tx, task, "failed")
+        _end(tx, task, "failed", refills=refills)
         return
     if task.kind == "inventory":
         inventory.apply(tx, task.site, Inventory.model_validate(task.result))
@@ -337,7 +372,7 @@ def report(tx: Transaction, task_id: str, node: str, value: TaskReport) -> None:
 
         catalog.reconcile(tx, task.site, task.result or {})
         task.result = None
-    _end(tx, task, "succeeded")
+    _end(tx, task, "succeeded", refills=refills)
 
 
 def _owned(tx: Transaction, task_id: str, node: str, term: int) -> Task:
@@ -352,14 +387,16 @@ def _owned(tx: Transaction, task_id: str, node: str, term: int) -> Task:
     return task
 
 
-def _end(tx: Transaction, task: Task, state: str) -> None:
+def _end(tx: Transaction, task: Task, state: str, *, refills: bool = False) -> None:
     task.state, task.ended_at = state, time.time()
     if task.run_id:
         # Without loading it: what a run knows of a large plan is large.
         tx.execute(update(Run).where(Run.run_id == task.run_id).values(pokes=Run.pokes + 1))
         tx.changed("run", task.run_id)
-    if task.role == quotas.ROLE and quotas.waits(tx, task.site, task.ended_at):
-        tx.offer(task.site)  # there is room for another one
+    # Room at the provider is for all nodes, that at the node for itself where it takes more.
+    frees = task.role == quotas.ROLE and (not refills or task.kind in quotas.LIMITED)
+    if frees and quotas.waits(tx, task.site, task.ended_at):
+        tx.offer(task.site)
     tx.changed("task", task.task_id)  # wakes the scheduler
 
 

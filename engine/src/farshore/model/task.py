@@ -663,3 +663,40 @@ class TaskReport(Report):
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     stats: CycleStats | None = None
+
+
+class Room(Report):
+    """What a node that reports could take on: up to ``recoveries`` tasks of recoveries at once, with what it has."""
+
+    incarnation: str
+    generation: int
+    recoveries: int = Field(ge=0)
+
+
+class EndedTask(TaskReport):
+    """The end of one of several tasks."""
+
+    task_id: str
+
+
+class ReportRequest(Report):
+    """Ends of tasks, and the ``room`` of a node that would have others for them in the answer."""
+
+    reports: tuple[EndedTask, ...] = Field(min_length=1, max_length=128)
+    room: Room | None = None
+
+
+class Refusal(Report):
+    """Why a report is not wanted: somebody else has the task, or nobody knows it."""
+
+    task_id: str
+    code: str
+    message: str
+
+
+class ReportReply(Report):
+    """What of the reports is not wanted, and the next tasks of recoveries; the rest comes with polls."""
+
+    generation: int = 0
+    tasks: tuple[Task, ...] = ()
+    refused: tuple[Refusal, ...] = ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ from farshore.errors import (
     Unauthenticated,
     Unavailable,
 )
-from farshore.model.task import PollReply, PollRequest, Progress, TaskReport
+from farshore.model.task import EndedTask, PollReply, PollRequest, Progress, ReportReply, ReportRequest, Room
 from farshore.node.identity import Identity
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -226,9 +226,14 @@ class ControlClient:
         """Tell how far a task is."""
         self._post(f"tasks/{task_id}/progress", {"term": term, "progress": progress.model_dump(mode="json")})
 
-    def report(self, task_id: str, report: dict[str, Any]) -> None:
-        """Tell a task's end; ``report`` is a dumped :class:`TaskReport`."""
-        self._post(f"tasks/{task_id}/report", TaskReport.model_validate(report).model_dump(mode="json"))
+    def report(self, ended: Sequence[EndedTask], room: Room | None) -> ReportReply:
+        """Tell the ends of tasks; return what of it is not wanted, and with ``room`` what to begin next."""
+        request = ReportRequest(reports=tuple(ended), room=room)
+        reply = self._post("reports", request.model_dump(mode="json"))
+        try:
+            return ReportReply.model_validate(reply)
+        except ValidationError as error:
+            raise Retry("the control plane's answer to reports cannot be understood", code="bad-reply") from error
 
     def bundle(self, digest: str) -> bytes:
         """Return the files of hooks called ``digest``."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import hashlib
+import json
 import logging
 import os
 import secrets
@@ -18,15 +19,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from farshore import __version__, durable
-from farshore.errors import FarshoreError, Fenced, Forbidden, Invalid, NotFound, Permanent, Unauthenticated
-from farshore.model.task import PollReply, PollRequest
+from farshore.errors import FarshoreError, Fenced, Forbidden, Invalid, Permanent, Unauthenticated
+from farshore.model.task import EndedTask, PollReply, PollRequest, Room, Task
 from farshore.node import enrol, mounts, process, tidy
 from farshore.node.client import Backoff, ControlClient
 from farshore.node.config import NodeConfig
@@ -64,6 +65,9 @@ REFUSED_PAUSE_CAP_S: Final = 60.0
 REPEATED_PAUSE_S: Final = 0.5
 RENEW_AGAIN_S: Final = 300.0
 PROGRESS_EVERY_S: Final = 1.0
+#: Reports in one call, and about how much of them: the control plane takes 64 MiB.
+BATCH_REPORTS: Final = 64
+BATCH_BYTES: Final = 8 * 1024 * 1024
 #: How long tasks get to end when the node is asked to: a replication marks what it has within seconds.
 STOP_TIMEOUT_S: Final = 20.0
 LAST_WORDS_S: Final = 5.0
@@ -335,10 +339,15 @@ class Node:
 
     def _take(self, reply: PollReply) -> bool:
         """Do what the reply asks; say whether a task began."""
-        begun = False
+        begun = self._begin(reply.tasks)
         for task_id in reply.cancel:
             self._worker.cancel(task_id)
-        for task in reply.tasks:
+        return begun
+
+    def _begin(self, tasks: Iterable[Task]) -> bool:
+        """Take tasks over; say whether one of them began."""
+        begun = False
+        for task in tasks:
             if task.site != self.config.site:
                 _log.error("a task of another site is refused", extra=fields(task=task.task_id, site=task.site))
                 continue
@@ -355,7 +364,7 @@ class Node:
         pause = Backoff(cap_s=POLL_PAUSE_CAP_S)
         while not self._ending.is_set():
             owed = self._worker.await_owed(1.0)
-            if owed and not self._deliver(control, owed):
+            if owed and not self._deliver(control, owed, more=True):
                 self._ending.wait(pause.next_s())
             else:
                 pause.reset()
@@ -363,25 +372,44 @@ class Node:
 
     def _deliver_owed(self) -> None:
         with contextlib.closing(ControlClient(self.config.control_url, self._identity)) as control:
-            self._deliver(control, self._worker.await_owed(0))
+            self._deliver(control, self._worker.await_owed(0), more=False)
 
-    def _deliver(self, control: ControlClient, owed: list[Owed]) -> bool:
-        """Send reports; False when the control plane cannot take them now."""
-        for item in owed:
-            tags = {"task": item.task_id, "kind": item.kind, "term": item.term}
-            try:
-                control.report(item.task_id, item.report)
-            except (Fenced, NotFound) as error:
-                _log.warning("a report is not wanted", extra=fields(**tags, code=error.code, reason=error.message))
-            except (Unauthenticated, Forbidden):
-                return False
-            except Permanent as error:
-                self._refused(item, error)
-                continue
-            except FarshoreError:
-                return False
+    def _deliver(self, control: ControlClient, owed: list[Owed], *, more: bool) -> bool:
+        """Send reports, and begin what comes back for them; False when the control plane cannot take them now."""
+        return all(self._send(control, batch, more=more) for batch in _batches(owed))
+
+    def _send(self, control: ControlClient, batch: list[Owed], *, more: bool) -> bool:
+        ended = [EndedTask(task_id=item.task_id, **item.report) for item in batch]
+        try:
+            reply = control.report(ended, self._room() if more else None)
+        except (Unauthenticated, Forbidden):
+            return False
+        except Permanent as error:
+            if len(batch) > 1:  # one of them: the others are taken
+                return all(self._send(control, [item], more=more) for item in batch)
+            self._refused(batch[0], error)
+            return True
+        except FarshoreError:
+            return False
+        refused = {refusal.task_id: refusal for refusal in reply.refused}
+        for item in batch:
+            if refusal := refused.get(item.task_id):
+                tags = {"task": item.task_id, "kind": item.kind, "term": item.term}
+                _log.warning("a report is not wanted", extra=fields(**tags, code=refusal.code, reason=refusal.message))
             self._worker.delivered(item)
+        # Where the generation differs the next poll says whom to obey, and brings them again.
+        if reply.generation == self._catalog.generation:
+            self._begin(reply.tasks)
         return True
+
+    def _room(self) -> Room | None:
+        if "recovery" not in self.config.roles or self._ending.is_set():
+            return None
+        return Room(
+            incarnation=self.incarnation,
+            generation=self._catalog.generation,
+            recoveries=self.config.limits.machine,
+        )
 
     def _refused(self, item: Owed, error: Permanent) -> None:
         """Send a failure in place of a report that the control plane cannot take, and nothing in place of that."""
@@ -416,6 +444,21 @@ class Node:
             tidy.tidy(self._platform, self._journal_dir, time.time())
             if self._ending.wait(tidy.EVERY_S):
                 return
+
+
+def _batches(owed: Iterable[Owed]) -> Iterator[list[Owed]]:
+    """Yield reports in batches that the control plane takes in one call: so many, and so large together."""
+    batch: list[Owed] = []
+    size = 0
+    for item in owed:
+        length = len(json.dumps(item.report))
+        if batch and (len(batch) == BATCH_REPORTS or size + length > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += length
+    if batch:
+        yield batch
 
 
 def _within(timeout_s: float, work: Callable[[], None]) -> None:

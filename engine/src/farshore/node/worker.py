@@ -78,6 +78,9 @@ class Call:
             raise Cancelled(f"task {self.task.task_id} was cancelled")
 
 
+#: For so long a reply that was made before a report was taken may still bring its task: longer than a poll lasts.
+TOLD_S: Final = 120.0
+
 #: What executes a task: returns the report's result, raises what went wrong.
 Execute = Callable[[Call], dict[str, Any]]
 
@@ -157,6 +160,7 @@ class Worker:
         self._changed = threading.Condition()
         self._calls: dict[str, Call] = {}
         self._owed: dict[str, Owed] = {}
+        self._told: dict[str, tuple[Owed, float]] = {}
         self._stopping = False
 
     def recover(self) -> list[str]:
@@ -191,6 +195,12 @@ class Worker:
                 return self._supersede(running, task)
             owed = self._owed.get(task.task_id)
             if owed is not None and owed.term >= task.term:
+                return False
+            told, _ = self._told.get(task.task_id, (None, 0.0))
+            if told is not None and told.term >= task.term:
+                # An answer that was on its way when the report came. It is not done twice, but said twice.
+                self._owed[task.task_id] = told
+                self._changed.notify_all()
                 return False
             self._begin(task)
             return True
@@ -281,10 +291,15 @@ class Worker:
 
     def delivered(self, owed: Owed) -> None:
         """The control plane has taken the report, or will never want it."""
+        now = time.monotonic()
         with self._changed:
             if self._owed.get(owed.task_id) is owed:
                 del self._owed[owed.task_id]
                 self._spool.delivered(owed.task_id)
+                self._told[owed.task_id] = owed, now
+            # In the order of their telling.
+            while self._told and now - next(iter(self._told.values()))[1] > TOLD_S:
+                del self._told[next(iter(self._told))]
 
     def replace(self, owed: Owed, error: FarshoreError) -> None:
         """Owe a failure instead of a report that the control plane cannot take."""

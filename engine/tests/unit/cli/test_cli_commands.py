@@ -104,6 +104,15 @@ def test_status_shows_rpo_against_its_target(api: Api, cli: Cli):
         assert text in result.out
 
 
+def test_a_plan_says_what_its_last_error_asks_for(api: Api, cli: Cli):
+    error = {"code": "pool-full", "message": "the pool is full", "hint": "Drop checkpoints, or make the pool larger."}
+    api.on("GET", "/plans/shop", plan(last_error=error))
+    result = cli("plan", "show", "shop")
+    assert result.status == 0
+    for text in ("the pool is full", "Drop checkpoints"):
+        assert text in result.out
+
+
 def test_brackets_in_names_and_notes_are_text_and_no_markup(api: Api, cli: Cli):
     odd = "[red]a[/red] [x] [/]"
     error = {"code": "odd-code", "detail": odd}

@@ -73,7 +73,7 @@ def poll(ctx: Context, node: str, incarnation: str = "1", **changes: object) -> 
         request = PollRequest.model_validate(
             {"node": node, "incarnation": incarnation, "version": "", "platform": "file", "data_port": 1, **changes}
         )
-        return tasks.poll(tx, ctx, node, request, first=True)
+        return tasks.poll(tx, ctx, tx.get_one(Node, node), request, first=True)
 
 
 def given(reply: PollReply) -> ReplicateParams:

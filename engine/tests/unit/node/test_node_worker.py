@@ -268,3 +268,18 @@ def test_a_cancelled_task_does_not_wait_for_a_lock():
     waiting.cancel.set()
     with locks.hold(Call(task("a")), "k"), pytest.raises(Cancelled), locks.hold(waiting, "k"):
         pass
+
+
+def test_a_task_that_comes_again_after_its_report_was_taken_is_not_done_twice_but_said_twice(tmp_path: Path) -> None:
+    gate = Gate()
+    worker = make(tmp_path, gate)
+    worker.accept(task())
+    gate.open("tsk-1")
+    (owed,) = await_owed(worker)
+    worker.delivered(owed)
+    assert not worker.accept(task())  # an answer that was made before the report came
+    assert worker.await_owed(0) == [owed]
+    worker.delivered(owed)
+    assert gate.ran == [("tsk-1", 1)]
+    gate.open("tsk-1", 2)
+    assert worker.accept(task(term=2))

@@ -115,7 +115,7 @@ def _direction(plan: dict[str, Any]) -> str:
 
 def _details(plan: dict[str, Any]) -> list[RenderableType]:
     definition = plan["definition"] or {}
-    error = plan["last_error"]
+    error = plan["last_error"] or {}
     return [
         facts(
             (
@@ -129,7 +129,8 @@ def _details(plan: dict[str, Any]) -> list[RenderableType]:
                 ("RPO", formats.rpo(plan["rpo_s"], plan["rpo_target_s"])),
                 ("RPO target", formats.duration(plan["rpo_target_s"])),
                 ("next cycle", formats.ago(plan["next_cycle_at"]) if plan["next_cycle_at"] else None),
-                ("last error", (error.get("detail") or error.get("message")) if isinstance(error, dict) else error),
+                ("last error", error.get("message")),
+                ("what to do", error.get("hint") or None),
             )
         ),
         grid(

@@ -14,15 +14,15 @@ from sqlalchemy.orm import Session
 
 from farshore.control import audit, catalog, tasks
 from farshore.control.auth import tokens
-from farshore.control.auth.ca import Issued
-from farshore.control.auth.identity import identify_node, mismatch
+from farshore.control.auth.ca import Issued, PeerIdentity
+from farshore.control.auth.identity import admit, mismatch, peer_of
 from farshore.control.context import Context
 from farshore.control.planning import bundles
 from farshore.control.store import settings
-from farshore.control.store.records import DeniedCertificate, EnrolToken, Node, Site
-from farshore.errors import Fenced, Invalid, Unauthenticated
+from farshore.control.store.records import DeniedCertificate, EnrolToken, Node
+from farshore.errors import Fenced, NotFound, Unauthenticated
 from farshore.model.base import Report
-from farshore.model.task import PollReply, PollRequest, Progress, TaskReport
+from farshore.model.task import PollReply, PollRequest, Progress, Refusal, ReportReply, ReportRequest
 
 #: A poll that waits looks no more often than this.
 _GATHER_S: Final = 0.05
@@ -62,11 +62,12 @@ class ProgressRequest(Report):
     progress: Progress
 
 
-def _node(request: Request) -> Node:
-    return identify_node(request)
+async def _peer(request: Request) -> PeerIdentity:
+    return peer_of(request)
 
 
-Peer = Annotated[Node, Depends(_node)]
+#: Whose certificate it is; the transaction of a call begins with :func:`admit`, which says whether it counts.
+Peer = Annotated[PeerIdentity, Depends(_peer)]
 
 
 class CaCertificate(Report):
@@ -123,7 +124,7 @@ def renew(request: Request, body: RenewRequest, peer: Peer) -> Certificate:
     """Return a new certificate for the same node; the old one is refused once the new one was used."""
     ctx: Context = request.app.state.farshore
     with ctx.store.write() as tx:
-        node = tx.get_one(Node, peer.name)
+        node = admit(tx, peer)
         issued = ctx.authority.sign_node(body.csr_pem, node.site, node.name)
         node.next_thumbprint, node.next_serial, node.next_not_after = issued.thumbprint, issued.serial, issued.not_after
         audit.record(tx, f"node {node.name}", "renew_certificate", node.name, thumbprint=issued.thumbprint)
@@ -140,8 +141,9 @@ class Bundle(Report):
 def hook_bundle(request: Request, digest: str, peer: Peer) -> Bundle:
     """Return the files that a task of this node needs, and no others."""
     ctx: Context = request.app.state.farshore
-    with ctx.store.read() as session:
-        return Bundle(content=base64.b64encode(bundles.for_node(session, digest, peer.name)).decode())
+    with ctx.store.write() as tx:
+        content = bundles.for_node(tx, digest, admit(tx, peer).name)
+    return Bundle(content=base64.b64encode(content).decode())
 
 
 def _certificate(session: Session, ctx: Context, issued: Issued) -> Certificate:
@@ -158,19 +160,14 @@ def _certificate(session: Session, ctx: Context, issued: Issued) -> Certificate:
 async def poll(request: Request, body: PollRequest, peer: Peer) -> PollReply:
     """Wait for work. The call is the node's sign of life too."""
     ctx: Context = request.app.state.farshore
-    if body.node != peer.name:
-        raise mismatch(peer.site, peer.name, peer.site, body.node)
-    await asyncio.to_thread(_check_platform, ctx, peer, body)
-    turn = ctx.bus.begin_poll(peer.name)
     deadline = time.monotonic() + min(body.wait_s, tasks.LONGEST_POLL_S)
-    first = True
+    turn: int | None = None
     while True:
         version = ctx.bus.version(peer.site)
-        if not first and (not ctx.bus.is_current(peer.name, turn) or await request.is_disconnected()):
+        if turn is not None and (not ctx.bus.is_current(peer.node, turn) or await request.is_disconnected()):
             return PollReply()  # a later poll of the node, or nobody, would get what this one is given
         looked = time.monotonic()
-        reply = await asyncio.to_thread(_poll_once, ctx, peer.name, body, first)
-        first = False
+        reply, turn = await asyncio.to_thread(_poll_once, ctx, peer, body, turn)
         remaining_s = deadline - time.monotonic()
         news = reply.tasks or reply.cancel or reply.standing != body.standing
         if news or remaining_s <= 0 or ctx.bus.closing:
@@ -181,22 +178,9 @@ async def poll(request: Request, body: PollRequest, peer: Peer) -> PollReply:
             # A busy site wakes its nodes with each end of a task: what comes within a moment is looked at together.
             await asyncio.sleep(looked + _GATHER_S - time.monotonic())
             seen, version = version, ctx.bus.version(peer.site)
-            if version.news != seen.news or await asyncio.to_thread(_has_room, ctx, peer.name, body):
+            if version.news != seen.news or await asyncio.to_thread(_has_room, ctx, peer.node, body):
                 break
             looked = time.monotonic()
-
-
-def _check_platform(ctx: Context, peer: Node, body: PollRequest) -> None:
-    with ctx.store.read() as session:
-        site = session.get_one(Site, peer.site)
-    if body.platform != site.platform:
-        raise Invalid(
-            f"node {peer.name!r} runs platform {body.platform!r}, but site {site.name!r} is of platform"
-            f" {site.platform!r}",
-            code="platform-mismatch",
-            field="platform",
-            hint="Correct platform.type in the node's file, or the site.",
-        )
 
 
 def _has_room(ctx: Context, node: str, body: PollRequest) -> bool:
@@ -204,14 +188,19 @@ def _has_room(ctx: Context, node: str, body: PollRequest) -> bool:
         return tasks.has_room(session, node, body)
 
 
-def _poll_once(ctx: Context, node: str, body: PollRequest, first: bool) -> PollReply:
+def _poll_once(ctx: Context, peer: PeerIdentity, body: PollRequest, turn: int | None) -> tuple[PollReply, int]:
+    """Look for work; return with it the poll's turn, which is new where ``turn`` is None."""
+    if body.node != peer.node:
+        raise mismatch(peer.site, peer.node, peer.site, body.node)
     try:
         with ctx.store.write() as tx:
-            return tasks.poll(tx, ctx, node, body, first=first)
+            node = admit(tx, peer)
+            first, turn = turn is None, turn if turn is not None else ctx.bus.begin_poll(node.name)
+            return tasks.poll(tx, ctx, node, body, first=first), turn
     except Fenced as error:
         if error.code == "generation-fenced":
             with ctx.store.write() as tx:
-                catalog.superseded(tx, node, body.generation)
+                catalog.superseded(tx, peer.node, body.generation)
         raise
 
 
@@ -220,14 +209,21 @@ def progress(request: Request, task_id: str, body: ProgressRequest, peer: Peer) 
     """Tell how far a task is."""
     ctx: Context = request.app.state.farshore
     with ctx.store.write() as tx:
-        tasks.progress(tx, task_id, peer.name, body.term, body.progress)
+        tasks.progress(tx, task_id, admit(tx, peer).name, body.term, body.progress)
     return Response(status_code=204)
 
 
-@router.post("/tasks/{task_id}/report", operation_id="report_task", status_code=204)
-def report(request: Request, task_id: str, body: TaskReport, peer: Peer) -> Response:
-    """Tell that a task has ended. Idempotent."""
+@router.post("/reports", operation_id="report_tasks")
+def report(request: Request, body: ReportRequest, peer: Peer) -> ReportReply:
+    """Tell that tasks have ended. Idempotent. A node with room is given the next ones of recoveries in the answer."""
     ctx: Context = request.app.state.farshore
+    refused = []
     with ctx.store.write() as tx:
-        tasks.report(tx, task_id, peer.name, body)
-    return Response(status_code=204)
+        node = admit(tx, peer)
+        for ended in body.reports:
+            try:
+                tasks.report(tx, ended.task_id, node.name, ended, refills=body.room is not None)
+            except (Fenced, NotFound) as error:  # found before anything was changed
+                refused.append(Refusal(task_id=ended.task_id, code=error.code, message=error.message))
+        given = tasks.more(tx, ctx, node, body.room) if body.room is not None else ()
+        return ReportReply(generation=settings.generation(tx), tasks=given, refused=tuple(refused))

@@ -96,7 +96,7 @@ NODE_ROLES: Final[dict[tuple[str, str], str]] = {
     ("POST", "/node/v1/enrol"): "anonymous",
     ("POST", "/node/v1/poll"): "node",
     ("POST", "/node/v1/tasks/{task_id}/progress"): "node",
-    ("POST", "/node/v1/tasks/{task_id}/report"): "node",
+    ("POST", "/node/v1/reports"): "node",
     ("POST", "/node/v1/renew"): "node",
     ("GET", "/node/v1/bundles/{digest}"): "node",
 }

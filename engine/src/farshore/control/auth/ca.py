@@ -11,6 +11,7 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -191,6 +192,7 @@ class Authority:
         )
 
 
+@lru_cache(maxsize=1024)  # every call of a node begins with its certificate
 def read_peer(der: bytes) -> PeerIdentity:
     """Return the identity in a peer's certificate, whose signature TLS has checked already.
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from fastapi import Request
+from sqlalchemy import select
 
 from farshore.control import clock
 from farshore.control.auth import ca, tokens
 from farshore.control.context import Context
+from farshore.control.store.database import Transaction
 from farshore.control.store.records import DeniedCertificate, Node, Token
 from farshore.errors import Forbidden, Unauthenticated
 
@@ -90,14 +92,12 @@ def identify(request: Request) -> Identity:
     return check_token(ctx, cookie)
 
 
-def identify_node(request: Request) -> Node:
-    """Return the node whose certificate the connection carries, as it is recorded.
+def peer_of(request: Request) -> ca.PeerIdentity:
+    """Return whose certificate the connection carries. Whether it still counts is what :func:`admit` says.
 
     Raises:
-        Unauthenticated: no certificate, or expired, or revoked, or of a node that was removed.
-        Forbidden: the node belongs to another site now.
+        Unauthenticated: no certificate, or out of its time.
     """
-    ctx: Context = request.app.state.farshore
     der: bytes | None = request.scope.get(PEER)
     if der is None:
         raise Unauthenticated(
@@ -115,19 +115,30 @@ def identify_node(request: Request) -> Node:
             not_before=clock.iso(peer.not_before),
             not_after=clock.iso(peer.not_after),
         )
-    with ctx.store.read() as session:
-        denied = session.get(DeniedCertificate, peer.thumbprint)
-        node = session.get(Node, peer.node)
+    return peer
+
+
+def admit(tx: Transaction, peer: ca.PeerIdentity) -> Node:
+    """Return the node that a certificate belongs to, as it is recorded, for what is done in the same transaction.
+
+    Raises:
+        Unauthenticated: the certificate was revoked or replaced, or its node was removed.
+        Forbidden: the node belongs to another site now.
+    """
+    query = select(Node, DeniedCertificate.reason).outerjoin(
+        DeniedCertificate, DeniedCertificate.thumbprint == peer.thumbprint
+    )
+    node, denied = tx.execute(query.where(Node.name == peer.node)).tuples().first() or (None, None)
     if denied is not None or node is None or node.thumbprint is None:
         raise Unauthenticated(
-            f"the certificate of node {peer.node!r} is refused: {denied.reason if denied else 'the node was removed'}",
+            f"the certificate of node {peer.node!r} is refused: {denied or 'the node was removed'}",
             code="certificate-revoked",
             hint="Make a token with `farshore node token NAME` and enrol the node again.",
         )
     if node.site != peer.site:
         raise mismatch(peer.site, peer.node, node.site, node.name)
     if peer.thumbprint == node.next_thumbprint:
-        return _promote(ctx, node.name, peer.thumbprint)
+        _promote(tx, node, peer.thumbprint)
     if node.thumbprint != peer.thumbprint:
         raise Unauthenticated(
             f"the certificate of node {peer.node!r} was replaced by a newer one", code="certificate-revoked"
@@ -135,19 +146,14 @@ def identify_node(request: Request) -> Node:
     return node
 
 
-def _promote(ctx: Context, name: str, thumbprint: str) -> Node:
+def _promote(tx: Transaction, node: Node, thumbprint: str) -> None:
     """Make a renewed certificate, now seen in use, the node's only one."""
-    with ctx.store.write() as tx:
-        node = tx.get_one(Node, name)
-        if node.next_thumbprint == thumbprint:
-            if node.thumbprint is not None:
-                tx.add(
-                    DeniedCertificate(thumbprint=node.thumbprint, node=name, reason="it was renewed", at=time.time())
-                )
-            node.thumbprint, node.serial, node.not_after = thumbprint, node.next_serial, node.next_not_after
-            node.next_thumbprint = node.next_serial = node.next_not_after = None
-            tx.changed("node", name)
-        return node
+    if node.thumbprint is not None:
+        old = DeniedCertificate(thumbprint=node.thumbprint, node=node.name, reason="it was renewed", at=time.time())
+        tx.add(old)
+    node.thumbprint, node.serial, node.not_after = thumbprint, node.next_serial, node.next_not_after
+    node.next_thumbprint = node.next_serial = node.next_not_after = None
+    tx.changed("node", node.name)
 
 
 def mismatch(site: str, node: str, claimed_site: str, claimed_node: str) -> Forbidden:

@@ -104,7 +104,9 @@ def _go_on_making(scene: Scene, make: Maker, listen: Listener) -> dict[str, str]
     found = ledger.states(tx, run.run_id)
     if not any(state in _UNMADE for state in found.values()):
         return found
-    for name in story.idle(scene, *_MAKING):
+    making = story.idle(scene, *_MAKING)
+    ledger.gather(tx, run, making)
+    for name in making:
         machine = ledger.machine(tx, run.run_id, name)
         _make(scene, machine, make, listen)
         found[name] = machine.state
@@ -119,6 +121,7 @@ def _go_on_making(scene: Scene, make: Maker, listen: Listener) -> dict[str, str]
         if room <= 0:
             run.wake_at = time.time() + _TAKEN_AFTER_S
             break
+        ledger.gather(tx, run, chosen[:room])
         for name in chosen[:room]:  # those that an earlier run has made take no room
             machine = ledger.machine(tx, run.run_id, name)
             machine.state = "creating"
@@ -195,6 +198,7 @@ def start(scene: Scene, make: Maker, purpose: Purpose, epoch: int, since: float,
     order = _order(scene, found)
     look = story.idle(scene, "starting")
     while True:
+        ledger.gather(tx, run, look)
         for name in look:
             machine = ledger.machine(tx, run.run_id, name)
             _follow(scene, machine, purpose, epoch, since, listen)
@@ -207,8 +211,8 @@ def start(scene: Scene, make: Maker, purpose: Purpose, epoch: int, since: float,
         look = _next(scene, order, found, _VERB[purpose])
         if not look:
             break
-        for name in look:
-            ledger.machine(tx, run.run_id, name).state = found[name] = "starting"
+        for machine in ledger.machines(tx, run.run_id, look):
+            machine.state = found[machine.name] = "starting"
     if not order.settled(_states(found)):
         return False
     if run.pause or not _close_groups(scene, order, found, _VERB[purpose]):

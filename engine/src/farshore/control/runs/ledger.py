@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from farshore.control import ids
 from farshore.control.store.database import Transaction
-from farshore.control.store.records import Lease, Plan, Run, RunMachine, RunStep
+from farshore.control.store.records import Checkpoint, Lease, Plan, PlanMachine, Run, RunMachine, RunStep, Task
 from farshore.control.views.history import OPEN, PAUSED, WAITING_APPROVAL
 from farshore.control.views.protection import direction
 from farshore.errors import Conflict, FarshoreError
@@ -22,6 +22,10 @@ LONGEST_DETAIL: Final = 2000
 #: How long a run waits for approval by a policy from before there was a limit.
 APPROVED_WITHIN_S: Final = 86400.0
 
+
+#: What a transaction knows: the steps of the machines that were gathered, and the last positions of runs' steps.
+_STEPS: Final = "steps"
+_POSITIONS: Final = "positions"
 
 #: Kinds of runs of which a plan has one at a time.
 RECOVERIES: Final = ("drill", "failover", "migrate", "reprotect", "rollback", "cleanup")
@@ -125,9 +129,10 @@ def machine(session: Session, run_id: str, name: str) -> RunMachine:
     return session.get_one(RunMachine, (run_id, name))
 
 
-def machines(session: Session, run_id: str) -> list[RunMachine]:
-    """Return a run's machines in order."""
-    return list(session.scalars(select(RunMachine).where(RunMachine.run_id == run_id).order_by(RunMachine.position)))
+def machines(session: Session, run_id: str, names: Collection[str] | None = None) -> list[RunMachine]:
+    """Return a run's machines in order, or those called so."""
+    query = select(RunMachine).where(RunMachine.run_id == run_id).order_by(RunMachine.position)
+    return list(session.scalars(query if names is None else query.where(RunMachine.name.in_(names))))
 
 
 def states(session: Session, run_id: str) -> dict[str, str]:
@@ -136,29 +141,61 @@ def states(session: Session, run_id: str) -> dict[str, str]:
     return {row.name: row.state for row in session.execute(query)}
 
 
+def gather(tx: Transaction, run: Run, names: Collection[str]) -> None:
+    """Read at once what a look at these machines of a run asks for one by one; the transaction keeps it."""
+    if not names:
+        return
+    members = machines(tx, run.run_id, names)
+    steps = tx.scalars(select(RunStep).where(RunStep.run_id == run.run_id, RunStep.machine.in_(names))).all()
+    known = tx.info.setdefault(_STEPS, {})
+    known.update({(run.run_id, name): {} for name in names})
+    for row in steps:
+        known[run.run_id, row.machine][row.name] = row
+    tx.scalars(select(Task).where(Task.task_id.in_({row.task_id for row in steps if row.task_id}))).all()
+    tx.scalars(select(PlanMachine).where(PlanMachine.plan == run.plan, PlanMachine.name.in_(names))).all()
+    points = select(Checkpoint).where(Checkpoint.checkpoint_id.in_({row.checkpoint_id for row in members}))
+    tx.scalars(points.options(defer(Checkpoint.manifest))).all()
+
+
+def forget(tx: Transaction) -> None:
+    """Let go of the steps that were gathered: a part of the transaction was taken back."""
+    tx.info.pop(_STEPS, None)
+
+
 def step(session: Session, run_id: str, name: str, machine_name: str = "") -> RunStep | None:
     """Return a step's record, None before it began."""
-    return session.get(RunStep, (run_id, name, machine_name))
+    gathered: dict[str, RunStep] | None = session.info.get(_STEPS, {}).get((run_id, machine_name))
+    return gathered.get(name) if gathered is not None else session.get(RunStep, (run_id, name, machine_name))
 
 
 def begin(tx: Transaction, run_id: str, name: str, machine_name: str = "", detail: str = "") -> RunStep:
     """Record that a step has begun; again: nothing."""
     row = step(tx, run_id, name, machine_name)
-    if row is None:
-        position = tx.scalar(select(func.max(RunStep.position)).where(RunStep.run_id == run_id)) or 0
-        row = RunStep(
-            run_id=run_id,
-            name=name,
-            machine=machine_name,
-            position=position + 1,
-            attempt=0,
-            state="running",
-            started_at=time.time(),
-            detail=detail[:LONGEST_DETAIL],
-        )
-        tx.add(row)
-        tx.flush()
-        tx.changed("run", run_id)
+    return row if row is not None else add(tx, run_id, name, machine_name, detail)
+
+
+def add(tx: Transaction, run_id: str, name: str, machine_name: str = "", detail: str = "") -> RunStep:
+    """Record that a step has begun of which there is no record."""
+    # The transaction is the only one that writes: the next positions are known from the first on.
+    last = tx.info.setdefault(_POSITIONS, {})
+    if run_id not in last:
+        last[run_id] = tx.scalar(select(func.max(RunStep.position)).where(RunStep.run_id == run_id)) or 0
+    last[run_id] += 1
+    row = RunStep(
+        run_id=run_id,
+        name=name,
+        machine=machine_name,
+        position=last[run_id],
+        attempt=0,
+        state="running",
+        started_at=time.time(),
+        detail=detail[:LONGEST_DETAIL],
+    )
+    tx.add(row)
+    gathered = tx.info.get(_STEPS, {}).get((run_id, machine_name))
+    if gathered is not None:
+        gathered[name] = row
+    tx.changed("run", run_id)
     return row
 
 

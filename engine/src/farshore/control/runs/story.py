@@ -122,6 +122,7 @@ def _act(scene: Scene, phase: Phase, after: str | None) -> str | None:
             through = phase.act(scene)
     except FarshoreError as error:
         # What was found out before the error stays recorded, but for a phase that is all or nothing.
+        ledger.forget(scene.tx)
         fail(scene, error)
         return phase.on_failure or after
     return after if through else phase.name
@@ -221,7 +222,7 @@ def order(
     task = tx.get(Task, known.task_id) if known is not None and known.task_id else None
     if task is None and run.pause:
         return None
-    row = known or ledger.begin(tx, run.run_id, step, machine)
+    row = known or ledger.add(tx, run.run_id, step, machine)
     if task is None:
         task = _insert(scene, row, kind, site, params)
         task.not_before = time.time() + pause_s if pause_s else 0.0
@@ -276,7 +277,7 @@ def _at_work(run_id: str) -> Select[str]:
 
 def _insert(scene: Scene, row: RunStep, kind: str, site: str, params: Report | Callable[[], Report]) -> Task:
     params = params() if callable(params) else params
-    task = tasks.ensure(
+    task = tasks.add(
         scene.tx,
         f"{row.run_id}/{row.name}/{row.machine}/{row.attempt}",
         kind,

@@ -348,8 +348,8 @@ def _order(tx: Transaction, cycle: Cycle, kind: str, site: str, params: Any, nod
     key = f"{cycle.cycle_id}/{kind}/{cycle.restarts}.{cycle.attempt}"
     # Terms of a cycle's replications grow over all tries and restarts, so that each passes the session before it.
     held = tx.scalar(select(func.max(Task.term)).where(Task.cycle_id == cycle.cycle_id, Task.kind == kind)) or 0
-    task = tasks.ensure(tx, key, kind, site, params, plan=cycle.plan, cycle_id=cycle.cycle_id, node=node, term=held + 1)
-    cycle.task_id = task.task_id
+    of: tasks.Belongs = {"plan": cycle.plan, "cycle_id": cycle.cycle_id, "pinned_node": node, "term": held + 1}
+    cycle.task_id = tasks.ensure(tx, key, kind, site, params, **of).task_id
 
 
 def _pointed(tx: Transaction, cycle: Cycle, task: Task) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import zip_longest
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from sqlalchemy import Row, func, or_, select
+from sqlalchemy import Row, and_, bindparam, func, or_, select
 from sqlalchemy.orm import Session
 
 from farshore.control.store.records import Node, Site, Task
@@ -25,6 +25,32 @@ LIMITED: Final[dict[str, str]] = {
     "machine-power-on": "starts",
     "machine-start": "starts",
 }
+
+
+# Each report of a node asks these: they are put together once.
+_SITE: Final = Task.site == bindparam("site")
+_QUEUED: Final = and_(_SITE, Task.state == "queued", Task.role == ROLE, Task.not_before <= bindparam("now"))
+_WAITS: Final = select(Task.task_id).where(_QUEUED).limit(1)
+_AT_WORK: Final = (
+    select(Task.kind, func.count()).where(_SITE, Task.state == "assigned", Task.kind.in_(LIMITED)).group_by(Task.kind)
+)
+_OLDEST: Final = (Task.created_at, Task.task_id)
+#: Of each kind as many as there is room for: what may not begin yet keeps nothing from its turn.
+_HEADS: Final = (
+    select(Task.task_id, func.row_number().over(partition_by=(Task.run_id, Task.kind), order_by=_OLDEST).label("place"))
+    .where(
+        _QUEUED,
+        or_(Task.pinned_node.is_(None), Task.pinned_node == bindparam("node")),
+        Task.kind.not_in(bindparam("shut", expanding=True)),
+    )
+    .subquery()
+)
+_OPEN: Final = (
+    select(Task.task_id, Task.run_id, Task.kind)
+    .join(_HEADS, _HEADS.c.task_id == Task.task_id)
+    .where(_HEADS.c.place <= bindparam("room"))
+    .order_by(*_OLDEST)
+)
 
 
 def limits(session: Session, site: str) -> ComputeLimits:
@@ -68,13 +94,8 @@ def left(session: Session, site: str) -> dict[str, int]:
     most = {kind: getattr(allowed, name) for kind, name in LIMITED.items()}
     if all(value is None for value in most.values()):
         return {}
-    count = (
-        select(Task.kind, func.count())
-        .where(Task.site == site, Task.state == "assigned", Task.kind.in_(LIMITED))
-        .group_by(Task.kind)
-    )
     at_work: dict[str, int] = {}
-    for kind, number in session.execute(count):
+    for kind, number in session.execute(_AT_WORK, {"site": site}):
         at_work[LIMITED[kind]] = at_work.get(LIMITED[kind], 0) + number
     return {kind: max(0, value - at_work.get(LIMITED[kind], 0)) for kind, value in most.items() if value is not None}
 
@@ -83,27 +104,11 @@ def choose(session: Session, node: Node, room: int, now: float) -> list[Task]:
     """Return up to ``room`` queued recovery tasks for ``node``, the oldest of each run in turn."""
     if room <= 0 or ROLE not in node.roles:
         return []
-    open_to_it: tuple[Any, ...] = (
-        Task.site == node.site,
-        Task.state == "queued",
-        Task.role == ROLE,
-        Task.not_before <= now,
-        or_(Task.pinned_node.is_(None), Task.pinned_node == node.name),
-    )
     allowed = left(session, node.site)
     shut = [kind for kind, number in allowed.items() if number == 0]
-    oldest = (Task.created_at, Task.task_id)
-    # Of each kind as many as there is room for: what may not begin yet keeps nothing from its turn.
-    place = func.row_number().over(partition_by=(Task.run_id, Task.kind), order_by=oldest)
-    heads = select(Task.task_id, place.label("place")).where(*open_to_it, Task.kind.not_in(shut)).subquery()
-    query = (
-        select(Task.task_id, Task.run_id, Task.kind)
-        .join(heads, heads.c.task_id == Task.task_id)
-        .where(heads.c.place <= room)
-        .order_by(*oldest)
-    )
+    given = {"site": node.site, "now": now, "node": node.name, "shut": shut, "room": room}
     queues: dict[str, list[Row[str, str | None, str]]] = {}
-    for row in session.execute(query):
+    for row in session.execute(_OPEN, given):
         queues.setdefault(row.run_id or "", []).append(row)
     chosen: list[str] = []
     taken: dict[str, int] = {}
@@ -124,7 +129,4 @@ def choose(session: Session, node: Node, room: int, now: float) -> list[Task]:
 
 def waits(session: Session, site: str, now: float) -> bool:
     """Say whether a recovery task waits at the site that could begin as soon as there is room."""
-    query = select(Task.task_id).where(
-        Task.site == site, Task.state == "queued", Task.role == ROLE, Task.not_before <= now
-    )
-    return session.scalars(query.limit(1)).first() is not None
+    return session.scalars(_WAITS, {"site": site, "now": now}).first() is not None

@@ -9,9 +9,9 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from farshore.control.scheduling import quotas, shares
@@ -31,6 +31,8 @@ _CALLS: Final = "calls"
 _API_SHARED: Final = 0.97
 #: What of the calls is handed out; the rest is for inventories and for nodes that do not know their share yet.
 _CALLS_SHARED: Final = 0.9
+#: A lease is written again when so much of it is over: each poll renews it, and most change nothing else.
+_RENEW_AFTER_S: Final = 5.0
 #: Copies that nodes have at work.
 _COPIES: Final = (Task.kind == "replicate", Task.state == "assigned")
 #: Scrubs that nodes have at work: they read the points of their own site.
@@ -64,7 +66,7 @@ def renew(tx: Transaction, node: Node, request: PollRequest, *, restarted: bool,
     now = time.time()
     rows = {row.resource: row for row in tx.scalars(select(Share).where(Share.node == node.name))}
     using = _users(tx, node, request)
-    near = tx.scalars(select(Node).where(Node.site == node.site)).all()
+    near = _near(tx, node.site)
     callers = _callers(tx, node, near, now)
     if callers:
         using[f"{_CALLS}:{node.site}"] = callers
@@ -98,13 +100,9 @@ def renew(tx: Transaction, node: Node, request: PollRequest, *, restarted: bool,
             row = Share(resource=resource, node=node.name, rate=-1.0, held=-1.0)
             tx.add(row)
         changed = (row.rate, row.held) != (share.rate, share.held)
-        row.rate, row.later, row.held, row.kept, row.until = (
-            share.rate,
-            share.later,
-            share.held,
-            share.kept,
-            share.until,
-        )
+        row.rate, row.later, row.held, row.kept = share.rate, share.later, share.held, share.kept
+        if tx.is_modified(row) or not 0.0 <= share.until - row.until <= _RENEW_AFTER_S:
+            row.until = share.until
         if changed:
             _wake(tx, node, resource)  # the others may have more from now on, or have to do with less
         told.append(
@@ -112,7 +110,7 @@ def renew(tx: Transaction, node: Node, request: PollRequest, *, restarted: bool,
                 resource=resource,
                 bytes_per_s=share.rate,
                 later_bytes_per_s=share.later,
-                valid_s=shares.LEASE_S,
+                valid_s=row.until - now,
             )
         )
     tx.flush()
@@ -148,19 +146,37 @@ def _users(session: Session, node: Node, request: PollRequest) -> dict[str, set[
         for resource in (used or {}).get("limits", ()):
             found.setdefault(resource, set()).add(name)
 
-    for name, site in session.execute(select(Task.node, Task.site).where(*_SCRUBS)):
-        note({"limits": quotas.rates_of(session, str(site), "reads")}, str(name))
-    for name, site, used in session.execute(select(Task.node, Task.site, Task.session).where(*_COPIES)):
+    # A cycle that was cancelled, or given to another node, runs until its node has stopped it.
+    held = and_(Task.kind == "replicate", Task.task_id.in_(request.running))
+    at_work = or_(and_(*_SCRUBS), and_(*_COPIES), held)
+    columns = (Task.kind, Task.state, Task.task_id, Task.node, Task.site, Task.session)
+    for kind, state, task_id, name, site, used in session.execute(select(*columns).where(at_work)):
+        if kind == "scrub":
+            note({"limits": quotas.rates_of(session, site, "reads")}, str(name))
+            continue
+        if task_id in request.running:
+            note(used, node.name)
+        if state != "assigned":
+            continue
         if site == node.site:
             note(used, str(name))
         else:  # an account may have several sites
             note({"limits": [one for one in (used or {}).get("limits", ()) if _is_of_account(one)]}, str(name))
         note({"limits": (used or {}).get("reads", ())}, str((used or {}).get("source_node")))
-    # A cycle that was cancelled, or given to another node, runs until its node has stopped it.
-    held = select(Task.session).where(Task.task_id.in_(request.running), Task.kind == "replicate")
-    for used in session.scalars(held) if request.running else ():
-        note(used, node.name)
     return found
+
+
+class _Near(NamedTuple):
+    """What is asked of a node that shares."""
+
+    name: str
+    roles: list[str]
+    last_seen: float | None
+
+
+def _near(session: Session, *sites: str) -> list[_Near]:
+    query = select(Node.name, Node.roles, Node.last_seen).where(Node.site.in_(sites))
+    return [_Near(*row) for row in session.execute(query)]
 
 
 def _is_of_account(resource: str) -> bool:
@@ -177,14 +193,14 @@ def _wake(tx: Transaction, node: Node, resource: str) -> None:
         tx.wake(site)
 
 
-def _members(session: Session, near: Iterable[Node], resource: str) -> int:
+def _members(session: Session, near: Iterable[_Near], resource: str) -> int:
     if _is_of_account(resource):
-        near = session.scalars(select(Node).where(Node.site.in_(_sites(session, resource)))).all()
+        near = _near(session, *_sites(session, resource))
     role = quotas.ROLE if resource.startswith(f"{_CALLS}:") else "replication"
     return sum(role in node.roles for node in near)
 
 
-def _callers(session: Session, node: Node, near: Iterable[Node], now: float) -> set[str]:
+def _callers(session: Session, node: Node, near: Iterable[_Near], now: float) -> set[str]:
     """Return the recovery nodes of a node's site that answer, if it is one and its provider counts calls."""
     if quotas.ROLE not in node.roles or quotas.limits(session, node.site).calls_per_s is None:
         return set()

@@ -33,7 +33,21 @@ class Effects:
     calls: list[Callable[[], None]] = field(default_factory=list)
 
 
-class Transaction(Session):
+class View(Session):
+    """A consistent view of the records. What it has read it keeps: the same row is not read twice."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.kept: list[Any] = []
+
+
+@event.listens_for(View, "loaded_as_persistent")
+def _keep(view: View, row: Any) -> None:
+    # Without this a row that nobody holds is forgotten: a session refers to its rows weakly.
+    view.kept.append(row)
+
+
+class Transaction(View):
     """A session that writes, and remembers what follows from its commit."""
 
     effects: Effects
@@ -88,7 +102,7 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """Open a consistent view of the records."""
-        with Session(self._reader, expire_on_commit=False) as session:
+        with View(self._reader, expire_on_commit=False) as session:
             yield session
 
     @contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,7 +36,8 @@ from farshore.control.views.history import OPEN
 from farshore.errors import FarshoreError, Fenced, NotFound, Reconnect
 from farshore.model.machine import Inventory, PoolFacts
 from farshore.model.plan import Plan
-from farshore.model.task import PollRequest, TaskReport
+from farshore.model.task import PollRequest, Room, TaskReport
+from farshore.model.task import Task as WireTask
 from farshore.node import tasks as handlers
 from farshore.node.marks import Marks
 from farshore.node.worker import Call
@@ -209,7 +210,7 @@ class _VirtualNode:
             )
             try:
                 with self.world.ctx.store.write() as tx:
-                    reply = tasks.poll(tx, self.world.ctx, self.name, request, first=True)
+                    reply = tasks.poll(tx, self.world.ctx, tx.get_one(Node, self.name), request, first=True)
             except Killed:
                 self.world.killed()
                 self.world.hub.sleep(1.0)
@@ -217,15 +218,18 @@ class _VirtualNode:
             self._standing = reply.standing
             shares = {share.resource: share.bytes_per_s for share in reply.limits}
             self._pace.set(shares.get(f"calls:{TARGET}"))
+            self._begin(reply.tasks)
             for task_id in reply.cancel:
                 if task_id in self._held:
                     self._held[task_id].cancel.set()
-            for task in reply.tasks:
-                if task.task_id not in self._held:
-                    call = Call(task, cancel=cast("Any", Event(self.world.hub)))
-                    self._held[task.task_id] = call
-                    self._pieces.append(self.world.hub.spawn(lambda call=call: self._run(call)))  # type: ignore[misc]
             self.world.hub.await_change("work", 10.0)
+
+    def _begin(self, given: Iterable[WireTask]) -> None:
+        for task in given:
+            if task.task_id not in self._held:
+                call = Call(task, cancel=cast("Any", Event(self.world.hub)))
+                self._held[task.task_id] = call
+                self._pieces.append(self.world.hub.spawn(lambda call=call: self._run(call)))  # type: ignore[misc]
 
     def _run(self, call: Call) -> None:
         term = call.task.term
@@ -233,10 +237,13 @@ class _VirtualNode:
             report = TaskReport(state="succeeded", term=term, result=handlers.execute(self._site, call))
         except FarshoreError as error:
             report = TaskReport(state="failed", term=term, error=error.to_dict())
+        given: tuple[WireTask, ...] = ()
         while True:
+            room = Room(incarnation=self._incarnation, generation=self._generation, recoveries=self.world.slots)
             try:
                 with self.world.ctx.store.write() as tx:
-                    tasks.report(tx, call.task.task_id, self.name, report)
+                    tasks.report(tx, call.task.task_id, self.name, report, refills=True)
+                    given = tasks.more(tx, self.world.ctx, tx.get_one(Node, self.name), room)
             except Killed:
                 self.world.killed()
             except (Fenced, NotFound):
@@ -246,6 +253,7 @@ class _VirtualNode:
                     break
             self.world.hub.sleep(1.0)
         self._held.pop(call.task.task_id, None)
+        self._begin(given)
         self.world.hub.changed("work")
 
 
