@@ -60,8 +60,8 @@ _ROLE: Final = {
 
 # Each report of a node asks these: they are put together once.
 _ROLES_HELD: Final = select(Task.role).where(Task.node == bindparam("node"), Task.state == "assigned")
-_UNTRIED: Final = (
-    select(Fence.task_id).where(Fence.site == bindparam("site"), Fence.done_at.is_(None), Fence.attempts == 0).limit(1)
+_UNTRIED: Final = select(Fence.task_id).where(
+    Fence.site == bindparam("site"), Fence.done_at.is_(None), Fence.attempts == 0
 )
 
 
@@ -175,9 +175,6 @@ def poll(tx: Transaction, ctx: Context, node: Node, request: PollRequest, *, fir
         elif first:
             give.append(task)  # the answer that gave it was lost, or is on its way
         (stop if task.cancel else wanted).add(task.task_id)
-    fences = tx.scalars(
-        select(Fence).where(Fence.site == node.site, Fence.done_at.is_(None), Fence.attempts == 0)
-    ).all()
     room = MOST_HELD - len(held)
     if room > 0:
         most = MOST_HELD if request.recoveries is None else request.recoveries
@@ -198,9 +195,8 @@ def poll(tx: Transaction, ctx: Context, node: Node, request: PollRequest, *, fir
             give.extend(tx.scalars(queued.where(Task.kind == "replicate").limit(max(copies, 0))))
         if kinds - {"replicate"}:
             give.extend(tx.scalars(queued.where(Task.kind != "replicate").limit(room)))
-    if fences:
-        # Nothing else happens at the site of an old primary before the attempt to fence it has ended.
-        fencing = {fence.task_id for fence in fences}
+    fencing = _fencing(tx, node.site)
+    if fencing:
         give = [task for task in give if task.task_id in fencing]
     wire = []
     for task in give:
@@ -227,18 +223,27 @@ def more(tx: Transaction, ctx: Context, node: Node, room: Room) -> tuple[WireTas
 
     It is given only what a poll would give it now. What is lost on its way is given again with the next poll.
     """
-    if room.incarnation != node.incarnation or room.generation > settings.generation(tx) or _fenced(tx, node.site):
+    if room.incarnation != node.incarnation or room.generation > settings.generation(tx) or _fencing(tx, node.site):
         return ()
-    held = list(tx.scalars(_ROLES_HELD, {"node": node.name}))
-    free = min(MOST_HELD - len(held), room.recoveries - held.count(quotas.ROLE))
+    free = _free(tx, node.name, room.recoveries)
     now = time.time()
     given = (_deliver(tx, ctx, task, node, now) for task in quotas.choose(tx, node, free, now))
     return tuple(task for task in given if task is not None)
 
 
-def _fenced(tx: Transaction, site: str) -> bool:
-    """Say whether an old primary at the site was not tried to be fenced yet: nothing else is begun before."""
-    return tx.execute(_UNTRIED, {"site": site}).first() is not None
+def _fencing(tx: Transaction, site: str) -> set[str | None]:
+    """Return the tasks that fence old primaries at the site that nobody has tried to fence yet.
+
+    Nothing else happens there before those attempts have ended.
+    """
+    return set(tx.scalars(_UNTRIED, {"site": site}))
+
+
+def _free(session: Session, node: str, recoveries: int | None) -> int:
+    """Return how many tasks of recoveries a node can take that works on ``recoveries`` at once (None: any number)."""
+    held = list(session.scalars(_ROLES_HELD, {"node": node}))
+    most = MOST_HELD if recoveries is None else recoveries
+    return min(MOST_HELD - len(held), most - held.count(quotas.ROLE))
 
 
 def _check_platform(tx: Transaction, node: Node, request: PollRequest) -> None:
@@ -255,9 +260,7 @@ def _check_platform(tx: Transaction, node: Node, request: PollRequest) -> None:
 
 def has_room(session: Session, node: str, request: PollRequest) -> bool:
     """Say whether a node that polls could take another recovery task: most of a busy site have their hands full."""
-    held = list(session.scalars(_ROLES_HELD, {"node": node}))
-    most = MOST_HELD if request.recoveries is None else request.recoveries
-    return held.count(quotas.ROLE) < min(most, MOST_HELD)
+    return _free(session, node, request.recoveries) > 0
 
 
 def _part(tx: Transaction, node: Node, now: float) -> int:

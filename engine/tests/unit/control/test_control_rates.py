@@ -106,6 +106,28 @@ def test_a_limit_is_shared_by_the_nodes_that_copy(store: Store) -> None:
     assert ask(store, "beta-2")[LINK].bytes_per_s == 45 * MIB
 
 
+def test_a_lease_that_has_just_been_written_holds_for_what_is_left_of_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store.write() as tx:
+        copy(tx, "t-1", "beta-1")
+
+    def at(now: float) -> tuple[float, float]:
+        """Return what a poll then is told, and when the record of it ends."""
+        monkeypatch.setattr(rates.time, "time", lambda: now)
+        told = ask(store, "beta-1")[LINK].valid_s
+        with store.read() as session:
+            return told, session.get_one(Share, (LINK, "beta-1")).until
+
+    began = 1_700_000_000.0
+    assert at(began) == (LEASE_S, began + LEASE_S)
+    at(began + 1.0)  # says that it has obeyed: that is written
+    valid_s, until = at(began + 3.0)
+    assert began + 3.0 + valid_s == until < began + 3.0 + LEASE_S
+    assert at(began + 20.0) == (LEASE_S, began + 20.0 + LEASE_S)
+    assert at(began - 3600.0) == (LEASE_S, began - 3600.0 + LEASE_S)  # the clock was set back
+
+
 def test_who_has_ended_leaves_its_share_at_once_it_says_so(store: Store) -> None:
     with store.write() as tx:
         for number in (1, 2):

@@ -21,7 +21,7 @@ from farshore.control.store import Store
 from farshore.control.store.database import Effects
 from farshore.control.store.records import Audit, Base, Node, Run, RunStep, Setting, Site
 from farshore.errors import Invalid, NotFound, Unauthenticated
-from sqlalchemy import select
+from sqlalchemy import event, select
 from sqlalchemy.exc import IntegrityError
 
 
@@ -232,3 +232,14 @@ def test_an_old_admin_token_is_void_when_a_new_one_is_made(tmp_path: Path) -> No
         rows = session.scalars(select(Token)).all()
         assert sorted(row.revoked_at is None for row in rows) == [False, True]
         assert session.scalars(select(Site)).all() == []
+
+
+def test_a_view_reads_a_row_once_though_nobody_holds_it(store: Store) -> None:
+    with store.write() as tx:
+        tx.add(Setting(key="colour", value={"value": "red"}))
+    asked: list[str] = []
+    with store.read() as session:
+        event.listen(session.connection(), "before_cursor_execute", lambda *told: asked.append(told[2]))
+        for _ in range(3):
+            assert session.get_one(Setting, "colour").value == {"value": "red"}
+    assert len(asked) == 1
