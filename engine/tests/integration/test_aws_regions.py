@@ -198,10 +198,10 @@ def test_a_machine_goes_to_another_region_and_comes_home(aws: AwsDouble, tmp_pat
         keys = {row["KmsKeyId"] for row in snapshots(aws, west.region)}
         assert keys == {west.key}, "what is kept in a region is encrypted with that region's key"
 
-        kept = set(aws.things())
+        kept = settled(aws)
         drill = story.run("drill")
         assert drill["machines"][0]["state"] == "green"
-        assert set(aws.things()) == kept, "a rehearsal leaves nothing in either region"
+        assert settled(aws) == kept, "a rehearsal leaves nothing in either region"
 
         instance.write(instance.key("sdf"), 7 * MIB, b"the last row")
         story.run("failover", to_site="west")
@@ -209,6 +209,8 @@ def test_a_machine_goes_to_another_region_and_comes_home(aws: AwsDouble, tmp_pat
         for name, volume in story.volumes(away).items():
             assert same(volume, story.volumes(first)[name]), f"{name} does not run in the other region as it was"
         assert {row["KmsKeyId"] for row in volumes(aws, west.region)} == {west.key}
+        # What has gone home before that would keep its checkpoint until it is retired.
+        until(lambda: "shell" not in roles(aws, west.region), "the machine away needs no checkpoint", 120)
 
         with story.volumes(away)["sdf"].open("r+b") as disk:
             disk.seek(9 * MIB)
@@ -360,6 +362,11 @@ def plan(lan: str, subnet: str) -> dict[str, Any]:
 def new(aws: AwsDouble, before: set[str]) -> set[str]:
     """Name what EC2 has since then, but for interfaces: each machine has its own."""
     return {name for name in set(aws.things()) - before if "/" not in name and not name.startswith("eni-")}
+
+
+def settled(aws: AwsDouble) -> set[str]:
+    """Name all that there is, but for the bundles for a later control plane: a node writes them when it gets to it."""
+    return {name for name in aws.things() if "/manifests/bundles/" not in name}
 
 
 def things(machine: dict[str, Any]) -> set[str]:
