@@ -38,7 +38,7 @@ from farshore.transport.congestion import Paths
 from farshore.transport.frames import Type
 from farshore.transport.notices import Notices
 from farshore.transport.packing import Packer
-from farshore.transport.sockets import receive_frame
+from farshore.transport.sockets import receive_frame, send_answer
 from farshore.transport.tls import Peer
 from farshore.units import CHUNK_SIZE, LEAF_SIZE
 
@@ -258,11 +258,9 @@ class Answering:
             if answer.broken is not None:
                 raise answer.broken
             size = len(answer.head) + len(answer.payload)
-            began, cpu_began = time.monotonic(), time.thread_time()
+            began, cpu_began = time.monotonic(), time.thread_time() if answer.law is not None else 0.0
             try:
-                connection.sendall(answer.head)
-                if answer.payload:
-                    connection.sendall(answer.payload)
+                send_answer(connection, answer.head, answer.payload)
             finally:
                 _give_back(answer)
             now = time.monotonic()

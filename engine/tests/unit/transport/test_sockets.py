@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from farshore.errors import Invalid
 from farshore.transport import sockets
-from farshore.units import MIB
+from farshore.units import KIB, MIB
 
 
 @pytest.fixture
@@ -41,6 +42,39 @@ def test_small_things_are_not_held_back(pair: tuple[socket.socket, socket.socket
     assert one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
+class Records(socket.socket):
+    """A connection that is written in records, as TLS is; notes what has come at its other end after each of them."""
+
+    def __init__(self, plain: socket.socket, other: socket.socket) -> None:
+        super().__init__(plain.family, plain.type, plain.proto, plain.detach())
+        self._other = other
+        self.arrived: list[int] = []
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        view = memoryview(data)
+        while view:
+            super().sendall(view[: 16 * KIB], flags)
+            view = view[16 * KIB :]
+            try:
+                self.arrived.append(len(self._other.recv(MIB, socket.MSG_PEEK | socket.MSG_DONTWAIT)))
+            except BlockingIOError:
+                self.arrived.append(0)
+
+
+def test_an_answer_of_several_records_goes_out_in_one_piece(pair: tuple[socket.socket, socket.socket]) -> None:
+    plain, other = pair
+    sockets.prepare(plain)
+    with Records(plain, other) as one:
+        sockets.send_answer(one, b"h" * 100, b"p" * 20 * KIB)  # type: ignore[arg-type]
+        assert one.arrived == [0, 0, 0]
+        other.settimeout(5)
+        assert other.recv(100, socket.MSG_WAITALL) + other.recv(MIB, socket.MSG_PEEK)[:1] == b"h" * 100 + b"p"
+        assert len(other.recv(20 * KIB, socket.MSG_WAITALL)) == 20 * KIB
+        one.arrived.clear()
+        sockets.send_answer(one, b"h" * 100, b"")  # type: ignore[arg-type]
+        assert one.arrived == [100], "what fits a record waits for nothing"
+
+
 def test_hanging_up_may_be_repeated(pair: tuple[socket.socket, socket.socket]) -> None:
     one, other = pair
     sockets.hang_up(one)
@@ -55,11 +89,11 @@ def test_long_ways_get_more_connections() -> None:
 
 
 def test_on_a_short_way_no_more_connections_work_than_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(sockets, "_PROCESSORS", 4)
     assert [sockets.at_work(rtt) for rtt in (0.00001, 0.0009)] == [4, 4]
     assert sockets.at_work(0.0001, here=True) == 2
     assert all(sockets.at_work(rtt, here=here) > 1000 for rtt in (None, 0.001, 0.2) for here in (True, False))
-    monkeypatch.setattr(sockets.os, "cpu_count", lambda: None)
+    monkeypatch.setattr(sockets, "_PROCESSORS", 1)
     assert (sockets.at_work(0.0001), sockets.at_work(0.0001, here=True)) == (2, 1)
 
 
