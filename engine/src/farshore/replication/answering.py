@@ -38,7 +38,7 @@ from farshore.transport.congestion import Paths
 from farshore.transport.frames import Type
 from farshore.transport.notices import Notices
 from farshore.transport.packing import Packer
-from farshore.transport.sockets import receive_frame, send_answer
+from farshore.transport.sockets import is_short, receive_frame, send_parts, wire_of
 from farshore.transport.tls import Peer
 from farshore.units import CHUNK_SIZE, LEAF_SIZE
 
@@ -143,6 +143,7 @@ class Answering:
         self._lock = threading.Lock()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._asleep = False
+        self._short = False
         self._closed = False
         self._asked_bytes = 0
         self._lanes: dict[bytes | int, _Lane] = {}
@@ -167,6 +168,7 @@ class Answering:
         poll = select.poll()
         poll.register(self._event, select.POLLIN)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
+        self._short = is_short(wire_of(connection).rtt_s)
         self._path.join(connection)
         listening = False
         try:
@@ -260,7 +262,7 @@ class Answering:
             size = len(answer.head) + len(answer.payload)
             began, cpu_began = time.monotonic(), time.thread_time() if answer.law is not None else 0.0
             try:
-                send_answer(connection, answer.head, answer.payload)
+                send_parts(connection, answer.head, answer.payload, short=self._short)
             finally:
                 _give_back(answer)
             now = time.monotonic()

@@ -103,6 +103,11 @@ def wire_of(connection: socket.socket) -> Wire:
     return Wire(sent - again, received, rtt / 1e6 if rtt else None, here)
 
 
+def is_short(rtt_s: float | None) -> bool:
+    """Say whether a path of this round trip, None where it is not known yet, is one within a room."""
+    return rtt_s is not None and rtt_s < SHORT_RTT_S
+
+
 def at_work(rtt_s: float | None, *, here: bool = False) -> int:
     """Return how many connections of a path of this round trip are asked at once, at most.
 
@@ -110,7 +115,7 @@ def at_work(rtt_s: float | None, *, here: bool = False) -> int:
     Ends that are both ``here`` share the machine's processors: with two of them, eight connections cost a sixth more
     than two, and two a tenth more than one.
     """
-    if rtt_s is None or rtt_s >= SHORT_RTT_S:
+    if not is_short(rtt_s):
         return sys.maxsize
     return max(1, _PROCESSORS // 2) if here else max(2, _PROCESSORS)
 
@@ -181,18 +186,18 @@ def prepare(plain: socket.socket) -> None:
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
 
 
-def send_answer(connection: ssl.SSLSocket, head: bytes | memoryview, payload: bytes | memoryview) -> None:
-    """Send a head and what belongs to it, in segments as large as the path takes.
+def send_parts(connection: ssl.SSLSocket, *parts: bytes | memoryview, short: bool) -> None:
+    """Send parts that belong together; on a ``short`` path in segments as large as it takes.
 
-    TLS writes record by record, and without a delay (see :func:`prepare`) each record would go out by itself: over the
-    loopback device 69 packets for each MiB, not 25, and up to a tenth more of the source's processor time.
+    TLS writes record by record, and without a delay (see :func:`prepare`) each record goes out by itself where nothing
+    waits before it: over the loopback device 69 packets for each MiB, not 25, and up to a tenth more of a sender's
+    processor time. On a long path records wait and are joined by the kernel; there this would gain nothing.
     """
-    several = len(head) + len(payload) > _RECORD_BYTES
+    several = short and sum(map(len, parts)) > _RECORD_BYTES
     if several:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-    connection.sendall(head)
-    if payload:
-        connection.sendall(payload)
+    for part in parts:
+        connection.sendall(part)
     if several:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
 

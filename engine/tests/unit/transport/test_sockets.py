@@ -61,18 +61,21 @@ class Records(socket.socket):
                 self.arrived.append(0)
 
 
-def test_an_answer_of_several_records_goes_out_in_one_piece(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_what_fills_several_records_goes_out_in_one_piece_on_a_short_path(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     plain, other = pair
     sockets.prepare(plain)
     with Records(plain, other) as one:
-        sockets.send_answer(one, b"h" * 100, b"p" * 20 * KIB)  # type: ignore[arg-type]
+        sockets.send_parts(one, b"h" * 100, b"p" * 20 * KIB, short=True)  # type: ignore[arg-type]
         assert one.arrived == [0, 0, 0]
         other.settimeout(5)
         assert other.recv(100, socket.MSG_WAITALL) + other.recv(MIB, socket.MSG_PEEK)[:1] == b"h" * 100 + b"p"
         assert len(other.recv(20 * KIB, socket.MSG_WAITALL)) == 20 * KIB
         one.arrived.clear()
-        sockets.send_answer(one, b"h" * 100, b"")  # type: ignore[arg-type]
-        assert one.arrived == [100], "what fits a record waits for nothing"
+        sockets.send_parts(one, b"h" * 100, short=True)  # type: ignore[arg-type]
+        sockets.send_parts(one, b"p" * 20 * KIB, short=False)  # type: ignore[arg-type]
+        assert one.arrived == [100, 100 + 16 * KIB, 100 + 20 * KIB], "neither waits for what follows"
 
 
 def test_hanging_up_may_be_repeated(pair: tuple[socket.socket, socket.socket]) -> None:
