@@ -71,6 +71,7 @@ class Leases(RuleBasedStateMachine):
     def nobody_exceeds(self) -> None:
         assert sum(holder.using(self.now) for holder in self.holders.values()) <= self.limit + 1e-6
         assert sum(share.taken(self.now) for share in self.shares.values()) <= self.limit + 1e-6
+        assert all(share.kept <= share.held for share in self.shares.values())
 
 
 Leases.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
@@ -115,6 +116,17 @@ def test_a_silent_holder_keeps_a_part_for_a_while():
     rest = lease(shares, "b", limit=84.0, users=("b",), members=2, now=late).rate
     assert rest == 84.0 - shares["a"].later == 70.0
     assert lease(shares, "b", limit=84.0, users=("b",), members=2, now=late + KEPT_S).rate == 84.0
+
+
+def test_what_was_kept_is_not_kept_again_once_others_have_it():
+    shares = settle(84.0, ("a",), {}, 0.0)
+    assert shares["a"].kept == 14.0
+    over = LEASE_S + KEPT_S
+    shares["b"] = lease(shares, "b", limit=84.0, users=("a", "b"), members=2, now=over - 1)
+    shares["b"] = lease(shares, "b", limit=84.0, users=("b",), members=2, now=over).confirm()
+    assert shares["b"].held == 84.0
+    shares["a"] = lease(shares, "a", limit=84.0, users=("a", "b"), members=2, now=over)
+    assert (shares["a"].held, shares["a"].kept) == (0.0, 0.0)
 
 
 def test_the_only_possible_holder_goes_on_as_it_was():

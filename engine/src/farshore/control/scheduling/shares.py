@@ -62,6 +62,8 @@ def lease(
         now: seconds since the epoch.
     """
     mine = shares.get(holder, Share())
+    if now >= mine.until + KEPT_S:
+        mine = Share()  # others may have it all by now
     others = sum(share.taken(now) for name, share in shares.items() if name != holder)
     part = limit / len({holder, *users})
     # What the holder may be using anyway can be given again, also where a lowered limit is exceeded already.
