@@ -167,11 +167,11 @@ class Answering:
         connection, fd = self._connection, self._connection.fileno()
         poll = select.poll()
         poll.register(self._event, select.POLLIN)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
-        self._short = is_short(wire_of(connection).rtt_s)
-        self._path.join(connection)
         listening = False
         try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
+            self._short = is_short(wire_of(connection).rtt_s)
+            self._path.join(connection)
             while True:
                 self._send_ready()
                 self._take_up_returned()

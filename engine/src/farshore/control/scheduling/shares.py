@@ -41,7 +41,11 @@ class Share:
         """Return what others must leave to the holder."""
         if now < self.until:
             return self.held
-        return self.kept if now < self.until + KEPT_S else 0.0
+        return 0.0 if self.lapsed(now) else self.kept
+
+    def lapsed(self, now: float) -> bool:
+        """Say whether nothing is left to the holder any more, so that others may have it all."""
+        return now >= self.until + KEPT_S
 
     def confirm(self) -> Share:
         """Return the share of a holder that has said that it holds what it was given last."""
@@ -62,8 +66,8 @@ def lease(
         now: seconds since the epoch.
     """
     mine = shares.get(holder, Share())
-    if now >= mine.until + KEPT_S:
-        mine = Share()  # others may have it all by now
+    if mine.lapsed(now):
+        mine = Share()
     others = sum(share.taken(now) for name, share in shares.items() if name != holder)
     part = limit / len({holder, *users})
     # What the holder may be using anyway can be given again, also where a lowered limit is exceeded already.
