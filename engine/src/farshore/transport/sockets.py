@@ -1,4 +1,4 @@
-"""Sockets of the data path: addresses, options, and frames off a connection."""
+"""Sockets of the data path: addresses, options, frames off a connection, and answers onto it."""
 
 from __future__ import annotations
 
