@@ -252,7 +252,7 @@ class SimPath:
         if node is None:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", self._text)
         size = len(self._files.content.get(node, b""))
-        return Namespace(real_os, st_size=size, st_mtime=hub().now, st_mode=0o100600)
+        return Namespace(real_os, st_size=size, st_mtime=hub().now, st_mode=0o100600, st_ino=node, st_dev=1)
 
 
 class _Open:
@@ -378,7 +378,7 @@ def fsync(fd: int) -> None:
 
 def fstat(fd: int) -> Any:
     one = _get(fd)
-    return Namespace(real_os, st_size=len(one.files.content.get(one.node, b"")))
+    return Namespace(real_os, st_size=len(one.files.content.get(one.node, b"")), st_ino=one.node, st_dev=1)
 
 
 def lseek(fd: int, offset: int, how: int) -> int:

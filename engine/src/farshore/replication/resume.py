@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 #: The highest term in which this node worked on a checkpoint; 1 where there is no such file.
 _TERM: Final = "term"
+_LOCK: Final = ".lock"
+#: So often a folder may be removed under one who wants to hold it, before it counts as another's.
+_HOLD_TRIES: Final = 10
 
 
 def disk_folder(disk_key: str) -> str:
@@ -58,27 +61,55 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
         Conflict: another process, or another thread of this one, works on them.
     """
-    durable.make_dir(folder)
-    fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    busy = Conflict(
+        f"checkpoint {folder.name} is being worked on by another process",
+        code="draft-busy",
+        hint="Wait until it has ended.",
+        checkpoint=folder.name,
+    )
+    for _ in range(_HOLD_TRIES):
+        durable.make_dir(folder)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(
-                f"checkpoint {folder.name} is being worked on by another process",
-                code="draft-busy",
-                hint="Wait until it has ended.",
-                checkpoint=folder.name,
-            ) from None
-        yield
-    finally:
-        os.close(fd)
+            fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:  # whoever held it has removed the folder just now
+            continue
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise busy from None
+            if not _names(folder / _LOCK, fd):  # the same, and another may hold the next folder of this name
+                continue
+            yield
+            return
+        finally:
+            os.close(fd)
+    raise busy
+
+
+def _names(path: Path, fd: int) -> bool:
+    """Say whether ``path`` is still the name of an open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False
 
 
 def forget(folder: Path) -> None:
     """Remove a checkpoint's journals, or one disk's; its drafts are points or gone."""
+    with contextlib.suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            if path.name != _LOCK:  # that goes last: from then on another may begin anew
+                _remove(path)
     shutil.rmtree(folder, ignore_errors=True)
     durable.fsync_dir(folder.parent)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def discard(target: Target, folder: Path) -> None:
