@@ -1,9 +1,9 @@
 """Sockets, TLS, poll and eventfd of the simulation.
 
 A connection is two streams of *records*. What was sent arrives after the latency of the connection, in order; between
-connections nothing is in order. As with TLS, a record that was begun to be read is not seen by ``poll`` any more, but
-by ``pending`` alone. A partition holds back what is on its way; a cut ends connections; a record may be damaged, which
-the TLS layer notices (``outside``) or not (``inside``, as a broken middle box of the peer's own would).
+connections nothing is in order. As with TLS, records that were taken with the one that is read are not seen by ``poll``
+any more, but by ``pending`` alone. A partition holds back what is on its way; a cut ends connections; a record may be
+damaged, which the TLS layer notices (``outside``) or not (``inside``, as a broken middle box of the peer's own would).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from farshore.transport import records
 from sim.runtime import Namespace, Process, Task, Violation, hub
 
 RECORD = 16 * 1024
@@ -82,7 +83,7 @@ class EventFd:
 
 
 class SimSocket:
-    """A listener, or one end of a connection; also stands for its TLS object."""
+    """A listener, or one end of a connection; also stands for what is made of it by :func:`secure`."""
 
     def __init__(self, *_: Any) -> None:
         net = network()
@@ -102,6 +103,7 @@ class SimSocket:
         self.listening = False
         self.record = memoryview(b"")
         self.records: deque[bytes] = deque()
+        self.taken: deque[bytes] = deque()
         self.waiting_bytes = 0
         self.arrives_at = 0.0
         self.held: list[Callable[[], None]] = []
@@ -166,8 +168,8 @@ class SimSocket:
                 here.wake(task)
         return Plain(mine), other.getsockname()  # type: ignore[return-value]
 
-    def getpeercert(self, binary_form: bool = False) -> Any:
-        del binary_form
+    @property
+    def certificate(self) -> Any:
         return self.peer.identity.der if self.peer is not None and self.peer.identity is not None else None
 
     def handshake(self, identity: Any, server_side: bool) -> None:
@@ -183,15 +185,6 @@ class SimSocket:
                 raise TimeoutError("The handshake operation timed out")
             hub().block(self.readers, min(0.05, left) if left is not None else 0.05)
 
-    def do_handshake(self, *_: Any) -> None:
-        return
-
-    def version(self) -> str:
-        return "TLSv1.3"
-
-    def detach(self) -> int:
-        return self.fd
-
     # Bytes ----------------------------------------------------------------------------------------------------------
 
     def _check(self) -> None:
@@ -203,11 +196,7 @@ class SimSocket:
 
     def _wait(self, queue: list[Task], deadline: float | None = None) -> None:
         if self.timeout == 0.0:
-            raise (
-                ssl.SSLWantReadError(2, "The operation did not complete")
-                if queue is self.readers
-                else (ssl.SSLWantWriteError(3, "The operation did not complete"))
-            )
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
         left = self.timeout if deadline is None else deadline - hub().now
         if left is not None and left <= 0:
             raise TimeoutError("The operation timed out")
@@ -218,6 +207,15 @@ class SimSocket:
         view = memoryview(data).cast("B")
         while view:
             view = view[self.send(view) :]
+
+    def send_parts(self, *parts: Any) -> None:
+        self.sendall(b"".join(parts))
+
+    def seal(self, *parts: Any) -> list[memoryview]:
+        return [memoryview(b"".join(parts))]
+
+    def send_sealed(self, sealed: memoryview) -> int:
+        return self.send(sealed)
 
     def send(self, data: Any) -> int:
         self._check()
@@ -313,9 +311,12 @@ class SimSocket:
         deadline = None if self.timeout is None else hub().now + self.timeout
         while not self.record:
             self._check()
-            if self.records:
-                self.record = memoryview(self.records.popleft())
+            if self.taken:
+                self.record = memoryview(self.taken.popleft())
                 break
+            if self.records:
+                self.taken, self.records = self.records, deque()
+                continue
             if self.ended:
                 return 0
             self._wait(self.readers, deadline)
@@ -332,8 +333,8 @@ class SimSocket:
         buffer = bytearray(size)
         return bytes(buffer[: self.recv_into(buffer)])
 
-    def pending(self) -> int:
-        return len(self.record)
+    def pending(self) -> bool:
+        return bool(self.record or self.taken)
 
     def ready(self) -> bool:
         return bool(self.records or self.ended or self.broken is not None or self.backlog)
@@ -356,9 +357,6 @@ class SimSocket:
         assert other is not None
         self.arrives_at = max(self.arrives_at, here.now + self.latency)
         here.after(self.arrives_at - here.now, lambda: other.arrive(None))
-
-    def unwrap(self) -> SimSocket:
-        return self
 
     def close(self) -> None:
         hub().check()
@@ -406,11 +404,17 @@ class Context:
         self._identity = identity
         self._server = server
 
-    def wrap_socket(self, plain: Any, server_side: bool = False, **_: Any) -> SimSocket:
+    def handshake(self, plain: Any, server_side: bool) -> None:
         plain.handshake(self._identity, server_side)
-        plain.__dict__["taken"] = True
-        inner: SimSocket = plain.inner
-        return inner
+
+
+def secure(plain: Any, context: Any, *, server_side: bool = False, server_hostname: str | None = None) -> SimSocket:
+    """Stand for :func:`farshore.transport.records.secure`."""
+    del server_hostname
+    context.handshake(plain, server_side)
+    plain.__dict__["taken"] = True
+    inner: SimSocket = plain.inner
+    return inner
 
 
 def create_connection(address: tuple[str, int], timeout: float | None = None, *_: Any, **__: Any) -> Plain:
@@ -557,4 +561,5 @@ REPLACED: dict[int, Any] = {
     id(real_socket.socket): SimSocket,
     id(real_socket.create_connection): create_connection,
     id(real_socket.create_server): create_server,
+    id(records.secure): secure,
 }

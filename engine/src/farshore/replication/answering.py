@@ -17,7 +17,6 @@ import logging
 import os
 import select
 import socket
-import ssl
 import threading
 import time
 from collections import deque
@@ -38,7 +37,8 @@ from farshore.transport.congestion import Paths
 from farshore.transport.frames import Type
 from farshore.transport.notices import Notices
 from farshore.transport.packing import Packer
-from farshore.transport.sockets import is_short, receive_frame, send_parts, wire_of
+from farshore.transport.records import Secured
+from farshore.transport.sockets import receive_frame
 from farshore.transport.tls import Peer
 from farshore.units import CHUNK_SIZE, LEAF_SIZE
 
@@ -112,7 +112,7 @@ class _Answer(NamedTuple):
     """
 
     question: _Question
-    head: bytes | memoryview
+    head: bytes
     payload: memoryview | bytes = b""
     lent: Lent | None = None
     law: CompressionLaw | None = None
@@ -133,7 +133,7 @@ _tools = _Tools()
 class Answering:
     """Answers what one peer asks on one connection."""
 
-    def __init__(self, service: Service, connection: ssl.SSLSocket, peer: Peer) -> None:
+    def __init__(self, service: Service, connection: Secured, peer: Peer) -> None:
         self._service = service
         self._connection = connection
         self._peer = peer
@@ -143,7 +143,6 @@ class Answering:
         self._lock = threading.Lock()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._asleep = False
-        self._short = False
         self._closed = False
         self._asked_bytes = 0
         self._lanes: dict[bytes | int, _Lane] = {}
@@ -170,7 +169,6 @@ class Answering:
         listening = False
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
-            self._short = is_short(wire_of(connection).rtt_s)
             self._path.join(connection)
             while True:
                 self._send_ready()
@@ -262,7 +260,7 @@ class Answering:
             size = len(answer.head) + len(answer.payload)
             began, cpu_began = time.monotonic(), time.thread_time() if answer.law is not None else 0.0
             try:
-                send_parts(connection, answer.head, answer.payload, short=self._short)
+                connection.send_parts(answer.head, answer.payload)
             finally:
                 _give_back(answer)
             now = time.monotonic()
@@ -376,11 +374,7 @@ class Answering:
         if not filled:
             lent.release()
             return _Answer(question, head)
-        # In one piece, for the peer would be woken for the head alone.
-        framed = lent.framed(head, filled)
-        return (
-            _Answer(question, head, payload, lent, law) if framed is None else _Answer(question, framed, b"", lent, law)
-        )
+        return _Answer(question, head, payload, lent, law)
 
     def _list(self, question: _Question) -> _Answer:
         asked = frames.List.decode(question.meta)
@@ -419,8 +413,6 @@ def _read_held(reader: Reader, offset: int, buffer: memoryview) -> None:
 
 def _give_back(answer: _Answer) -> None:
     if answer.lent is not None:
-        if isinstance(answer.head, memoryview):
-            answer.head.release()
         answer.lent.release()
 
 

@@ -9,7 +9,6 @@ obeys, and of an epoch and term that nobody has passed.
 from __future__ import annotations
 
 import logging
-import ssl
 import threading
 import time
 from collections import OrderedDict
@@ -31,6 +30,7 @@ from farshore.transport.buffers import BufferPool
 from farshore.transport.congestion import Paths
 from farshore.transport.listener import DataListener
 from farshore.transport.notices import Notices
+from farshore.transport.records import Secured
 from farshore.transport.sockets import hang_up
 from farshore.transport.tls import NodeTls, Peer, same_thumbprint
 
@@ -67,7 +67,7 @@ class SourceService:
         self._terms: OrderedDict[tuple[str, str, int], int] = OrderedDict()
         self._listener: DataListener | None = None
         self._gone = threading.Condition(self._lock)
-        self._connections: set[ssl.SSLSocket] = set()
+        self._connections: set[Secured] = set()
         self._stopping = False
         parallel = max(source.caps.max_parallel, 4)
         self.readers = Readers(parallel)
@@ -128,7 +128,7 @@ class SourceService:
             session.close()
         self.readers.stop()
 
-    def serve_connection(self, connection: ssl.SSLSocket, peer: Peer) -> None:
+    def serve_connection(self, connection: Secured, peer: Peer) -> None:
         """Answer the questions of ``peer`` on a greeted connection until it goes, in the caller's thread.
 
         Raises:

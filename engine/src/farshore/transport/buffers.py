@@ -2,8 +2,7 @@
 
 The pages of a new buffer cost more than what is written to it, so buffers are kept; but no more of them than are lent
 at the moment, or ``KEEP_BYTES``. How many are lent at once is for the window to bound: one buffer per chunk in flight.
-Each begins at a page, so it may be written with O_DIRECT, and has a page before it, so that what is read into it can be
-sent with its frame's head in one piece.
+Each begins at a page, so it may be written with O_DIRECT.
 """
 
 from __future__ import annotations
@@ -17,8 +16,6 @@ from farshore.units import CHUNK_SIZE, KIB, MIB
 #: Free buffers that are kept even where nothing is lent.
 KEEP_BYTES: Final = 8 * MIB
 _SMALLEST: Final = 64 * KIB
-#: Room before a buffer, for the head of a frame.
-HEAD_ROOM: Final = mmap.PAGESIZE
 
 
 class Lent:
@@ -30,17 +27,6 @@ class Lent:
         self._pool = pool
         self._buffer = buffer
         self.view = view
-
-    def framed(self, head: bytes, size_bytes: int) -> memoryview | None:
-        """Return ``head`` and the first ``size_bytes`` behind it in one piece; None where the head is too long for it.
-
-        It is of the buffer: release it before that is given back.
-        """
-        if self._buffer is None or len(head) > HEAD_ROOM:
-            return None
-        start = HEAD_ROOM - len(head)
-        self._buffer[start:HEAD_ROOM] = head
-        return memoryview(self._buffer)[start : HEAD_ROOM + size_bytes]
 
     def release(self) -> None:
         """Give the buffer back. May be called again."""
@@ -77,12 +63,12 @@ class BufferPool:
             if buffer is not None:
                 self.free_bytes -= size
         if buffer is None:
-            buffer = mmap.mmap(-1, HEAD_ROOM + size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        return Lent(self, buffer, memoryview(buffer)[HEAD_ROOM : HEAD_ROOM + size_bytes])
+            buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return Lent(self, buffer, memoryview(buffer)[:size_bytes])
 
     def give_back(self, buffer: mmap.mmap) -> None:
         """Take back what was lent; called by :class:`Lent`."""
-        size = len(buffer) - HEAD_ROOM
+        size = len(buffer)
         with self._lock:
             self.lent_bytes -= size
             self.free_bytes += size

@@ -24,6 +24,7 @@ from farshore.transport.buffers import NOTHING, Lent
 from farshore.transport.dialing import check_answer, dial, pause_s, refusal
 from farshore.transport.notices import code_of, named
 from farshore.transport.pace import Pace
+from farshore.transport.records import Secured
 from farshore.transport.sockets import Wire, hang_up, receive_frame, receive_head, wire_of
 from farshore.transport.stream import Stream
 
@@ -109,7 +110,7 @@ class Connection(threading.Thread):
         shown: who we are on it; None where the listener knows.
     """
 
-    def __init__(self, link: Link, name: str, given: ssl.SSLSocket | None = None) -> None:
+    def __init__(self, link: Link, name: str, given: Secured | None = None) -> None:
         super().__init__(name=f"link-{name}", daemon=True)
         self._link = link
         self._given = given
@@ -123,7 +124,7 @@ class Connection(threading.Thread):
         self.pace = Pace()
         self.shown: NodeTls | None = None
         self.wire = Wire()
-        self._socket: ssl.SSLSocket | None = None
+        self._socket: Secured | None = None
         self._outstanding: dict[int, Request] = {}
         self._outstanding_bytes = 0
         self._head = memoryview(bytearray(frames.HEADER.size))
@@ -174,7 +175,7 @@ class Connection(threading.Thread):
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
-    def _connect(self) -> ssl.SSLSocket | None:
+    def _connect(self) -> Secured | None:
         link = self._link
         self.shown = link.identity
         try:
@@ -189,7 +190,7 @@ class Connection(threading.Thread):
             link.not_connected(repr(error))
         return None
 
-    def _use(self, connection: ssl.SSLSocket, *, greeted: bool) -> bool:
+    def _use(self, connection: Secured, *, greeted: bool) -> bool:
         """Use a connection to its end, and say whether the peer had greeted."""
         link = self._link
         self._socket = connection
@@ -239,7 +240,7 @@ class Connection(threading.Thread):
             log.log(level, "no connection to %s: %s", self._link, named(error))
         return str(error) or type(error).__name__
 
-    def _greet(self, connection: ssl.SSLSocket) -> None:
+    def _greet(self, connection: Secured) -> None:
         """Greet, and send what waits without waiting for the answer: who speaks another version refuses both."""
         connection.settimeout(self._link.connect_timeout_s)
         connection.sendall(frames.Hello().encode())
@@ -248,8 +249,8 @@ class Connection(threading.Thread):
         check_answer(header, self._meta[: header.meta_size], answers=True, peer=self._link.peer)
         self._link.greeted(self)
 
-    def _serve(self, connection: ssl.SSLSocket) -> None:
-        stream = Stream(connection, ANSWER_TIMEOUT_S, self._link.lanes.next())
+    def _serve(self, connection: Secured) -> None:
+        stream = Stream(connection, ANSWER_TIMEOUT_S)
         poll = select.poll()
         poll.register(connection, select.POLLIN)
         poll.register(self._event, select.POLLIN)

@@ -22,6 +22,7 @@ from farshore.transport import frames
 from farshore.transport.listener import Serve
 from farshore.transport.notices import Notices, code_of, named
 from farshore.transport.parts import name_of
+from farshore.transport.records import Secured, secure
 from farshore.transport.sockets import Wire, connections_for, hang_up, parse_address, prepare, receive_frame, wire_of
 from farshore.transport.tls import NodeTls, Peer, peer_of, same_thumbprint
 
@@ -49,7 +50,7 @@ def dial(
     timeout_s: float = CONNECT_TIMEOUT_S,
     part: int = 0,
     met: Callable[[Wire], None] = lambda _wire: None,
-) -> ssl.SSLSocket:
+) -> Secured:
     """Return a connection to ``expected``, or a part of it, that has this time-out; the greeting comes next.
 
     ``met`` is told of the path as soon as somebody is there, a round trip or two before this returns.
@@ -60,11 +61,11 @@ def dial(
         Reconnect: the handshake failed in another way (``not-tls``), or did not come (``handshake-timeout``).
     """
     plain = socket.create_connection(address, timeout=timeout_s)
-    connection: socket.socket = plain
+    connection = plain
     try:
         prepare(plain)
         met(wire_of(plain))
-        connection = secured = identity.client.wrap_socket(plain, server_hostname=name_of(part))
+        connection = secured = secure(plain, identity.client, server_hostname=name_of(part))
         check_peer(peer_of(secured), expected, f"{address[0]}:{address[1]}")
     except ssl.SSLError as error:
         connection.close()
@@ -258,7 +259,7 @@ class _Caller(threading.Thread):
         self._part = part
         self._greeted = greeted
         self._ended = threading.Event()
-        self._connection: ssl.SSLSocket | None = None
+        self._connection: Secured | None = None
 
     def retire(self) -> None:
         """Do not come back once the connection has ended."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import ssl
 import threading
 import time
 from collections import deque
@@ -27,8 +26,8 @@ from farshore.transport.connection import Connection, Request
 from farshore.transport.dialing import CONNECT_TIMEOUT_S
 from farshore.transport.notices import Notices
 from farshore.transport.pace import Pace, soonest
+from farshore.transport.records import Secured
 from farshore.transport.sockets import Wire, at_work, connections_for, parse_address
-from farshore.transport.stream import Lanes
 from farshore.transport.tls import NodeTls, Peer
 
 log = logging.getLogger(__name__)
@@ -96,11 +95,6 @@ class Link:
     def identity(self) -> NodeTls:
         """Who we are, with the newest certificate."""
         return self._links.identity
-
-    @property
-    def lanes(self) -> Lanes:
-        """In which its connections are read."""
-        return self._links.lanes
 
     @property
     def buffers(self) -> BufferPool:
@@ -191,7 +185,7 @@ class Link:
                 return
         request.on_error(error)
 
-    def adopt(self, connection: ssl.SSLSocket) -> None:
+    def adopt(self, connection: Secured) -> None:
         """Take over a greeted connection that the peer opened.
 
         Raises:
@@ -432,7 +426,6 @@ class Links:
         self.identity = identity
         self.connect_timeout_s = connect_timeout_s
         self.buffers = BufferPool()
-        self.lanes = Lanes()
         self._give_up_s = give_up_s
         self._lock = threading.Lock()
         self._closed = False
@@ -450,7 +443,7 @@ class Links:
         """Return the link to a ``peer`` that connects to us; an older one to another certificate of it is closed."""
         return self._link(None, peer)
 
-    def adopt(self, connection: ssl.SSLSocket, peer: Peer) -> None:
+    def adopt(self, connection: Secured, peer: Peer) -> None:
         """Take over a greeted connection of a peer that answers; for a listener to call.
 
         Raises:

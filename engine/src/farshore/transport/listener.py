@@ -25,6 +25,7 @@ from farshore.errors import Conflict, FarshoreError, Forbidden, Permanent, Recon
 from farshore.transport import frames
 from farshore.transport.notices import Notices, code_of, named
 from farshore.transport.parts import Parts, wanted_by
+from farshore.transport.records import Secured, secure
 from farshore.transport.sockets import hang_up, parse_address, prepare, receive_frame
 from farshore.transport.tls import NodeTls, Peer, peer_of
 
@@ -39,7 +40,7 @@ GREETING_MAX: Final = 64
 _PARTING_TIMEOUT_S: Final = 1.0
 _META_BYTES: Final = 16 * 1024
 
-Serve = Callable[[ssl.SSLSocket, Peer], None]
+Serve = Callable[[Secured, Peer], None]
 
 
 class DataListener:
@@ -197,18 +198,19 @@ class DataListener:
             self._threads.pop(thread, None)
             self._greeting.pop(thread, None)
 
-    def _welcome(self, plain: socket.socket) -> tuple[ssl.SSLSocket, Peer, bool]:
+    def _welcome(self, plain: socket.socket) -> tuple[Secured, Peer, bool]:
         """Return the connection, who is there, and whether they ask."""
         me = threading.current_thread()
-        connection: ssl.SSLSocket | None = None
+        connection: Secured | None = None
         try:
             with self._in_time():
                 prepare(plain)
                 plain.settimeout(self._timeout_s)
-                connection = self._identity().server.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+                connection = _handshake(plain, self._identity().server)
                 with self._lock:
                     self._threads[me] = connection
-                _handshake(connection)
+                if self._stopping.is_set():  # and whoever stops us may have hung up on what it was before
+                    hang_up(connection)
                 peer = peer_of(connection)
                 asks = self._greet(connection)
                 connection.settimeout(None)
@@ -231,7 +233,7 @@ class DataListener:
                 raise Reconnect("it did not greet in time", code="greeting-timeout") from error
             raise
 
-    def _greet(self, connection: ssl.SSLSocket) -> bool:
+    def _greet(self, connection: Secured) -> bool:
         """Exchange greetings and return whether the peer asks."""
         meta = memoryview(bytearray(_META_BYTES))
         header = receive_frame(connection, memoryview(bytearray(frames.HEADER.size)), meta)
@@ -266,20 +268,20 @@ class DataListener:
         log.log(level, "a data connection from %s ended: %s", host, named(error))
 
 
-def _handshake(connection: ssl.SSLSocket) -> None:
+def _handshake(plain: socket.socket, context: ssl.SSLContext) -> Secured:
     try:
-        connection.do_handshake()
+        return secure(plain, context, server_side=True)
     except ssl.SSLError as error:
         if any(word in str(error) for word in ("CERTIFICATE", "UNKNOWN_CA", "DECRYPT_ERROR")):
             raise Forbidden(f"its certificate is not accepted: {error}", code="certificate-refused") from error
         raise Reconnect(f"it does not speak TLS as we do: {error}", code="not-tls") from error
 
 
-def _part(connection: ssl.SSLSocket, error: FarshoreError) -> None:
+def _part(connection: Secured, error: FarshoreError) -> None:
     """Tell a peer why it is refused. What it sent meanwhile is read, or the reset would overtake the answer."""
     with contextlib.suppress(OSError):
         connection.sendall(frames.encode_error(0, error))
-        socket.socket.shutdown(connection, socket.SHUT_WR)
+        connection.shutdown(socket.SHUT_WR)
         connection.settimeout(_PARTING_TIMEOUT_S)
         for _ in range(64):
             if not connection.recv(_META_BYTES):

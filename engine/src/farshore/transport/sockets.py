@@ -1,11 +1,10 @@
-"""Sockets of the data path: addresses, options, frames off a connection, and answers onto it."""
+"""Sockets of the data path: addresses, options, and frames off a connection."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
-import ssl
 import struct
 import sys
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Final, Protocol
 
 from farshore.errors import Invalid, Reconnect
 from farshore.transport import frames
-from farshore.units import KIB, LINK_RATE, MIB, format_size
+from farshore.units import LINK_RATE, MIB, format_size
 
 #: The part of the kernel's struct tcp_info that we read; linux/tcp.h, where new fields come only at the end.
 _RTT_US: Final = struct.Struct("=I")
@@ -36,8 +35,6 @@ LONG_RTT_S: Final = 0.150
 #: A round trip within a room: the bytes on the way are few, whatever the rate.
 SHORT_RTT_S: Final = 0.001
 _RTT_ASSUMED_S: Final = 0.1
-#: Data in one TLS record, at most.
-_RECORD_BYTES: Final = 16 * KIB
 _PROCESSORS: Final = os.cpu_count() or 1  # asked once: the system reads it from a file
 #: What a connection begins with, and what it needs where packets are lost by chance; see congestion.py.
 _CONGESTION_FIRST: Final = "cubic"
@@ -186,30 +183,13 @@ def prepare(plain: socket.socket) -> None:
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
 
 
-def send_parts(connection: ssl.SSLSocket, *parts: bytes | memoryview, short: bool) -> None:
-    """Send parts that belong together; on a ``short`` path in segments as large as it takes.
-
-    TLS writes record by record, and without a delay (see :func:`prepare`) each record goes out by itself where nothing
-    waits before it: over the loopback device 69 packets for each MiB, not 25, and up to a tenth more of a sender's
-    processor time. On a long path records wait and are joined by the kernel; there this would gain nothing.
-    """
-    several = short and sum(map(len, parts)) > _RECORD_BYTES
-    if several:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-    for part in parts:
-        connection.sendall(part)
-    if several:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
-
-
 def hang_up(connection: socket.socket) -> None:
     """Make whoever reads or writes the connection see its end; from any thread, more than once if need be."""
     with contextlib.suppress(OSError):
-        # Not SSLSocket.shutdown, which takes the TLS object away under the thread that uses it.
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        connection.shutdown(socket.SHUT_RDWR)
 
 
-def receive_frame(connection: ssl.SSLSocket, head: memoryview, meta: memoryview) -> frames.Header:
+def receive_frame(connection: socket.socket, head: memoryview, meta: memoryview) -> frames.Header:
     """Receive a frame that has no payload, into buffers that are reused.
 
     Raises:
@@ -236,7 +216,7 @@ def receive_head(fill: Fill, head: memoryview, meta: memoryview) -> frames.Heade
     return header
 
 
-def receive(connection: ssl.SSLSocket, view: memoryview, *, at_start: bool = False) -> None:
+def receive(connection: socket.socket, view: memoryview, *, at_start: bool = False) -> None:
     """Fill ``view``."""
     at, size = 0, len(view)
     while at < size:

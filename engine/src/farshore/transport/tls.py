@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from farshore.errors import Forbidden, Invalid
+from farshore.transport.records import Secured
 
 _URI: Final = re.compile(r"^spiffe://farshore/site/([A-Za-z0-9._-]{1,63})/node/([A-Za-z0-9._-]{1,63})$")
 
@@ -59,16 +60,15 @@ def identity_of(der: bytes) -> Peer:
     return Peer(match[1], match[2], sha256(der).hexdigest())
 
 
-def peer_of(connection: ssl.SSLSocket) -> Peer:
-    """Return who is at the other end of a connection after its handshake.
+def peer_of(connection: Secured) -> Peer:
+    """Return who is at the other end of a connection.
 
     Raises:
         Forbidden: it showed no certificate of a node.
     """
-    der = connection.getpeercert(binary_form=True)
-    if not der:
+    if not connection.certificate:
         raise Forbidden("the peer showed no certificate", code="peer-unknown")
-    return identity_of(der)
+    return identity_of(connection.certificate)
 
 
 def same_thumbprint(one: str, other: str) -> bool:

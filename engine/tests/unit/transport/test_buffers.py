@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from farshore.transport.buffers import HEAD_ROOM, KEEP_BYTES, NOTHING, BufferPool
+from farshore.transport.buffers import KEEP_BYTES, NOTHING, BufferPool
 from farshore.units import KIB, MIB
 
 
@@ -32,17 +32,6 @@ def test_a_buffer_that_is_given_back_twice_is_not_lent_to_two() -> None:
     one.view[:] = b"1" * 100
     other.view[:] = b"2" * 100
     assert bytes(one.view) == b"1" * 100
-
-
-def test_what_is_lent_can_be_sent_in_one_piece_with_the_head_of_its_frame() -> None:
-    lent = BufferPool().take(100)
-    lent.view[:4] = b"data"
-    framed = lent.framed(b"head", 4)
-    assert framed is not None
-    assert bytes(framed) == b"headdata"
-    assert lent.framed(bytes(HEAD_ROOM), 1) is not None
-    assert lent.framed(bytes(HEAD_ROOM + 1), 1) is None
-    assert NOTHING.framed(b"head", 0) is None
 
 
 def test_a_small_payload_takes_a_small_buffer() -> None:

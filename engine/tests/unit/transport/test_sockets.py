@@ -5,12 +5,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from farshore.errors import Invalid
 from farshore.transport import sockets
-from farshore.units import KIB, MIB
+from farshore.units import MIB
 
 
 @pytest.fixture
@@ -40,42 +39,6 @@ def test_small_things_are_not_held_back(pair: tuple[socket.socket, socket.socket
     sockets.prepare(one)
     assert one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-
-
-class Records(socket.socket):
-    """A connection that is written in records, as TLS is; notes what has come at its other end after each of them."""
-
-    def __init__(self, plain: socket.socket, other: socket.socket) -> None:
-        super().__init__(plain.family, plain.type, plain.proto, plain.detach())
-        self._other = other
-        self.arrived: list[int] = []
-
-    def sendall(self, data: Any, flags: int = 0) -> None:
-        view = memoryview(data)
-        while view:
-            super().sendall(view[: 16 * KIB], flags)
-            view = view[16 * KIB :]
-            try:
-                self.arrived.append(len(self._other.recv(MIB, socket.MSG_PEEK | socket.MSG_DONTWAIT)))
-            except BlockingIOError:
-                self.arrived.append(0)
-
-
-def test_what_fills_several_records_goes_out_in_one_piece_on_a_short_path(
-    pair: tuple[socket.socket, socket.socket],
-) -> None:
-    plain, other = pair
-    sockets.prepare(plain)
-    with Records(plain, other) as one:
-        sockets.send_parts(one, b"h" * 100, b"p" * 20 * KIB, short=True)  # type: ignore[arg-type]
-        assert one.arrived == [0, 0, 0]
-        other.settimeout(5)
-        assert other.recv(100, socket.MSG_WAITALL) + other.recv(MIB, socket.MSG_PEEK)[:1] == b"h" * 100 + b"p"
-        assert len(other.recv(20 * KIB, socket.MSG_WAITALL)) == 20 * KIB
-        one.arrived.clear()
-        sockets.send_parts(one, b"h" * 100, short=True)  # type: ignore[arg-type]
-        sockets.send_parts(one, b"p" * 20 * KIB, short=False)  # type: ignore[arg-type]
-        assert one.arrived == [100, 100 + 16 * KIB, 100 + 20 * KIB], "neither waits for what follows"
 
 
 def test_hanging_up_may_be_repeated(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 from farshore.testing.pki import TestAuthority
-from farshore.transport.stream import Lanes, Stream
+from farshore.transport.records import Secured, secure
+from farshore.transport.stream import Stream
 from farshore.units import KIB, MIB
 
 
 @pytest.fixture
-def ends(tmp_path: Path) -> Iterator[tuple[ssl.SSLSocket, ssl.SSLSocket]]:
+def ends(tmp_path: Path) -> Iterator[tuple[ssl.SSLSocket, Secured]]:
     """The two ends of one connection over loopback: who sends, who receives."""
     authority = TestAuthority(tmp_path)
     tls = [authority.load(site, f"{site}-1") for site in ("alpha", "beta")]
@@ -26,23 +27,23 @@ def ends(tmp_path: Path) -> Iterator[tuple[ssl.SSLSocket, ssl.SSLSocket]]:
     accepted: list[ssl.SSLSocket] = []
     greeting = threading.Thread(target=lambda: accepted.append(tls[0].server.wrap_socket(far, server_side=True)))
     greeting.start()
-    receiver = tls[1].client.wrap_socket(near)
+    receiver = secure(near, tls[1].client)
     greeting.join()
     yield accepted[0], receiver
     accepted[0].close()
     receiver.close()
 
 
-def wakes_at(connection: ssl.SSLSocket) -> int:
+def wakes_at(connection: socket.socket) -> int:
     return connection.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
 
 
 @pytest.mark.timeout(120)
 def test_a_reader_is_woken_for_enough_and_never_waits_for_more_than_there_is(
-    ends: tuple[ssl.SSLSocket, ssl.SSLSocket],
+    ends: tuple[ssl.SSLSocket, Secured],
 ) -> None:
     sender, receiver = ends
-    stream = Stream(receiver, 60.0, Lanes().next())
+    stream = Stream(receiver, 60.0)
     whole = bytes(range(256)) * (4 * MIB // 256)
     view = memoryview(bytearray(len(whole)))
     reading = threading.Thread(target=stream.receive, args=(view,))
@@ -61,9 +62,9 @@ def test_a_reader_is_woken_for_enough_and_never_waits_for_more_than_there_is(
 
 
 @pytest.mark.timeout(120)
-def test_a_young_connection_wakes_its_reader_for_every_packet(ends: tuple[ssl.SSLSocket, ssl.SSLSocket]) -> None:
+def test_a_young_connection_wakes_its_reader_for_every_packet(ends: tuple[ssl.SSLSocket, Secured]) -> None:
     sender, receiver = ends
-    stream = Stream(receiver, 60.0, Lanes().next())
+    stream = Stream(receiver, 60.0)
     view = memoryview(bytearray(MIB))
     reading = threading.Thread(target=stream.receive, args=(view,), daemon=True)
     reading.start()
