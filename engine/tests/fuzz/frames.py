@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import random
+import socket
+import ssl
+import struct
 import subprocess
 import sys
 import tempfile
@@ -23,8 +27,10 @@ from farshore.errors import FarshoreError
 from farshore.journal import log, ranges
 from farshore.transport import frames
 from farshore.transport.frames import Type
+from farshore.transport.records import SUITES, Keys, Secured
 
 GOLDEN = Path(__file__).parents[1] / "wire" / "golden" / "session.txt"
+KEYS = [Keys(SUITES["TLS_AES_128_GCM_SHA256"], bytes([number]) * 32) for number in (1, 2)]
 PAYLOAD = memoryview(bytes(frames.MAX_PAYLOAD))
 
 
@@ -77,6 +83,34 @@ def decode(kind: Type, meta: bytes, payload: memoryview) -> None:
     }[kind](meta)
 
 
+def record(data: bytes) -> None:
+    """What comes on a connection after its handshake, from whoever is at the other end."""
+    near, far = socket.socketpair()
+    with near:
+        near.sendall(data)
+    with Secured(far, *KEYS, None, b"") as connection:
+        KEYS[0].number = 0
+        seen = 0
+        with contextlib.suppress(ssl.SSLError):
+            while got := connection.recv(4096):
+                seen += len(got)
+        if seen > len(data) or connection.recv(1):
+            raise AssertionError("more came out than went in")
+
+
+def sealed_record(data: bytes) -> None:
+    """The same with records as a peer that has the keys may write them: a length, a type, and so much of the rest."""
+    keys, at, come = KEYS[0], 0, b""
+    for number in itertools.count():
+        if at + 2 > len(data):
+            break
+        inner = data[at + 2 : at + 2 + data[at]] + data[at + 1 : at + 2]
+        header = struct.pack("!BHH", 23, 0x0303, len(inner) + 16)
+        come += header + keys.cipher.encrypt((keys.iv ^ number).to_bytes(12, "big"), inner, header)
+        at += 2 + data[at]
+    record(come)
+
+
 def journal(data: bytes) -> None:
     """A journal that somebody wrote over."""
     for record, _ in log.decode(data):
@@ -104,6 +138,8 @@ def stored_tree(data: bytes) -> None:
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "frame": frame,
     "sealed-frame": sealed_frame,
+    "record": record,
+    "sealed-record": sealed_record,
     "journal": journal,
     "manifest": stored_manifest,
     "tree": stored_tree,
@@ -124,6 +160,11 @@ def seeds(name: str) -> list[bytes]:
         found.append(
             bytes([whole[4]]) + b"\0\0" + whole[28:] if name == "sealed-frame" else whole + bytes.fromhex(payload)
         )
+    if name == "record":
+        return [b"\x17\x03\x03\x00\x20" + bytes(32), b"\x15\x03\x03\x00\x02\x02\x28"]
+    if name == "sealed-record":
+        update, ticket = bytes([5, 22, 24, 0, 0, 1, 1]), bytes([6, 22, 4, 0, 0, 2, 0, 0])
+        return [bytes([4, 23]) + b"data", ticket + bytes([1, 23]) + b"x", update, bytes([2, 21, 1, 0])]
     if name == "journal":
         return [log.encode(0, 1, b"{}") + log.encode(1, 2, b"\x01\x02\x80\x01\x05") + log.encode(2, 3, b"{}")]
     if name in {"manifest", "tree"}:

@@ -230,9 +230,9 @@ class Secured(socket.socket):
     def _obey(self, kind: int, content: bytes) -> None:
         """Do as a record says that is no data."""
         if kind == _ALERT and len(content) == 2:
+            self._ended = True
             if content[1] != _CLOSE_NOTIFY:
                 raise ssl.SSLError(1, f"[SSL: {_alert_name(content[1])}] the peer gave the connection up")
-            self._ended = True
             return
         if kind != _HANDSHAKE or not content:
             self._refuse(_UNEXPECTED_MESSAGE, f"a record of type {kind} came where data should")
