@@ -21,7 +21,7 @@ from farshore.transport import records
 from farshore.transport.records import SUITES, Keys, Secured, secure
 from farshore.transport.tls import NodeTls, identity_of
 from farshore.units import KIB, MIB
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 T = TypeVar("T")
@@ -332,6 +332,7 @@ def test_what_is_no_handshake_is_refused_with_an_alert(nodes: tuple[NodeTls, Nod
     step=st.sampled_from([1, 13, 4096, 16 * KIB, 16 * KIB + 1, 100_000]),
     arrives=st.sampled_from([1 << 20, 16 * KIB + 22, 16 * KIB + 21, 5_000, 700]),
 )
+@settings(deadline=None)
 def test_data_comes_whole_in_any_pieces(parts: list[tuple[int, bool]], step: int, arrives: int) -> None:
     given_parts = [bytearray(DATA[number : number + size]) for number, (size, _) in enumerate(parts)]
     whole = b"".join(given_parts)
@@ -456,6 +457,7 @@ def test_what_has_no_place_is_refused(come: bytes, reason: str) -> None:
 
 
 @given(come=st.binary(max_size=200), begin=st.sampled_from([b"", b"\x17\x03\x03\x00", b"\x17\x03\x03\x00\x20"]))
+@settings(deadline=None)
 def test_random_bytes_end_in_an_error_or_in_the_end(come: bytes, begin: bytes) -> None:
     with reader(begin + come) as other:
         try:
