@@ -1,10 +1,10 @@
 """TLS 1.3 connections of the data path: the runtime's handshake, and records (RFC 8446, section 5) protected here.
 
 The runtime's TLS takes a record from the kernel, 16 KiB at most, with two calls, decrypts it, copies it, and gives the
-interpreter's lock away each time: of a target's processor time half was spent on that. Here what has come is taken with
-one call, and each record is decrypted to where it belongs; on the way out they are encrypted side by side and handed
-over together. The handshake, with all that decides who is trusted, is the runtime's, and so is the cryptography that of
-a library. On the wire this is TLS 1.3 and nothing else: either end may be any other implementation.
+interpreter's lock away each time (docs/adr/0025 says what that costs). Here what has come is taken with one call, and
+each record is decrypted to where it belongs; on the way out they are encrypted side by side and handed over together.
+The handshake, with all that decides who is trusted, is the runtime's, and the cryptography is a library's. On the wire
+this is TLS 1.3 and nothing else: either end may be any other implementation.
 
 Differences from :class:`ssl.SSLSocket`: nothing is sent when a connection is closed, and its end counts as an end
 whether the peer announced it or not, for frames say how long they are. Keys are replaced long before their limit.
@@ -42,7 +42,7 @@ _IV_BYTES: Final = 12
 _SEALED_MAX: Final = RECORD_BYTES + 256
 #: What a record of ours has at most, all in all: its header, the data, one byte that says what it is, the tag.
 _OURS_MAX: Final = _HEADER_BYTES + RECORD_BYTES + 1 + _TAG_BYTES
-#: What is taken from the kernel at once. Half as much took a tenth more of a target's time.
+#: What is taken from the kernel at once. With 128 KiB a target took a tenth more of its processor.
 TAKEN_BYTES: Final = 1 * MIB
 #: What is handed to the kernel at once.
 HANDED_BYTES: Final = 256 * KIB
@@ -186,7 +186,8 @@ class Secured(socket.socket):
     def _open(self, view: memoryview) -> int:
         """Decrypt what is here of whole records to ``view``, and return how much data that is.
 
-        The last one may bring more, which is kept; where ``view`` is empty, one is opened to be kept.
+        The last one may bring more, which is kept; where ``view`` is empty, one is opened to be kept. What is wrong, or
+        is no data, is met once all that came before it was returned.
         """
         raw, first, last, keys = self._raw, self._first, self._last, self._reading
         at, size = 0, len(view)
@@ -194,6 +195,8 @@ class Secured(socket.socket):
         while (at < size or not (size or self._rest)) and last - first >= _HEADER_BYTES:
             sealed_bytes = raw[first + 3] << 8 | raw[first + 4]
             if raw[first] != _DATA or not _TAG_BYTES < sealed_bytes <= _SEALED_MAX:
+                if at:
+                    break
                 self._refuse_record(raw[first], sealed_bytes)
             body = first + _HEADER_BYTES
             end = body + sealed_bytes
@@ -206,18 +209,23 @@ class Secured(socket.socket):
             try:
                 decrypt((iv ^ keys.number).to_bytes(_IV_BYTES, "big"), raw[body:end], raw[first:body], into)
             except InvalidTag:
+                if at:
+                    break
                 self._refuse(_BAD_RECORD_MAC, "a record was changed on its way")
+            kind = into[count]
+            if kind != _DATA:
+                kind, count = _unpadded(into)
+                if kind != _DATA and at:
+                    break
             keys.number += 1
             self._first = first = end
-            if into[count] != _DATA:
-                kind, count = _unpadded(into)
-                if kind != _DATA:
-                    self._obey(kind, bytes(into[:count]))
-                    if self._ended:
-                        break
-                    keys = self._reading
-                    decrypt, iv = keys.cipher.decrypt_into, keys.iv
-                    continue
+            if kind != _DATA:
+                self._obey(kind, bytes(into[:count]))
+                if self._ended:
+                    break
+                keys = self._reading
+                decrypt, iv = keys.cipher.decrypt_into, keys.iv
+                continue
             if fits:
                 at += count
             elif count:

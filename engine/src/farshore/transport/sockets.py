@@ -100,11 +100,6 @@ def wire_of(connection: socket.socket) -> Wire:
     return Wire(sent - again, received, rtt / 1e6 if rtt else None, here)
 
 
-def is_short(rtt_s: float | None) -> bool:
-    """Say whether a path of this round trip, None where it is not known yet, is one within a room."""
-    return rtt_s is not None and rtt_s < SHORT_RTT_S
-
-
 def at_work(rtt_s: float | None, *, here: bool = False) -> int:
     """Return how many connections of a path of this round trip are asked at once, at most.
 
@@ -112,7 +107,7 @@ def at_work(rtt_s: float | None, *, here: bool = False) -> int:
     Ends that are both ``here`` share the machine's processors: with two of them, eight connections cost a sixth more
     than two, and two a tenth more than one.
     """
-    if not is_short(rtt_s):
+    if rtt_s is None or rtt_s >= SHORT_RTT_S:
         return sys.maxsize
     return max(1, _PROCESSORS // 2) if here else max(2, _PROCESSORS)
 

@@ -428,6 +428,21 @@ def test_a_message_may_come_in_two_records() -> None:
 
 
 @pytest.mark.parametrize(
+    ("behind", "reason"),
+    [
+        (forged(b"\x02\x28", 21, number=1), "ALERT_HANDSHAKE_FAILURE"),
+        (forged(b"x", 23), "BAD_RECORD_MAC"),
+        (b"GET / HTTP/1.1\r\n", "UNEXPECTED_MESSAGE"),
+    ],
+)
+def test_what_came_before_it_is_read_first(behind: bytes, reason: str) -> None:
+    with reader(forged(b"data", 23) + behind) as other:
+        assert other.recv(100) == b"data"
+        with pytest.raises(ssl.SSLError, match=reason):
+            other.recv(100)
+
+
+@pytest.mark.parametrize(
     ("come", "reason"),
     [
         (struct.pack("!BHH", 21, 0x0303, 2) + b"\x02\x28", "UNEXPECTED_MESSAGE"),
